@@ -1,0 +1,60 @@
+// How badly a model intensity explains a measured count, and the slope of that.
+//
+// Each functor takes the expected count `expected` = I + b (intensity plus background) and the
+// measured count, and gives one pixel's loss and d loss / d I. Sums over pixels are made by the
+// caller, in double.
+#pragma once
+
+#include "csrc/scalar.h"
+
+namespace ptyle {
+
+enum class Likelihood { kAmplitude, kPoisson, kGaussian };
+
+template <typename T>
+struct LossAndSlope {
+  T loss;
+  T slope;  // d loss / d intensity
+};
+
+// (sqrt(I + b) - sqrt(n))^2, the maximum-likelihood loss of counts whose square root has a constant
+// variance (Thibault & Guizar-Sicairos 2012, New J. Phys. 14, 063004, section 2.3). Negative counts
+// are taken as 0. Where I + b = 0 the slope is 0: the square root has none.
+struct AmplitudeLikelihood {
+  template <typename T>
+  PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
+    const T measured = sqrt(select(count > T(0), count, T(0)));
+    const bool lit = expected > T(0);
+    const T model = sqrt(select(lit, expected, T(0)));
+    const T residual = model - measured;
+    return {residual * residual, select(lit, residual / select(lit, model, T(1)), T(0))};
+  }
+};
+
+// I + b - n ln(I + b), minus its value at I + b = n, so that a perfect fit has loss 0 (Thibault &
+// Guizar-Sicairos 2012, section 2.2). The logarithm's argument is held above 1e-6; negative counts
+// are taken as 0; a term with n = 0 is exactly I + b.
+struct PoissonLikelihood {
+  template <typename T>
+  PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
+    constexpr T kFloor = T(1e-6);
+    const bool counted = count > T(0);
+    const T n = select(counted, count, T(0));
+    const bool above = expected > kFloor;
+    const T argument = select(above, expected, kFloor);
+    // One logarithm of the ratio: the difference of two would cancel for large counts.
+    const T loss = expected - n - n * log(argument / select(counted, n, T(1)));
+    return {select(counted, loss, expected), T(1) - select(above, n / argument, T(0))};
+  }
+};
+
+// (I + b - n)^2, counts as they are, also negative ones.
+struct GaussianLikelihood {
+  template <typename T>
+  PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
+    const T residual = expected - count;
+    return {residual * residual, T(2) * residual};
+  }
+};
+
+}  // namespace ptyle

@@ -1,0 +1,89 @@
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "ops/autograd/guards.h"
+#include "ops/composite.h"
+#include "ops/dispatch.h"
+
+namespace ptyle::autograd {
+namespace {
+
+using dispatch::FourTensors;
+using dispatch::OptionalTensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct Diffraction : torch::autograd::Function<Diffraction> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& object,
+                            const at::Tensor& probe, const at::Tensor& positions,
+                            const OptionalTensor& propagator, std::vector<c10::SymInt> origin,
+                            const OptionalTensor& detector, std::array<bool, 4> needs) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    context->save_for_backward({object, probe, positions, propagator.value_or(at::Tensor()),
+                                detector.value_or(at::Tensor())});
+    context->saved_data["origin"] = c10::SymIntArrayRef(origin);
+    context->saved_data["needs"] = c10::List<bool>({needs[0], needs[1], needs[2], needs[3]});
+    return dispatch::diffraction(object, probe, positions, propagator, origin, detector);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const auto origin = context->saved_data["origin"].toSymIntVector();
+    const auto list = context->saved_data["needs"].toBoolList();
+    const std::array<bool, 4> needs{list[0], list[1], list[2], list[3]};
+    const auto optional = [&](size_t k) {
+      return saved[k].defined() ? OptionalTensor(saved[k]) : std::nullopt;
+    };
+    auto [object, probe, positions, propagator] = dispatch::diffraction_backward(
+        gradients[0], saved[0], saved[1], saved[2], optional(3), origin, optional(4), needs);
+    return {if_needed(needs[0], object),
+            if_needed(needs[1], probe),
+            if_needed(needs[2], positions),
+            if_needed(needs[3], propagator),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const OptionalTensor& propagator,
+                       c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  forbid_tangent("diffraction", "object", object);
+  forbid_tangent("diffraction", "probe", probe);
+  forbid_tangent("diffraction", "positions", positions);
+  forbid_tangent("diffraction", "propagator", propagator);
+  forbid_gradient("diffraction", "detector", detector);
+  const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
+                                  wants_gradient(positions), wants_gradient(propagator)};
+  if (needs == std::array<bool, 4>{}) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return dispatch::diffraction(object, probe, positions, propagator, origin, detector);
+  }
+  return Diffraction::apply(object, probe, positions, propagator, origin.vec(), detector, needs);
+}
+
+FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                 const at::Tensor& probe, const at::Tensor& positions,
+                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+  forbid_gradient("diffraction_backward", "detector", detector);
+  if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
+      wants_gradient(positions) || wants_gradient(propagator)) {
+    return composite::diffraction_gradients(gradient, object, probe, positions, propagator, origin,
+                                            detector, needs);
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return dispatch::diffraction_backward(gradient, object, probe, positions, propagator, origin,
+                                        detector, needs);
+}
+
+}  // namespace
+}  // namespace ptyle::autograd
+
+TORCH_LIBRARY_IMPL(ptyle, Autograd, library) {
+  library.impl("diffraction", &ptyle::autograd::diffraction);
+  library.impl("diffraction_backward", &ptyle::autograd::diffraction_backward);
+}

@@ -1,0 +1,83 @@
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "ops/autograd/guards.h"
+#include "ops/composite.h"
+#include "ops/dispatch.h"
+
+namespace ptyle::autograd {
+namespace {
+
+using dispatch::FourTensors;
+using dispatch::OptionalTensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct ExitWaves : torch::autograd::Function<ExitWaves> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& object,
+                            const at::Tensor& probe, const at::Tensor& positions,
+                            const OptionalTensor& propagator, std::vector<c10::SymInt> origin,
+                            std::array<bool, 4> needs) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    context->save_for_backward({object, probe, positions, propagator.value_or(at::Tensor())});
+    context->saved_data["origin"] = c10::SymIntArrayRef(origin);
+    context->saved_data["needs"] = c10::List<bool>({needs[0], needs[1], needs[2], needs[3]});
+    return dispatch::exit_waves(object, probe, positions, propagator, origin);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const auto origin = context->saved_data["origin"].toSymIntVector();
+    const auto list = context->saved_data["needs"].toBoolList();
+    const std::array<bool, 4> needs{list[0], list[1], list[2], list[3]};
+    const OptionalTensor propagator = saved[3].defined() ? OptionalTensor(saved[3]) : std::nullopt;
+    auto [object, probe, positions, by_propagator] = dispatch::exit_waves_backward(
+        gradients[0], saved[0], saved[1], saved[2], propagator, origin, needs);
+    return {if_needed(needs[0], object),
+            if_needed(needs[1], probe),
+            if_needed(needs[2], positions),
+            if_needed(needs[3], by_propagator),
+            at::Tensor(),
+            at::Tensor()};
+  }
+};
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      c10::SymIntArrayRef origin) {
+  forbid_tangent("exit_waves", "object", object);
+  forbid_tangent("exit_waves", "probe", probe);
+  forbid_tangent("exit_waves", "positions", positions);
+  forbid_tangent("exit_waves", "propagator", propagator);
+  const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
+                                  wants_gradient(positions), wants_gradient(propagator)};
+  if (needs == std::array<bool, 4>{}) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return dispatch::exit_waves(object, probe, positions, propagator, origin);
+  }
+  return ExitWaves::apply(object, probe, positions, propagator, origin.vec(), needs);
+}
+
+FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                const at::Tensor& probe, const at::Tensor& positions,
+                                const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                std::array<bool, 4> needs) {
+  if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
+      wants_gradient(positions) || wants_gradient(propagator)) {
+    return composite::exit_waves_gradients(gradient, object, probe, positions, propagator, origin,
+                                           needs);
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return dispatch::exit_waves_backward(gradient, object, probe, positions, propagator, origin,
+                                       needs);
+}
+
+}  // namespace
+}  // namespace ptyle::autograd
+
+TORCH_LIBRARY_IMPL(ptyle, Autograd, library) {
+  library.impl("exit_waves", &ptyle::autograd::exit_waves);
+  library.impl("exit_waves_backward", &ptyle::autograd::exit_waves_backward);
+}

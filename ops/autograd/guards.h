@@ -1,0 +1,44 @@
+// What every Autograd kernel asks before it works.
+#pragma once
+
+#include <optional>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+
+namespace ptyle::autograd {
+
+// Known before `apply`: inside Function::forward grad mode is always off.
+inline bool wants_gradient(const at::Tensor& tensor) {
+  return at::GradMode::is_enabled() && tensor.defined() && tensor.requires_grad();
+}
+inline bool wants_gradient(const std::optional<at::Tensor>& tensor) {
+  return tensor && wants_gradient(*tensor);
+}
+
+inline void forbid_tangent(const char* name, const char* argument, const at::Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!tensor._fw_grad(/*level=*/0).defined(), "ptyle::", name, ": ",
+                              argument,
+                              " must not carry a forward-mode tangent: only reverse-mode "
+                              "derivatives are implemented, got a dual tensor");
+}
+inline void forbid_tangent(const char* name, const char* argument,
+                           const std::optional<at::Tensor>& tensor) {
+  if (tensor && tensor->defined()) forbid_tangent(name, argument, *tensor);
+}
+
+// Nothing is silently without a gradient.
+template <typename TensorOrOptional>
+void forbid_gradient(const char* name, const char* argument, const TensorOrOptional& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!wants_gradient(tensor), "ptyle::", name, ": ", argument,
+                              " must not require a gradient: none is implemented for it, got "
+                              "requires_grad=True");
+  forbid_tangent(name, argument, tensor);
+}
+
+// An output that was not needed is empty({0}) in our operators and undefined for autograd.
+inline at::Tensor if_needed(bool needed, const at::Tensor& gradient) {
+  return needed ? gradient : at::Tensor();
+}
+
+}  // namespace ptyle::autograd

@@ -1,0 +1,29 @@
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/library.h>
+
+#include "ops/autograd/guards.h"
+#include "ops/checks.h"
+#include "ops/composite.h"
+#include "ops/dispatch.h"
+
+namespace ptyle::autograd {
+namespace {
+
+at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  forbid_tangent("illumination", "probe", probe);
+  forbid_gradient("illumination", "positions", positions);
+  if (wants_gradient(probe)) {
+    check_illumination(probe, positions, shape, origin);
+    return composite::illumination(probe, positions, shape, origin);
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return dispatch::illumination(probe, positions, shape, origin);
+}
+
+}  // namespace
+}  // namespace ptyle::autograd
+
+TORCH_LIBRARY_IMPL(ptyle, Autograd, library) {
+  library.impl("illumination", &ptyle::autograd::illumination);
+}

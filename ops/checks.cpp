@@ -1,0 +1,221 @@
+#include "ops/checks.h"
+
+#include <c10/core/ScalarType.h>
+
+namespace ptyle {
+namespace {
+
+void check_rank(const char* name, const char* argument, const at::Tensor& tensor, int64_t rank,
+                const char* shape) {
+  TORCH_CHECK_VALUE(tensor.dim() == rank, "ptyle::", name, ": ", argument, " must have shape ",
+                    shape, ", got ", tensor.sym_sizes());
+}
+
+void check_device(const char* name, const char* argument, const at::Tensor& tensor,
+                  const at::Tensor& reference) {
+  TORCH_CHECK_VALUE(tensor.device() == reference.device(), "ptyle::", name, ": ", argument,
+                    " must be on the device of the other tensors, ", reference.device(), ", got ",
+                    tensor.device());
+}
+
+void check_type(const char* name, const char* argument, const at::Tensor& tensor,
+                at::ScalarType type) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == type, "ptyle::", name, ": ", argument, " must be ", type,
+                   ", got ", tensor.scalar_type());
+}
+
+void check_probe(const char* name, const at::Tensor& probe) {
+  check_rank(name, "probe", probe, 3, "[modes, h, w]");
+  TORCH_CHECK_TYPE(
+      probe.scalar_type() == at::kComplexFloat || probe.scalar_type() == at::kComplexDouble,
+      "ptyle::", name, ": probe must be complex64 or complex128, got ", probe.scalar_type());
+  TORCH_CHECK_VALUE(probe.sym_size(1) > 0 && probe.sym_size(2) > 0, "ptyle::", name,
+                    ": probe must have a window of at least one pixel, got shape ",
+                    probe.sym_sizes());
+}
+
+void check_positions(const char* name, const at::Tensor& positions, const at::Tensor& reference) {
+  check_rank(name, "positions", positions, 2, "[n, 2]");
+  TORCH_CHECK_VALUE(positions.sym_size(1) == 2, "ptyle::", name,
+                    ": positions must have shape [n, 2] (row, column), got ",
+                    positions.sym_sizes());
+  check_type(name, "positions", positions, at::kDouble);
+  check_device(name, "positions", positions, reference);
+}
+
+void check_pair(const char* name, const char* argument, c10::SymIntArrayRef pair) {
+  TORCH_CHECK_VALUE(pair.size() == 2, "ptyle::", name, ": ", argument,
+                    " must be two integers (row, column), got ", pair.size(), " of them");
+}
+
+void check_window(const char* name, const char* argument, const at::Tensor& tensor,
+                  const at::Tensor& probe, int64_t axis, const char* shape) {
+  TORCH_CHECK_VALUE(
+      tensor.sym_size(axis) == probe.sym_size(1) && tensor.sym_size(axis + 1) == probe.sym_size(2),
+      "ptyle::", name, ": ", argument, " must have shape ", shape, " with the probe's window [",
+      probe.sym_size(1), ", ", probe.sym_size(2), "], got ", tensor.sym_sizes());
+}
+
+void check_count(const char* name, const char* argument, const at::Tensor& tensor,
+                 const at::Tensor& positions) {
+  TORCH_SYM_CHECK(tensor.sym_size(0).sym_eq(positions.sym_size(0)), "ptyle::", name, ": ", argument,
+                  " must have as many entries as there are positions, ", positions.sym_size(0),
+                  ", got shape ", tensor.sym_sizes());
+}
+
+// [h, w] or [n, h, w]
+void check_image_or_images(const char* name, const char* argument, const at::Tensor& tensor,
+                           const at::Tensor& probe, const at::Tensor& positions) {
+  TORCH_CHECK_VALUE(tensor.dim() == 2 || tensor.dim() == 3, "ptyle::", name, ": ", argument,
+                    " must have shape [h, w] or [n, h, w], got ", tensor.sym_sizes());
+  check_window(name, argument, tensor, probe, tensor.dim() - 2, "[h, w] or [n, h, w]");
+  if (tensor.dim() == 3) check_count(name, argument, tensor, positions);
+  check_device(name, argument, tensor, probe);
+}
+
+}  // namespace
+
+void check_model(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                 const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                 c10::SymIntArrayRef origin) {
+  check_probe(name, probe);
+  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
+  check_rank(name, "object", object, 3, "[slices, rows, columns]");
+  TORCH_CHECK_TYPE(object.scalar_type() == probe.scalar_type() || object.scalar_type() == real,
+                   "ptyle::", name, ": object must be ", probe.scalar_type(), " or ", real,
+                   " beside a ", probe.scalar_type(), " probe, got ", object.scalar_type());
+  check_device(name, "object", object, probe);
+  check_positions(name, positions, probe);
+  check_pair(name, "origin", origin);
+  TORCH_CHECK_VALUE(propagator || object.sym_size(0) <= 1, "ptyle::", name,
+                    ": propagator must be given for more than one slice, got None with ",
+                    object.sym_size(0), " slices");
+  if (propagator) {
+    TORCH_CHECK_VALUE(propagator->dim() == 2 || propagator->dim() == 3, "ptyle::", name,
+                      ": propagator must have shape [h, w] or [slices - 1, h, w], got ",
+                      propagator->sym_sizes());
+    check_window(name, "propagator", *propagator, probe, propagator->dim() - 2,
+                 "[h, w] or [slices - 1, h, w]");
+    check_type(name, "propagator", *propagator, probe.scalar_type());
+    check_device(name, "propagator", *propagator, probe);
+    if (propagator->dim() == 3) {
+      TORCH_CHECK_VALUE(
+          object.sym_size(0) <= 1 || propagator->sym_size(0) == object.sym_size(0) - 1,
+          "ptyle::", name, ": propagator must have one entry fewer than the ", object.sym_size(0),
+          " slices, got shape ", propagator->sym_sizes());
+    }
+  }
+}
+
+void check_detector(const char* name, const at::Tensor& probe,
+                    const std::optional<at::Tensor>& detector) {
+  if (!detector) return;
+  check_rank(name, "detector", *detector, 2, "[h, w]");
+  check_window(name, "detector", *detector, probe, 0, "[h, w]");
+  check_type(name, "detector", *detector, probe.scalar_type());
+  check_device(name, "detector", *detector, probe);
+}
+
+void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
+                const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
+                std::string_view likelihood) {
+  check_rank(name, "patterns", patterns, 3, "[n, h, w]");
+  check_window(name, "patterns", patterns, probe, 1, "[n, h, w]");
+  check_count(name, "patterns", patterns, positions);
+  check_device(name, "patterns", patterns, probe);
+  switch (patterns.scalar_type()) {
+    case at::kByte:
+    case at::kShort:
+    case at::kUInt16:
+    case at::kInt:
+    case at::kFloat:
+    case at::kDouble:
+      break;
+    default:
+      TORCH_CHECK_TYPE(false, "ptyle::", name,
+                       ": patterns must be uint8, int16, uint16, int32, float32 or float64, got ",
+                       patterns.scalar_type());
+  }
+  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
+  if (weights) {
+    check_rank(name, "weights", *weights, 1, "[n]");
+    check_count(name, "weights", *weights, positions);
+    check_type(name, "weights", *weights, real);
+    check_device(name, "weights", *weights, probe);
+  }
+  if (mask) {
+    TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool || mask->scalar_type() == at::kByte,
+                     "ptyle::", name, ": mask must be bool or uint8 (nonzero = bad pixel), got ",
+                     mask->scalar_type());
+    check_image_or_images(name, "mask", *mask, probe, positions);
+  }
+  if (background) {
+    check_image_or_images(name, "background", *background, probe, positions);
+    check_type(name, "background", *background, real);
+  }
+  likelihood_from(name, likelihood);
+}
+
+void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
+                    c10::SymIntArrayRef sizes, const at::TensorOptions& like) {
+  TORCH_CHECK_VALUE(gradient.dim() == static_cast<int64_t>(sizes.size()), "ptyle::", name, ": ",
+                    argument, " must have shape ", sizes, ", got ", gradient.sym_sizes());
+  for (size_t axis = 0; axis < sizes.size(); ++axis) {
+    TORCH_SYM_CHECK(gradient.sym_size(static_cast<int64_t>(axis)).sym_eq(sizes[axis]),
+                    "ptyle::", name, ": ", argument, " must have shape ", sizes, ", got ",
+                    gradient.sym_sizes());
+  }
+  check_type(name, argument, gradient, c10::typeMetaToScalarType(like.dtype()));
+  TORCH_CHECK_VALUE(gradient.device() == like.device(), "ptyle::", name, ": ", argument,
+                    " must be on ", like.device(), ", got ", gradient.device());
+}
+
+void check_accumulators(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                        const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                        const std::optional<at::Tensor>& grad_object,
+                        const std::optional<at::Tensor>& grad_probe,
+                        const std::optional<at::Tensor>& grad_positions,
+                        const std::optional<at::Tensor>& grad_propagator,
+                        const at::Tensor& losses) {
+  const auto check = [&](const char* argument, const at::Tensor& buffer, c10::SymIntArrayRef sizes,
+                         const at::TensorOptions& like) {
+    check_gradient(name, argument, buffer, sizes, like);
+    TORCH_CHECK_VALUE(buffer.is_contiguous() && !buffer.is_conj() && !buffer.is_neg(),
+                      "ptyle::", name, ": ", argument,
+                      " must be contiguous memory to add into, got strides ", buffer.sym_strides());
+  };
+  if (grad_object) check("grad_object", *grad_object, object.sym_sizes(), object.options());
+  if (grad_probe) check("grad_probe", *grad_probe, probe.sym_sizes(), probe.options());
+  if (grad_positions) {
+    check("grad_positions", *grad_positions, positions.sym_sizes(), positions.options());
+  }
+  if (grad_propagator) {
+    TORCH_CHECK_VALUE(propagator, "ptyle::", name,
+                      ": grad_propagator must be None where the propagator is None");
+    check("grad_propagator", *grad_propagator, propagator->sym_sizes(), propagator->options());
+  }
+  check("losses", losses, {positions.sym_size(0)}, positions.options());
+}
+
+void check_illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  const char* name = "illumination";
+  check_probe(name, probe);
+  check_positions(name, positions, probe);
+  check_pair(name, "shape", shape);
+  check_pair(name, "origin", origin);
+  TORCH_CHECK_VALUE(shape[0] >= 0 && shape[1] >= 0, "ptyle::", name,
+                    ": shape must not be negative, got ", shape);
+}
+
+Likelihood likelihood_from(const char* name, std::string_view likelihood) {
+  if (likelihood == "amplitude") return Likelihood::kAmplitude;
+  if (likelihood == "poisson") return Likelihood::kPoisson;
+  if (likelihood == "gaussian") return Likelihood::kGaussian;
+  TORCH_CHECK_VALUE(false, "ptyle::", name,
+                    ": likelihood must be amplitude, poisson or gaussian, got \"", likelihood,
+                    "\"");
+}
+
+}  // namespace ptyle

@@ -1,0 +1,53 @@
+// Checks of operator arguments, one function a kind of argument, used by the CPU, CUDA and Meta
+// kernels alike. Each failure names the operator, the argument, the rule and the value received.
+// They work on symbolic sizes and never branch on the number of positions.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include <ATen/core/Tensor.h>
+
+#include "csrc/likelihood.h"
+#include "ptyle/ops.h"  // PTYLE_API: the CUDA library checks with the same functions
+
+namespace ptyle {
+
+// object [slices, rows, columns] complex or real, probe [modes, h, w] complex of the same
+// precision, positions [n, 2] float64, propagator [h, w] or [slices - 1, h, w] complex (needed for
+// more than one slice), origin: two integers; all on one device.
+PTYLE_API void check_model(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                           const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                           c10::SymIntArrayRef origin);
+
+// detector [h, w] complex of the probe's precision.
+void check_detector(const char* name, const at::Tensor& probe,
+                    const std::optional<at::Tensor>& detector);
+
+// patterns [n, h, w] uint8, int16, uint16, int32, float32 or float64; weights [n] real; mask [h, w]
+// or [n, h, w] bool or uint8, nonzero = bad pixel; background [h, w] or [n, h, w] real.
+void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
+                const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
+                std::string_view likelihood);
+
+// gradient has the shape `sizes` and the type and device of `like`.
+void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
+                    c10::SymIntArrayRef sizes, const at::TensorOptions& like);
+
+// Buffers into which gradients are added: the shape and type of what they belong to, plain memory;
+// losses [n] float64.
+void check_accumulators(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                        const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                        const std::optional<at::Tensor>& grad_object,
+                        const std::optional<at::Tensor>& grad_probe,
+                        const std::optional<at::Tensor>& grad_positions,
+                        const std::optional<at::Tensor>& grad_propagator, const at::Tensor& losses);
+
+// probe [modes, h, w] complex, positions [n, 2] float64, shape and origin two integers each.
+PTYLE_API void check_illumination(const at::Tensor& probe, const at::Tensor& positions,
+                                  c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
+
+Likelihood likelihood_from(const char* name, std::string_view likelihood);
+
+}  // namespace ptyle

@@ -1,0 +1,236 @@
+#include "ops/composite.h"
+
+#include <numbers>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "ops/checks.h"
+
+namespace ptyle::composite {
+namespace {
+
+using at::Tensor;
+
+int64_t known(const c10::SymInt& size) { return size.guard_int(__FILE__, __LINE__); }
+
+Tensor fourier(const Tensor& waves, bool forward) {
+  const int64_t rank = waves.dim();
+  return at::_fft_c2c(waves, {rank - 2, rank - 1}, /*unitary*/ 1, forward);
+}
+
+// Indices of every window's pixels in an object padded by one pixel of vacuum on each side, onto
+// which everything outside the object is clamped.
+struct Windows {
+  Windows(const Tensor& positions, c10::SymIntArrayRef origin, const Tensor& probe, int64_t rows,
+          int64_t columns)
+      : rows_(rows), columns_(columns) {
+    const Tensor corners = positions.detach().floor().to(at::kLong);
+    const auto axis = [&](int64_t k, int64_t window, int64_t size) {
+      const Tensor start = corners.select(1, k).sub(known(origin[static_cast<size_t>(k)]));
+      return start.unsqueeze(1).add(at::arange(window, start.options())).clamp(-1, size).add(1);
+    };
+    const Tensor row = axis(0, known(probe.sym_size(1)), rows);
+    const Tensor column = axis(1, known(probe.sym_size(2)), columns);
+    index_ = row.unsqueeze(2).mul(columns + 2).add(column.unsqueeze(1));  // [n, h, w]
+  }
+
+  // image [rows, columns] -> [n, 1, h, w]
+  Tensor extract(const Tensor& image, double outside) const {
+    return at::constant_pad_nd(image, {1, 1, 1, 1}, outside)
+        .flatten()
+        .index_select(0, index_.flatten())
+        .reshape_symint(index_.sym_sizes())
+        .unsqueeze(1);
+  }
+
+  // patches [n, h, w] -> [rows, columns]
+  Tensor add(const Tensor& patches) const {
+    return at::zeros({(rows_ + 2) * (columns_ + 2)}, patches.options())
+        .index_add(0, index_.flatten(), patches.flatten())
+        .reshape({rows_ + 2, columns_ + 2})
+        .slice(0, 1, rows_ + 1)
+        .slice(1, 1, columns_ + 1);
+  }
+
+ private:
+  int64_t rows_, columns_;
+  Tensor index_;
+};
+
+// One axis of the Fourier ramp (csrc/wave.h) and its slope, [n, size] complex128.
+struct Ramp {
+  Ramp(const Tensor& positions, int64_t axis, int64_t size) {
+    const Tensor corner = positions.detach().floor();
+    const Tensor fraction = positions.sub(corner).select(1, axis).unsqueeze(1);
+    const Tensor index = at::arange(size, positions.options());
+    const Tensor k = at::where(index.mul(2).lt(size), index, index.sub(size));
+    const Tensor real_only = index.mul(2).ne(size).to(at::kDouble);
+    const Tensor rate = k.mul(-2 * std::numbers::pi / static_cast<double>(size));
+    const Tensor phase = fraction.mul(rate);
+    value = at::complex(phase.cos(), phase.sin().mul(real_only));
+    slope = at::complex(phase.sin().mul(rate).neg(), phase.cos().mul(rate).mul(real_only));
+  }
+  Tensor value, slope;
+};
+
+Tensor transmission(const Tensor& slice) {
+  return slice.is_complex() ? slice : at::complex(slice.cos(), slice.sin());
+}
+
+Tensor propagator_after(const Tensor& propagator, int64_t s) {
+  return propagator.dim() == 3 ? propagator.select(0, s) : propagator;
+}
+
+Tensor detect(const Tensor& waves, const OptionalTensor& detector) {
+  const Tensor spectrum = fourier(waves, true);
+  return detector ? fourier(spectrum.mul(*detector), false) : spectrum;
+}
+
+Tensor detect_adjoint(const Tensor& gradient, const OptionalTensor& detector) {
+  if (!detector) return fourier(gradient, false);
+  return fourier(fourier(gradient, true).mul(detector->conj()), false);
+}
+
+Tensor loss_slope(const Tensor& expected, const Tensor& counts, Likelihood likelihood) {
+  switch (likelihood) {
+    case Likelihood::kAmplitude: {
+      const Tensor lit = expected.gt(0);
+      const Tensor model = at::where(lit, expected, at::ones_like(expected)).sqrt();
+      return at::where(lit, counts.clamp_min(0).sqrt().div(model).neg().add(1),
+                       at::zeros_like(expected));
+    }
+    case Likelihood::kPoisson: {
+      const Tensor above = expected.gt(1e-6);
+      const Tensor model = at::where(above, expected, at::ones_like(expected));
+      return at::where(above, counts.clamp_min(0).div(model), at::zeros_like(expected))
+          .neg()
+          .add(1);
+    }
+    case Likelihood::kGaussian:
+      return expected.sub(counts).mul(2);
+  }
+  return {};
+}
+
+}  // namespace
+
+FourTensors exit_waves_gradients(const Tensor& gradient, const Tensor& object, const Tensor& probe,
+                                 const Tensor& positions, const OptionalTensor& propagator,
+                                 c10::SymIntArrayRef origin, std::array<bool, 4> needs) {
+  const int64_t slices = known(object.sym_size(0));
+  const int64_t height = known(probe.sym_size(1));
+  const int64_t width = known(probe.sym_size(2));
+  const Windows windows(positions, origin, probe, known(object.sym_size(1)),
+                        known(object.sym_size(2)));
+
+  // Forward: psi_0 is the shifted probe, psi_s the wave before slice s.
+  const Ramp row(positions, 0, height), column(positions, 1, width);
+  const auto outer = [&](const Tensor& a, const Tensor& b) {
+    return a.unsqueeze(2).mul(b.unsqueeze(1)).unsqueeze(1).to(probe.scalar_type());  // [n,1,h,w]
+  };
+  const Tensor ramp = outer(row.value, column.value);
+  const Tensor spectrum = fourier(probe, true).unsqueeze(0);
+  Tensor wave = fourier(ramp.mul(spectrum), false);
+  std::vector<Tensor> psi, transmitted, patches;
+  for (int64_t s = 0; s < slices; ++s) {
+    const Tensor slice = object.select(0, s);
+    patches.push_back(transmission(windows.extract(slice, slice.is_complex() ? 1.0 : 0.0)));
+    psi.push_back(wave);
+    if (s + 1 == slices) break;
+    transmitted.push_back(fourier(wave.mul(patches.back()), true));
+    wave = fourier(transmitted.back().mul(propagator_after(*propagator, s)), false);
+  }
+
+  // Adjoint, slice by slice backwards.
+  Tensor g = gradient;
+  std::vector<Tensor> object_gradients(static_cast<size_t>(slices));
+  std::vector<Tensor> propagator_gradients(static_cast<size_t>(std::max<int64_t>(0, slices - 1)));
+  for (int64_t s = slices - 1; s >= 0; --s) {
+    const auto at_s = static_cast<size_t>(s);
+    if (needs[0]) {
+      Tensor sum = psi[at_s].conj().mul(g).sum(1);  // [n, h, w]
+      if (!object.is_complex()) sum = at::imag(patches[at_s].squeeze(1).conj().mul(sum));
+      object_gradients[at_s] = windows.add(sum);
+    }
+    g = patches[at_s].conj().mul(g);
+    if (s > 0) {
+      const Tensor transformed = fourier(g, true);
+      if (needs[3]) {
+        propagator_gradients[at_s - 1] =
+            transmitted[at_s - 1].conj().mul(transformed).sum(at::IntArrayRef{0, 1});
+      }
+      g = fourier(propagator_after(*propagator, s - 1).conj().mul(transformed), false);
+    }
+  }
+
+  const auto nothing = [&] { return at::empty({0}, probe.options()); };
+  Tensor g_object = nothing(), g_probe = nothing(), g_positions = nothing(),
+         g_propagator = nothing();
+  if (needs[0]) {
+    g_object = slices > 0 ? at::stack(object_gradients) : at::zeros_like(object);
+  }
+  if (needs[1] || needs[2]) {
+    const Tensor transformed = fourier(g, true);
+    if (needs[1]) g_probe = fourier(ramp.conj().mul(transformed).sum(0), false);
+    if (needs[2]) {
+      const auto along = [&](const Tensor& slope) {
+        return at::real(transformed.conj().mul(slope.mul(spectrum)))
+            .to(at::kDouble)
+            .sum(at::IntArrayRef{1, 2, 3});
+      };
+      g_positions = at::stack(
+          {along(outer(row.slope, column.value)), along(outer(row.value, column.slope))}, 1);
+    }
+  }
+  if (needs[3] && propagator) {
+    if (slices < 2) {
+      g_propagator = at::zeros_like(*propagator);
+    } else {
+      const Tensor all = at::stack(propagator_gradients);
+      g_propagator = propagator->dim() == 3 ? all : all.sum(0);
+    }
+  }
+  return {g_object, g_probe, g_positions, g_propagator};
+}
+
+FourTensors diffraction_gradients(const Tensor& gradient, const Tensor& object, const Tensor& probe,
+                                  const Tensor& positions, const OptionalTensor& propagator,
+                                  c10::SymIntArrayRef origin, const OptionalTensor& detector,
+                                  std::array<bool, 4> needs) {
+  const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
+  const Tensor detected = detect(waves, detector).mul(gradient.mul(2).unsqueeze(1));
+  return dispatch::exit_waves_backward(detect_adjoint(detected, detector), object, probe, positions,
+                                       propagator, origin, needs);
+}
+
+FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& object,
+                                       const Tensor& probe, const Tensor& positions,
+                                       const OptionalTensor& propagator, const Tensor& patterns,
+                                       const OptionalTensor& weights, const OptionalTensor& mask,
+                                       const OptionalTensor& background,
+                                       std::string_view likelihood, c10::SymIntArrayRef origin,
+                                       const OptionalTensor& detector, std::array<bool, 4> needs) {
+  const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
+  const Tensor detected = detect(waves, detector);
+  const Tensor intensity = at::real(detected.mul(detected.conj())).sum(1);
+  const Tensor expected = background ? intensity.add(*background) : intensity;
+  Tensor slope = loss_slope(expected, patterns.to(intensity.scalar_type()),
+                            likelihood_from("diffraction_loss", likelihood));
+  if (mask) slope = slope.masked_fill(mask->to(at::kBool), 0);
+  if (weights) slope = slope.mul(weights->unsqueeze(1).unsqueeze(2));
+  const Tensor scaled = detected.mul(slope.mul(gradient).mul(2).unsqueeze(1));
+  return dispatch::exit_waves_backward(detect_adjoint(scaled, detector), object, probe, positions,
+                                       propagator, origin, needs);
+}
+
+Tensor illumination(const Tensor& probe, const Tensor& positions, c10::SymIntArrayRef shape,
+                    c10::SymIntArrayRef origin) {
+  const Windows windows(positions, origin, probe, known(shape[0]), known(shape[1]));
+  const Tensor intensity = at::real(probe.mul(probe.conj())).sum(0).unsqueeze(0);
+  // 0 x positions gives every window its copy without naming their number.
+  const Tensor copies = positions.detach().select(1, 0).mul(0).to(intensity.scalar_type());
+  return windows.add(intensity.add(copies.unsqueeze(1).unsqueeze(2)));
+}
+
+}  // namespace ptyle::composite

@@ -1,0 +1,74 @@
+#include <tuple>
+
+#include <torch/library.h>
+
+#include "ops/checks.h"
+#include "ops/cpu/detector.h"
+#include "ops/cpu/gradients.h"
+#include "ops/cpu/multislice.h"
+
+namespace ptyle::cpu {
+namespace {
+
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                       at::IntArrayRef origin, const std::optional<at::Tensor>& detector) {
+  check_model("diffraction", object, probe, positions, propagator,
+              c10::fromIntArrayRefSlow(origin));
+  check_detector("diffraction", probe, detector);
+  return with_precision(probe, [&]<typename T>() {
+    const Multislice<T> model(object, probe, positions, propagator, origin, false);
+    const Detector<T> detect(detector);
+    at::Tensor out =
+        at::empty({model.positions_count(), model.height(), model.width()}, model.real_options());
+    const int64_t pixels = model.pixels();
+    model.run_ordered({}, [&](auto& chunk) {
+      const at::Tensor waves = detect.forward(model.forward(chunk, false));
+      for (int64_t n = 0; n < chunk.size(); ++n) {
+        sum_intensity(complex_data<T>(waves) + n * model.modes() * pixels, model.modes(), pixels,
+                      out.data_ptr<T>() + (chunk.begin + n) * pixels);
+      }
+    });
+    return out;
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
+    const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
+    const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
+  const char* name = "diffraction_backward";
+  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
+  check_detector(name, probe, detector);
+  check_gradient(name, "gradient", gradient,
+                 {positions.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+                 probe.options().dtype(at::toRealValueType(probe.scalar_type())));
+  const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
+  with_precision(probe, [&]<typename T>() {
+    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
+    const Detector<T> detect(detector);
+    const at::Tensor slopes = gradient.contiguous();
+    const int64_t pixels = model.pixels();
+    model.run_ordered(out, [&](auto& chunk) {
+      at::Tensor waves = detect.forward(model.forward(chunk, true));
+      std::vector<T> factor(static_cast<size_t>(pixels));
+      for (int64_t n = 0; n < chunk.size(); ++n) {
+        const T* slope = slopes.const_data_ptr<T>() + (chunk.begin + n) * pixels;
+        for (size_t i = 0; i < factor.size(); ++i) factor[i] = T(2) * slope[i];
+        scale_modes(complex_data<T>(waves) + n * model.modes() * pixels, model.modes(), pixels,
+                    factor.data());
+      }
+      model.adjoint(chunk, detect.adjoint(waves), out);
+    });
+    return 0;
+  });
+  return as_tuple(out, probe);
+}
+
+}  // namespace
+}  // namespace ptyle::cpu
+
+TORCH_LIBRARY_IMPL(ptyle, CPU, library) {
+  library.impl("diffraction", &ptyle::cpu::diffraction);
+  library.impl("diffraction_backward", &ptyle::cpu::diffraction_backward);
+}

@@ -1,0 +1,223 @@
+#include <tuple>
+#include <type_traits>
+
+#include <ATen/ops/full.h>
+#include <torch/library.h>
+
+#include "csrc/likelihood.h"
+#include "ops/checks.h"
+#include "ops/cpu/detector.h"
+#include "ops/cpu/gradients.h"
+#include "ops/cpu/multislice.h"
+
+namespace ptyle::cpu {
+namespace {
+
+// Everything about the measurement, as plain memory.
+struct Measurement {
+  at::Tensor patterns;    // [n, h, w] as stored
+  at::Tensor weights;     // [n], or undefined
+  at::Tensor mask;        // [h, w] or [n, h, w] bytes, nonzero = bad pixel, or undefined
+  at::Tensor background;  // [h, w] or [n, h, w], or undefined
+  Likelihood likelihood;
+};
+
+at::Tensor plain(const std::optional<at::Tensor>& tensor) {
+  return tensor ? tensor->contiguous() : at::Tensor();
+}
+
+// Position n's image of a tensor [h, w] or [n, h, w]; null where undefined.
+template <typename V>
+const V* image(const at::Tensor& tensor, int64_t n, int64_t pixels) {
+  if (!tensor.defined()) return nullptr;
+  return static_cast<const V*>(tensor.const_data_ptr()) + (tensor.dim() == 3 ? n * pixels : 0);
+}
+
+// One pattern's loss; with `factor`, also 2 weight dloss/dI per pixel, by which the detected waves
+// become their gradient.
+template <typename T, typename Count, typename Functor>
+double compare(const T* intensity, const Count* counts, const uint8_t* mask, const T* background,
+               T weight, int64_t pixels, T* factor, Functor likelihood) {
+  double sum = 0;
+  for (int64_t i = 0; i < pixels; ++i) {
+    const T expected = background ? intensity[i] + background[i] : intensity[i];
+    const LossAndSlope<T> at_pixel = likelihood(expected, static_cast<T>(counts[i]));
+    const bool bad = mask && mask[i] != 0;
+    sum += bad ? 0.0 : static_cast<double>(at_pixel.loss);
+    if (factor) factor[i] = bad ? T(0) : T(2) * weight * at_pixel.slope;
+  }
+  return sum;
+}
+
+template <typename T, typename Count>
+double compare(Likelihood likelihood, const T* intensity, const Count* counts, const uint8_t* mask,
+               const T* background, T weight, int64_t pixels, T* factor) {
+  const auto with = [&](auto functor) {
+    return compare(intensity, counts, mask, background, weight, pixels, factor, functor);
+  };
+  switch (likelihood) {
+    case Likelihood::kAmplitude:
+      return with(AmplitudeLikelihood{});
+    case Likelihood::kPoisson:
+      return with(PoissonLikelihood{});
+    case Likelihood::kGaussian:
+      return with(GaussianLikelihood{});
+  }
+  return 0;
+}
+
+template <typename Work>
+void with_count_type(const at::Tensor& patterns, const Work& work) {
+  switch (patterns.scalar_type()) {
+    case at::kByte:
+      return work.template operator()<uint8_t>();
+    case at::kShort:
+      return work.template operator()<int16_t>();
+    case at::kUInt16:
+      return work.template operator()<uint16_t>();
+    case at::kInt:
+      return work.template operator()<int32_t>();
+    case at::kFloat:
+      return work.template operator()<float>();
+    default:
+      return work.template operator()<double>();
+  }
+}
+
+// Adds every pattern's loss to losses [n] (float64) and the gradients of sum(weights x losses) to
+// what is defined in `out`. The only place where loss and gradients are computed.
+void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+                const std::optional<at::Tensor>& propagator, const Measurement& measurement,
+                at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
+                const Gradients& out, double* losses) {
+  const Needs needs = out.needs();
+  const bool gradients = needs[kObject] || needs[kProbe] || needs[kPositions] || needs[kPropagator];
+  with_precision(probe, [&]<typename T>() {
+    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
+    const Detector<T> detect(detector);
+    const int64_t pixels = model.pixels();
+    const T* weights =
+        measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
+    with_count_type(measurement.patterns, [&]<typename Count>() {
+      const Count* counts = static_cast<const Count*>(measurement.patterns.const_data_ptr());
+      model.run_ordered(out, [&](auto& chunk) {
+        at::Tensor waves = detect.forward(model.forward(chunk, gradients));
+        std::vector<T> intensity(static_cast<size_t>(pixels));
+        std::vector<T> factor(static_cast<size_t>(gradients ? pixels : 0));
+        for (int64_t n = chunk.begin; n < chunk.end; ++n) {
+          Complex<T>* detected =
+              complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
+          sum_intensity(detected, model.modes(), pixels, intensity.data());
+          losses[n] +=
+              compare(measurement.likelihood, intensity.data(), counts + n * pixels,
+                      image<uint8_t>(measurement.mask, n, pixels),
+                      image<T>(measurement.background, n, pixels), weights ? weights[n] : T(1),
+                      pixels, gradients ? factor.data() : nullptr);
+          if (gradients) scale_modes(detected, model.modes(), pixels, factor.data());
+        }
+        if (gradients) model.adjoint(chunk, detect.adjoint(waves), out);
+      });
+    });
+    return 0;
+  });
+}
+
+void check_all(const char* name, const at::Tensor& object, const at::Tensor& probe,
+               const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+               const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+               const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
+               std::string_view likelihood, at::IntArrayRef origin,
+               const std::optional<at::Tensor>& detector) {
+  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
+  check_detector(name, probe, detector);
+  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
+}
+
+using LossAndGradients =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+LossAndGradients compute(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                         const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                         const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                         const std::optional<at::Tensor>& mask,
+                         const std::optional<at::Tensor>& background, std::string_view likelihood,
+                         at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
+                         Needs needs) {
+  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
+            likelihood, origin, detector);
+  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
+  const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
+  const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
+  const Measurement measurement{patterns.contiguous(), plain(weights), plain(mask),
+                                plain(background), likelihood_from(name, likelihood)};
+  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
+             losses.data_ptr<double>());
+  double loss = 0;
+  for (int64_t n = 0; n < losses.numel(); ++n) {
+    const double weight = !weights ? 1.0
+                          : real == at::kFloat
+                              ? static_cast<double>(measurement.weights.const_data_ptr<float>()[n])
+                              : measurement.weights.const_data_ptr<double>()[n];
+    loss += weight * losses.const_data_ptr<double>()[n];
+  }
+  const at::TensorOptions options = probe.options().dtype(real);
+  auto [object_gradient, probe_gradient, positions_gradient, propagator_gradient] =
+      as_tuple(out, probe);
+  return {at::full({}, loss, options), losses.to(real),    object_gradient, probe_gradient,
+          positions_gradient,          propagator_gradient};
+}
+
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
+    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& background, std::string_view likelihood,
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector) {
+  auto result = compute("diffraction_loss", object, probe, positions, propagator, patterns, weights,
+                        mask, background, likelihood, origin, detector, {});
+  return {std::get<0>(result), std::get<1>(result)};
+}
+
+LossAndGradients diffraction_loss_gradients(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
+    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& background, std::string_view likelihood,
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
+  return compute("diffraction_loss_gradients", object, probe, positions, propagator, patterns,
+                 weights, mask, background, likelihood, origin, detector, needs);
+}
+
+void diffraction_loss_accumulate_(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
+    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
+    const std::optional<at::Tensor>& background, std::string_view likelihood,
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
+    const std::optional<at::Tensor>& grad_object, const std::optional<at::Tensor>& grad_probe,
+    const std::optional<at::Tensor>& grad_positions,
+    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses) {
+  const char* name = "diffraction_loss_accumulate_";
+  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
+            likelihood, origin, detector);
+  check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
+                     grad_positions, grad_propagator, losses);
+  const auto or_none = [](const std::optional<at::Tensor>& buffer) {
+    return buffer.value_or(at::Tensor());
+  };
+  const Gradients out{or_none(grad_object), or_none(grad_probe), or_none(grad_positions),
+                      or_none(grad_propagator)};
+  const Measurement measurement{patterns.contiguous(), plain(weights), plain(mask),
+                                plain(background), likelihood_from(name, likelihood)};
+  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
+             losses.data_ptr<double>());
+}
+
+}  // namespace
+}  // namespace ptyle::cpu
+
+TORCH_LIBRARY_IMPL(ptyle, CPU, library) {
+  library.impl("diffraction_loss", &ptyle::cpu::diffraction_loss);
+  library.impl("diffraction_loss_gradients", &ptyle::cpu::diffraction_loss_gradients);
+  library.impl("diffraction_loss_accumulate_", &ptyle::cpu::diffraction_loss_accumulate_);
+}

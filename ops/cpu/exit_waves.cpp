@@ -1,0 +1,62 @@
+#include <tuple>
+
+#include <torch/library.h>
+
+#include "ops/checks.h"
+#include "ops/cpu/gradients.h"
+#include "ops/cpu/multislice.h"
+
+namespace ptyle::cpu {
+namespace {
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                      at::IntArrayRef origin) {
+  check_model("exit_waves", object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
+  return with_precision(probe, [&]<typename T>() {
+    const Multislice<T> model(object, probe, positions, propagator, origin, false);
+    at::Tensor out =
+        at::empty({model.positions_count(), model.modes(), model.height(), model.width()},
+                  model.complex_options());
+    const int64_t size = model.modes() * model.pixels();
+    model.run_ordered({}, [&](auto& chunk) {
+      const at::Tensor waves = model.forward(chunk, false);
+      const Complex<T>* from = complex_data<T>(waves);
+      std::copy(from, from + chunk.size() * size, complex_data<T>(out) + chunk.begin * size);
+    });
+    return out;
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
+    const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
+    const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+    at::IntArrayRef origin, std::array<bool, 4> needs) {
+  const char* name = "exit_waves_backward";
+  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
+  check_gradient(name, "gradient", gradient,
+                 {positions.sym_size(0), probe.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+                 probe.options());
+  const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
+  with_precision(probe, [&]<typename T>() {
+    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
+    const at::Tensor exit_gradient = gradient.resolve_conj().resolve_neg().contiguous();
+    const int64_t size = model.modes() * model.pixels();
+    model.run_ordered(out, [&](auto& chunk) {
+      at::Tensor waves = model.forward(chunk, true);
+      const Complex<T>* from = complex_data<T>(exit_gradient) + chunk.begin * size;
+      std::copy(from, from + chunk.size() * size, complex_data<T>(waves));
+      model.adjoint(chunk, std::move(waves), out);
+    });
+    return 0;
+  });
+  return as_tuple(out, probe);
+}
+
+}  // namespace
+}  // namespace ptyle::cpu
+
+TORCH_LIBRARY_IMPL(ptyle, CPU, library) {
+  library.impl("exit_waves", &ptyle::cpu::exit_waves);
+  library.impl("exit_waves_backward", &ptyle::cpu::exit_waves_backward);
+}

@@ -1,0 +1,78 @@
+#include "ops/dispatch.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+// One static handle an operator: the schema is looked up once.
+#define PTYLE_CALL(name, ...)                                                                      \
+  static const auto handle =                                                                       \
+      c10::Dispatcher::singleton().findSchemaOrThrow("ptyle::" #name, "").typed<decltype(name)>(); \
+  return handle.call(__VA_ARGS__)
+
+namespace ptyle::dispatch {
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      c10::SymIntArrayRef origin) {
+  PTYLE_CALL(exit_waves, object, probe, positions, propagator, origin);
+}
+
+FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                const at::Tensor& probe, const at::Tensor& positions,
+                                const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                std::array<bool, 4> needs) {
+  PTYLE_CALL(exit_waves_backward, gradient, object, probe, positions, propagator, origin, needs);
+}
+
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const OptionalTensor& propagator,
+                       c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  PTYLE_CALL(diffraction, object, probe, positions, propagator, origin, detector);
+}
+
+FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                 const at::Tensor& probe, const at::Tensor& positions,
+                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+  PTYLE_CALL(diffraction_backward, gradient, object, probe, positions, propagator, origin, detector,
+             needs);
+}
+
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  PTYLE_CALL(diffraction_loss, object, probe, positions, propagator, patterns, weights, mask,
+             background, likelihood, origin, detector);
+}
+
+SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
+                                      const at::Tensor& positions, const OptionalTensor& propagator,
+                                      const at::Tensor& patterns, const OptionalTensor& weights,
+                                      const OptionalTensor& mask, const OptionalTensor& background,
+                                      std::string_view likelihood, c10::SymIntArrayRef origin,
+                                      const OptionalTensor& detector, std::array<bool, 4> needs) {
+  PTYLE_CALL(diffraction_loss_gradients, object, probe, positions, propagator, patterns, weights,
+             mask, background, likelihood, origin, detector, needs);
+}
+
+void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
+                                  const at::Tensor& positions, const OptionalTensor& propagator,
+                                  const at::Tensor& patterns, const OptionalTensor& weights,
+                                  const OptionalTensor& mask, const OptionalTensor& background,
+                                  std::string_view likelihood, c10::SymIntArrayRef origin,
+                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
+                                  const OptionalTensor& grad_probe,
+                                  const OptionalTensor& grad_positions,
+                                  const OptionalTensor& grad_propagator, at::Tensor losses) {
+  PTYLE_CALL(diffraction_loss_accumulate_, object, probe, positions, propagator, patterns, weights,
+             mask, background, likelihood, origin, detector, grad_object, grad_probe,
+             grad_positions, grad_propagator, losses);
+}
+
+at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  PTYLE_CALL(illumination, probe, positions, shape, origin);
+}
+
+}  // namespace ptyle::dispatch

@@ -1,0 +1,56 @@
+// Typed calls of our own operators through the dispatcher, so that autograd, autocast, FakeTensor
+// and friends see every one of them.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include <ATen/core/Tensor.h>
+
+namespace ptyle::dispatch {
+
+using OptionalTensor = std::optional<at::Tensor>;
+using FourTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using SixTensors =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      c10::SymIntArrayRef origin);
+FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                const at::Tensor& probe, const at::Tensor& positions,
+                                const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                std::array<bool, 4> needs);
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const OptionalTensor& propagator,
+                       c10::SymIntArrayRef origin, const OptionalTensor& detector);
+FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                 const at::Tensor& probe, const at::Tensor& positions,
+                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                 const OptionalTensor& detector, std::array<bool, 4> needs);
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector);
+SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
+                                      const at::Tensor& positions, const OptionalTensor& propagator,
+                                      const at::Tensor& patterns, const OptionalTensor& weights,
+                                      const OptionalTensor& mask, const OptionalTensor& background,
+                                      std::string_view likelihood, c10::SymIntArrayRef origin,
+                                      const OptionalTensor& detector, std::array<bool, 4> needs);
+void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
+                                  const at::Tensor& positions, const OptionalTensor& propagator,
+                                  const at::Tensor& patterns, const OptionalTensor& weights,
+                                  const OptionalTensor& mask, const OptionalTensor& background,
+                                  std::string_view likelihood, c10::SymIntArrayRef origin,
+                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
+                                  const OptionalTensor& grad_probe,
+                                  const OptionalTensor& grad_positions,
+                                  const OptionalTensor& grad_propagator, at::Tensor losses);
+at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
+
+}  // namespace ptyle::dispatch

@@ -1,0 +1,106 @@
+// ptyle's operators for C++: differentiable forward models of ptychography on LibTorch.
+//
+//   object      [slices, rows, columns]  complex = transmission; real = phase shift in radians,
+//                                        transmission exp(i object); vacuum outside
+//   probe       [modes, h, w]            complex, incoherent modes; h x w is the window
+//   positions   [n, 2]                   float64, (row, column) of the window's top-left corner in
+//                                        object pixels; the fraction moves the probe
+//   propagator  [h, w] or [slices-1, h, w]  complex transfer function between slices, zero
+//   frequency
+//                                        at [0, 0]; none for one slice
+//   detector    [h, w]                   complex transfer function from the exit plane to a
+//   near-field
+//                                        detector, zero frequency at [0, 0]; none for the far field
+//   patterns    [n, h, w]                uint8, int16, uint16, int32, float32 or float64 counts,
+//   zero
+//                                        frequency at [0, 0] in the far field
+//
+// All tensors on one device, in one precision (complex64 with float32, complex128 with float64).
+// `origin` is the corner of the given object in the frame of the positions. Gradients follow torch:
+// dL/dRe + i dL/dIm. Wrong arguments throw c10::Error with the operator, the argument, the rule and
+// the value. Formulae: csrc/README.md.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#if defined(__GNUC__)
+#define PTYLE_API __attribute__((visibility("default")))
+#else
+#define PTYLE_API
+#endif
+
+namespace ptyle {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+struct ModelOptions {
+  std::array<int64_t, 2> origin{0, 0};
+  OptionalTensor detector;
+};
+
+struct LossOptions {
+  OptionalTensor weights;                // [n] real, factor of every pattern's loss in the sum
+  OptionalTensor mask;                   // [h, w] or [n, h, w] bool or uint8, nonzero = bad pixel
+  OptionalTensor background;             // [h, w] or [n, h, w] real, counts added to the intensity
+  std::string likelihood = "amplitude";  // amplitude | poisson | gaussian
+  std::array<int64_t, 2> origin{0, 0};
+  OptionalTensor detector;
+};
+
+// Where to add gradients; none: not computed. Shapes and types of what they belong to, contiguous.
+struct GradientBuffers {
+  OptionalTensor object;
+  OptionalTensor probe;
+  OptionalTensor positions;
+  OptionalTensor propagator;
+};
+
+struct Loss {
+  at::Tensor loss;    // [] sum of weights x losses
+  at::Tensor losses;  // [n] per pattern, unweighted, not differentiable
+};
+
+// Exit waves [n, modes, h, w]: the multislice model up to the last slice. Differentiable (any
+// order) in object, probe, positions and propagator.
+PTYLE_API at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                                const at::Tensor& positions, const OptionalTensor& propagator = {},
+                                std::array<int64_t, 2> origin = {0, 0});
+
+// Diffracted intensity [n, h, w], modes summed: |F psi|^2 with the unitary transform F in the far
+// field, |F^-1[detector F psi]|^2 in the near field. Differentiable as exit_waves is.
+PTYLE_API at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                                 const at::Tensor& positions, const OptionalTensor& propagator = {},
+                                 const ModelOptions& options = {});
+
+// How badly the model explains the patterns, and with it all gradients in one sweep.
+PTYLE_API Loss diffraction_loss(const at::Tensor& object, const at::Tensor& probe,
+                                const at::Tensor& positions, const OptionalTensor& propagator,
+                                const at::Tensor& patterns, const LossOptions& options = {});
+
+// The same without autograd: adds gradients of the weighted sum into `gradients` and every
+// pattern's loss into `losses` [n] float64.
+PTYLE_API void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
+                                            const at::Tensor& positions,
+                                            const OptionalTensor& propagator,
+                                            const at::Tensor& patterns,
+                                            const GradientBuffers& gradients, at::Tensor losses,
+                                            const LossOptions& options = {});
+
+// Sum over positions and modes of |probe|^2, [rows, columns] real; whole-pixel part of the
+// positions.
+PTYLE_API at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                                  std::array<int64_t, 2> shape,
+                                  std::array<int64_t, 2> origin = {0, 0});
+
+// ptyle's version, for example "0.1.0".
+PTYLE_API const char* version();
+
+// Loads the CUDA kernels (libptyle_ops_cuda.so, beside this library). Call it before anything asks
+// torch about CUDA. Throws c10::Error that says what is missing where the library or CUDA's are.
+PTYLE_API void load_cuda();
+
+}  // namespace ptyle

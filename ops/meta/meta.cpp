@@ -1,0 +1,149 @@
+// Shapes and types without data, for FakeTensor, torch.compile and torch.export: the CPU kernels'
+// checks, then empty outputs.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "ops/checks.h"
+#include "ops/dispatch.h"
+
+namespace ptyle::meta {
+namespace {
+
+using dispatch::FourTensors;
+using dispatch::OptionalTensor;
+using dispatch::SixTensors;
+
+at::TensorOptions real_options(const at::Tensor& probe) {
+  return probe.options().dtype(at::toRealValueType(probe.scalar_type()));
+}
+
+FourTensors empty_gradients(const at::Tensor& object, const at::Tensor& probe,
+                            const at::Tensor& positions, const OptionalTensor& propagator,
+                            std::array<bool, 4> needs) {
+  const auto like = [&](bool needed, const at::Tensor& tensor) {
+    return needed ? at::empty_symint(tensor.sym_sizes(), tensor.options())
+                  : at::empty({0}, probe.options());
+  };
+  return {like(needs[0], object), like(needs[1], probe), like(needs[2], positions),
+          like(needs[3] && propagator.has_value(), propagator ? *propagator : probe)};
+}
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      c10::SymIntArrayRef origin) {
+  check_model("exit_waves", object, probe, positions, propagator, origin);
+  return at::empty_symint(
+      {positions.sym_size(0), probe.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+      probe.options());
+}
+
+FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                const at::Tensor& probe, const at::Tensor& positions,
+                                const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                std::array<bool, 4> needs) {
+  const char* name = "exit_waves_backward";
+  check_model(name, object, probe, positions, propagator, origin);
+  check_gradient(name, "gradient", gradient,
+                 {positions.sym_size(0), probe.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+                 probe.options());
+  return empty_gradients(object, probe, positions, propagator, needs);
+}
+
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const OptionalTensor& propagator,
+                       c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  check_model("diffraction", object, probe, positions, propagator, origin);
+  check_detector("diffraction", probe, detector);
+  return at::empty_symint({positions.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+                          real_options(probe));
+}
+
+FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
+                                 const at::Tensor& probe, const at::Tensor& positions,
+                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
+                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+  const char* name = "diffraction_backward";
+  check_model(name, object, probe, positions, propagator, origin);
+  check_detector(name, probe, detector);
+  check_gradient(name, "gradient", gradient,
+                 {positions.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
+                 real_options(probe));
+  return empty_gradients(object, probe, positions, propagator, needs);
+}
+
+void check_all(const char* name, const at::Tensor& object, const at::Tensor& probe,
+               const at::Tensor& positions, const OptionalTensor& propagator,
+               const at::Tensor& patterns, const OptionalTensor& weights,
+               const OptionalTensor& mask, const OptionalTensor& background,
+               std::string_view likelihood, c10::SymIntArrayRef origin,
+               const OptionalTensor& detector) {
+  check_model(name, object, probe, positions, propagator, origin);
+  check_detector(name, probe, detector);
+  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
+}
+
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  check_all("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
+            background, likelihood, origin, detector);
+  return {at::empty({}, real_options(probe)),
+          at::empty_symint({positions.sym_size(0)}, real_options(probe))};
+}
+
+SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
+                                      const at::Tensor& positions, const OptionalTensor& propagator,
+                                      const at::Tensor& patterns, const OptionalTensor& weights,
+                                      const OptionalTensor& mask, const OptionalTensor& background,
+                                      std::string_view likelihood, c10::SymIntArrayRef origin,
+                                      const OptionalTensor& detector, std::array<bool, 4> needs) {
+  check_all("diffraction_loss_gradients", object, probe, positions, propagator, patterns, weights,
+            mask, background, likelihood, origin, detector);
+  auto [by_object, by_probe, by_positions, by_propagator] =
+      empty_gradients(object, probe, positions, propagator, needs);
+  return {at::empty({}, real_options(probe)),
+          at::empty_symint({positions.sym_size(0)}, real_options(probe)),
+          by_object,
+          by_probe,
+          by_positions,
+          by_propagator};
+}
+
+void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
+                                  const at::Tensor& positions, const OptionalTensor& propagator,
+                                  const at::Tensor& patterns, const OptionalTensor& weights,
+                                  const OptionalTensor& mask, const OptionalTensor& background,
+                                  std::string_view likelihood, c10::SymIntArrayRef origin,
+                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
+                                  const OptionalTensor& grad_probe,
+                                  const OptionalTensor& grad_positions,
+                                  const OptionalTensor& grad_propagator, at::Tensor losses) {
+  const char* name = "diffraction_loss_accumulate_";
+  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
+            likelihood, origin, detector);
+  check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
+                     grad_positions, grad_propagator, losses);
+}
+
+at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  check_illumination(probe, positions, shape, origin);
+  return at::empty_symint(shape, real_options(probe));
+}
+
+}  // namespace
+}  // namespace ptyle::meta
+
+TORCH_LIBRARY_IMPL(ptyle, Meta, library) {
+  library.impl("exit_waves", &ptyle::meta::exit_waves);
+  library.impl("exit_waves_backward", &ptyle::meta::exit_waves_backward);
+  library.impl("diffraction", &ptyle::meta::diffraction);
+  library.impl("diffraction_backward", &ptyle::meta::diffraction_backward);
+  library.impl("diffraction_loss", &ptyle::meta::diffraction_loss);
+  library.impl("diffraction_loss_gradients", &ptyle::meta::diffraction_loss_gradients);
+  library.impl("diffraction_loss_accumulate_", &ptyle::meta::diffraction_loss_accumulate_);
+  library.impl("illumination", &ptyle::meta::illumination);
+}

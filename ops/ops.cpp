@@ -1,0 +1,75 @@
+// The C++ face: thin wrappers that go through the dispatcher.
+#include "ptyle/ops.h"
+
+#include <dlfcn.h>
+#include <string>
+#include <utility>
+
+#include "ops/dispatch.h"
+
+namespace ptyle {
+namespace {
+
+std::array<c10::SymInt, 2> symbolic(std::array<int64_t, 2> pair) { return {pair[0], pair[1]}; }
+
+}  // namespace
+
+at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      std::array<int64_t, 2> origin) {
+  return dispatch::exit_waves(object, probe, positions, propagator, symbolic(origin));
+}
+
+at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                       const at::Tensor& positions, const OptionalTensor& propagator,
+                       const ModelOptions& options) {
+  return dispatch::diffraction(object, probe, positions, propagator, symbolic(options.origin),
+                               options.detector);
+}
+
+Loss diffraction_loss(const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const OptionalTensor& propagator,
+                      const at::Tensor& patterns, const LossOptions& options) {
+  auto [loss, losses] = dispatch::diffraction_loss(
+      object, probe, positions, propagator, patterns, options.weights, options.mask,
+      options.background, options.likelihood, symbolic(options.origin), options.detector);
+  return {std::move(loss), std::move(losses)};
+}
+
+void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
+                                  const at::Tensor& positions, const OptionalTensor& propagator,
+                                  const at::Tensor& patterns, const GradientBuffers& gradients,
+                                  at::Tensor losses, const LossOptions& options) {
+  dispatch::diffraction_loss_accumulate_(
+      object, probe, positions, propagator, patterns, options.weights, options.mask,
+      options.background, options.likelihood, symbolic(options.origin), options.detector,
+      gradients.object, gradients.probe, gradients.positions, gradients.propagator,
+      std::move(losses));
+}
+
+at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
+                        std::array<int64_t, 2> shape, std::array<int64_t, 2> origin) {
+  return dispatch::illumination(probe, positions, symbolic(shape), symbolic(origin));
+}
+
+const char* version() { return PTYLE_VERSION; }
+
+void load_cuda() {
+  static void* library = nullptr;
+  if (library != nullptr) return;
+  Dl_info here{};
+  TORCH_CHECK(dladdr(reinterpret_cast<const void*>(&version), &here) != 0,
+              "ptyle::load_cuda: the folder of libptyle_ops.so is unknown");
+  std::string path = here.dli_fname;
+  path = path.substr(0, path.find_last_of('/') + 1) + "libptyle_ops_cuda.so";
+  library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr) {
+    const char* reason = dlerror();
+    TORCH_CHECK(false, "ptyle::load_cuda: the CUDA kernels cannot be loaded: ",
+                reason ? reason : "unknown reason",
+                ". They need ptyle built with CUDA and the CUDA libraries that the torch wheel "
+                "depends on");
+  }
+}
+
+}  // namespace ptyle

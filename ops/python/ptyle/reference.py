@@ -1,0 +1,112 @@
+"""The physics of the operators once more, in plain torch, for reading and for comparison.
+
+Every function takes the arguments of its namesake in `ptyle`, keeps every wave in memory and is
+differentiable by torch itself.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _patches(image: Tensor, positions: Tensor, window, origin, outside: float) -> Tensor:
+    """``[rows, columns]`` -> ``[n, 1, h, w]``; `outside` beyond the image."""
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), value=outside)
+    index = []
+    for axis in range(2):
+        corner = positions.detach()[:, axis].floor().long() - origin[axis]
+        steps = corner[:, None] + torch.arange(window[axis])
+        index.append(steps.clamp(-1, image.shape[axis]) + 1)
+    return padded[index[0][:, :, None], index[1][:, None, :]][:, None]
+
+
+def _shifted(probe: Tensor, positions: Tensor) -> Tensor:
+    """The probe moved by every position's fraction, ``[n, modes, h, w]``."""
+    fraction = positions - positions.detach().floor()
+    ramps = []
+    for axis in range(2):
+        size = probe.shape[axis + 1]
+        phase = -2 * math.pi * fraction[:, axis, None] * torch.fft.fftfreq(size, dtype=torch.double)
+        ramp = torch.polar(torch.ones_like(phase), phase)
+        if size % 2 == 0:  # Nyquist: half of +size/2, half of -size/2
+            nyquist = torch.arange(size) == size // 2
+            ramp = torch.where(nyquist, torch.cos(phase).to(ramp.dtype), ramp)
+        ramps.append(ramp)
+    ramp = (ramps[0][:, None, :, None] * ramps[1][:, None, None, :]).to(probe.dtype)
+    return torch.fft.ifft2(ramp * torch.fft.fft2(probe))
+
+
+def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
+    wave = _shifted(probe, positions)
+    for s, image in enumerate(object):
+        if s > 0:
+            factor = propagator[s - 1] if propagator.dim() == 3 else propagator
+            wave = torch.fft.ifft2(factor * torch.fft.fft2(wave))
+        outside = 1.0 if image.is_complex() else 0.0
+        patch = _patches(image, positions, probe.shape[1:], origin, outside)
+        if not patch.is_complex():
+            patch = torch.polar(torch.ones_like(patch), patch)
+        wave = wave * patch
+    return wave
+
+
+def diffraction(object, probe, positions, propagator=None, *, origin=(0, 0), detector=None):
+    wave = exit_waves(object, probe, positions, propagator, origin=origin)
+    if detector is None:
+        wave = torch.fft.fft2(wave, norm="ortho")
+    else:
+        wave = torch.fft.ifft2(detector * torch.fft.fft2(wave))
+    return wave.abs().square().sum(1)
+
+
+def diffraction_loss(
+    object,
+    probe,
+    positions,
+    propagator,
+    patterns,
+    *,
+    weights=None,
+    mask=None,
+    background=None,
+    likelihood="amplitude",
+    origin=(0, 0),
+    detector=None,
+):
+    expected = diffraction(
+        object, probe, positions, propagator, origin=origin, detector=detector
+    )
+    if background is not None:
+        expected = expected + background
+    counts = patterns.to(expected.dtype)
+    if likelihood == "gaussian":
+        pixel = (expected - counts).square()
+    elif likelihood == "amplitude":
+        lit = expected > 0  # the square root has no slope at 0: there the gradient is 0
+        model = torch.where(lit, torch.where(lit, expected, 1).sqrt(), 0)
+        pixel = (model - counts.clamp(min=0).sqrt()).square()
+    else:
+        counts = counts.clamp(min=0)
+        at_fit = counts - torch.xlogy(counts, counts)
+        pixel = expected - torch.xlogy(counts, expected.clamp(min=1e-6)) - at_fit
+    if mask is not None:
+        pixel = torch.where(mask.bool(), 0, pixel)
+    losses = pixel.sum((1, 2))
+    loss = losses.sum() if weights is None else (weights * losses).sum()
+    return loss, losses.detach()
+
+
+def illumination(probe, positions, shape, *, origin=(0, 0)):
+    intensity = probe.abs().square().sum(0)
+    total = torch.zeros(*shape, dtype=intensity.dtype)
+    h, w = intensity.shape
+    for row, column in positions.floor().long().tolist():
+        row, column = row - origin[0], column - origin[1]
+        top, left = max(row, 0), max(column, 0)
+        bottom, right = min(row + h, shape[0]), min(column + w, shape[1])
+        if top < bottom and left < right:
+            total[top:bottom, left:right] += intensity[
+                top - row : bottom - row, left - column : right - column
+            ]
+    return total

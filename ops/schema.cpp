@@ -1,0 +1,55 @@
+// The operators of ptyle as torch sees them. Words, shapes and conventions: ops/README.md.
+#include <torch/library.h>
+
+TORCH_LIBRARY(ptyle, library) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+
+  // object [slices, rows, columns], probe [modes, h, w], positions [n, 2] -> [n, modes, h, w]
+  library.def(
+      "exit_waves(Tensor object, Tensor probe, Tensor positions, Tensor? propagator=None, *, "
+      "SymInt[2] origin=[0, 0]) -> Tensor",
+      tags);
+  library.def(
+      "exit_waves_backward(Tensor gradient, Tensor object, Tensor probe, Tensor positions, "
+      "Tensor? propagator, *, SymInt[2] origin, bool[4] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+      tags);
+
+  // -> [n, h, w]
+  library.def(
+      "diffraction(Tensor object, Tensor probe, Tensor positions, Tensor? propagator=None, *, "
+      "SymInt[2] origin=[0, 0], Tensor? detector=None) -> Tensor",
+      tags);
+  library.def(
+      "diffraction_backward(Tensor gradient, Tensor object, Tensor probe, Tensor positions, "
+      "Tensor? propagator, *, SymInt[2] origin, Tensor? detector, bool[4] needs) -> (Tensor, "
+      "Tensor, Tensor, Tensor)",
+      tags);
+
+  // patterns [n, h, w] -> loss [], losses [n]
+  library.def(
+      "diffraction_loss(Tensor object, Tensor probe, Tensor positions, Tensor? propagator, Tensor "
+      "patterns, *, Tensor? weights=None, Tensor? mask=None, Tensor? background=None, str "
+      "likelihood=\"amplitude\", SymInt[2] origin=[0, 0], Tensor? detector=None) -> (Tensor loss, "
+      "Tensor losses)",
+      tags);
+  library.def(
+      "diffraction_loss_gradients(Tensor object, Tensor probe, Tensor positions, Tensor? "
+      "propagator, Tensor patterns, *, Tensor? weights=None, Tensor? mask=None, Tensor? "
+      "background=None, str likelihood=\"amplitude\", SymInt[2] origin=[0, 0], Tensor? "
+      "detector=None, bool[4] needs) -> (Tensor loss, Tensor losses, Tensor g_object, Tensor "
+      "g_probe, Tensor g_positions, Tensor g_propagator)",
+      tags);
+  library.def(
+      "diffraction_loss_accumulate_(Tensor object, Tensor probe, Tensor positions, Tensor? "
+      "propagator, Tensor patterns, *, Tensor? weights=None, Tensor? mask=None, Tensor? "
+      "background=None, str likelihood=\"amplitude\", SymInt[2] origin=[0, 0], Tensor? "
+      "detector=None, Tensor(a!)? grad_object, Tensor(b!)? grad_probe, Tensor(c!)? "
+      "grad_positions, Tensor(d!)? grad_propagator, Tensor(e!) losses) -> ()",
+      tags);
+
+  // -> [rows, columns]
+  library.def(
+      "illumination(Tensor probe, Tensor positions, SymInt[2] shape, *, SymInt[2] origin=[0, 0]) "
+      "-> Tensor",
+      tags);
+}
