@@ -1,0 +1,81 @@
+# Imported targets for the LibTorch inside an installed PyTorch wheel, without TorchConfig.cmake
+# (which needs a CUDA toolkit even for a CPU build and mixes its NCCL with the wheel's).
+#
+# The wheel is looked for, in this order: beside this file's own package (ptyle installed into the
+# same site-packages), in PTYLE_TORCH_ROOT (the wheel's "torch" folder), with Python3.
+# Result: TorchWheel_FOUND, or TorchWheel_REASON; torchwheel::cpu; PTYLE_TORCH_DIR (the folder
+# found), TORCH_WHEEL_VERSION, TORCH_WHEEL_CUDA (the CUDA version the wheel was built with).
+include_guard(GLOBAL)
+
+set(TorchWheel_FOUND FALSE)
+set(TorchWheel_REASON "")
+set(TORCH_WHEEL_WANTED "2.15.0") # C++ has no binary stability between minor versions of torch
+
+get_filename_component(_tw_beside "${CMAKE_CURRENT_LIST_DIR}/../../../../torch" ABSOLUTE)
+if(EXISTS "${_tw_beside}/lib/libtorch_cpu.so")
+  set(PTYLE_TORCH_DIR "${_tw_beside}")
+elseif(PTYLE_TORCH_ROOT)
+  get_filename_component(PTYLE_TORCH_DIR "${PTYLE_TORCH_ROOT}" ABSOLUTE)
+else()
+  find_package(Python3 QUIET COMPONENTS Interpreter)
+  set(PTYLE_TORCH_DIR "")
+  if(Python3_Interpreter_FOUND)
+    execute_process( # find_spec does not import torch, which would take seconds
+      COMMAND "${Python3_EXECUTABLE}" -c
+              "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+      OUTPUT_VARIABLE PTYLE_TORCH_DIR OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  endif()
+endif()
+
+if(NOT EXISTS "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" OR NOT EXISTS "${PTYLE_TORCH_DIR}/version.py")
+  string(CONCAT TorchWheel_REASON
+         "no PyTorch wheel found (looked beside the package, in PTYLE_TORCH_ROOT=\"${PTYLE_TORCH_ROOT}\""
+         " and with Python3_EXECUTABLE=\"${Python3_EXECUTABLE}\"); "
+         "set PTYLE_TORCH_ROOT to the folder \"torch\" inside site-packages")
+  return()
+endif()
+
+file(STRINGS "${PTYLE_TORCH_DIR}/version.py" _tw_line REGEX "^__version__")
+string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" TORCH_WHEEL_VERSION "${_tw_line}")
+file(STRINGS "${PTYLE_TORCH_DIR}/version.py" _tw_line REGEX "^cuda")
+string(REGEX MATCH "[0-9]+\\.[0-9]+" TORCH_WHEEL_CUDA "${_tw_line}")
+if(NOT TORCH_WHEEL_VERSION VERSION_EQUAL TORCH_WHEEL_WANTED)
+  set(TorchWheel_REASON
+      "PyTorch ${TORCH_WHEEL_WANTED} is needed, found ${TORCH_WHEEL_VERSION} in ${PTYLE_TORCH_DIR}")
+  return()
+endif()
+
+get_filename_component(_tw_site "${PTYLE_TORCH_DIR}" DIRECTORY)
+set(PTYLE_NVIDIA_DIR "${_tw_site}/nvidia")
+
+# Imported targets' include folders are system folders for whoever links them: no warnings from
+# torch's headers, so that warnings can be errors in our code.
+function(torchwheel_import name file)
+  add_library(torchwheel::${name} SHARED IMPORTED GLOBAL)
+  set_target_properties(torchwheel::${name} PROPERTIES IMPORTED_LOCATION "${file}")
+  if(ARGN)
+    set_target_properties(torchwheel::${name} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${ARGN}")
+  endif()
+endfunction()
+
+set(_tw_includes "${PTYLE_TORCH_DIR}/include" "${PTYLE_TORCH_DIR}/include/torch/csrc/api/include")
+torchwheel_import(c10 "${PTYLE_TORCH_DIR}/lib/libc10.so" ${_tw_includes})
+torchwheel_import(torch_cpu "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" ${_tw_includes})
+torchwheel_import(gomp "${PTYLE_TORCH_DIR}/lib/libgomp.so.1")
+
+add_library(torchwheel::cpu INTERFACE IMPORTED GLOBAL)
+set_target_properties(
+  torchwheel::cpu
+  PROPERTIES
+    INTERFACE_COMPILE_DEFINITIONS "USE_DISTRIBUTED;USE_C10D_GLOO;USE_RPC;USE_TENSORPIPE"
+    INTERFACE_COMPILE_FEATURES cxx_std_20
+    # without -fopenmp the header-only at::parallel_for runs serially, silently
+    INTERFACE_COMPILE_OPTIONS "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp>"
+    # the wheel's own libgomp: one copy in the process, and one pool of threads
+    INTERFACE_LINK_LIBRARIES "torchwheel::torch_cpu;torchwheel::c10;torchwheel::gomp"
+    # libtorch_cpu needs libcudart and libcupti; ld must find them when it links a program
+    INTERFACE_LINK_OPTIONS
+    "-Wl,-rpath-link,${PTYLE_NVIDIA_DIR}/cu13/lib:${PTYLE_NVIDIA_DIR}/nccl/lib:${PTYLE_NVIDIA_DIR}/cudnn/lib"
+)
+
+set(TorchWheel_FOUND TRUE)

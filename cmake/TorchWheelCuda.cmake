@@ -1,0 +1,43 @@
+# The CUDA half of TorchWheel: enables the language with the wheel's own nvcc (the pip package
+# cuda-toolkit[nvcc], never a toolkit of the machine: its version would not be the wheel's) and
+# makes torchwheel::cudart, torchwheel::cufft and torchwheel::cuda. Include after TorchWheel, in the
+# top folder.
+include_guard(GLOBAL)
+
+set(_twc_nvcc "${PTYLE_NVIDIA_DIR}/cu13/bin/nvcc")
+if(NOT EXISTS "${_twc_nvcc}")
+  message(
+    FATAL_ERROR
+      "PTYLE_CUDA is ON but there is no ${_twc_nvcc}: install cuda-toolkit[nvcc] (./dev setup does) or "
+      "configure with -DPTYLE_CUDA=OFF")
+endif()
+set(CMAKE_CUDA_COMPILER "${_twc_nvcc}")
+set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
+# sm_80 code, and PTX that the driver compiles for anything newer: quick to build, runs everywhere.
+set(CMAKE_CUDA_ARCHITECTURES
+    "80-real;80-virtual"
+    CACHE STRING "architectures of the CUDA library")
+set(CMAKE_CUDA_RUNTIME_LIBRARY None) # the wheel's libcudart, not a second, static one
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25 does not know nvcc's C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+
+# pip's packages hold no unversioned .so: full paths
+torchwheel_import(c10_cuda "${PTYLE_TORCH_DIR}/lib/libc10_cuda.so")
+torchwheel_import(torch_cuda "${PTYLE_TORCH_DIR}/lib/libtorch_cuda.so")
+torchwheel_import(cudart "${PTYLE_NVIDIA_DIR}/cu13/lib/libcudart.so.13")
+torchwheel_import(cufft "${PTYLE_NVIDIA_DIR}/cu13/lib/libcufft.so.12")
+
+add_library(torchwheel::cuda INTERFACE IMPORTED GLOBAL)
+set_target_properties(
+  torchwheel::cuda
+  PROPERTIES
+    INTERFACE_INCLUDE_DIRECTORIES "${PTYLE_NVIDIA_DIR}/cu13/include"
+    # libtorch_cuda only registers itself: as-needed would drop it and CUDA would stay unknown
+    INTERFACE_LINK_LIBRARIES
+    "torchwheel::cpu;-Wl,--push-state,--no-as-needed;torchwheel::torch_cuda;-Wl,--pop-state;torchwheel::c10_cuda;torchwheel::cudart"
+)

@@ -1,0 +1,426 @@
+#include "driver/check/check.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <ostream>
+#include <sstream>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
+
+#include "driver/io/png.h"
+#include "driver/io/problem.h"
+
+namespace ptyle::driver {
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+// What the program and its libraries take before any data: measured as the peak of `ptyle check`
+// on a few kilobytes of patterns.
+constexpr std::int64_t kBaseBytes = std::int64_t{140} << 20;
+
+std::string number(double value, int digits = 4) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%.*g", digits, value);
+  return text;
+}
+
+std::string by(std::int64_t rows, std::int64_t columns) {
+  return std::to_string(rows) + " x " + std::to_string(columns);
+}
+
+// A length in the unit that suits it.
+std::string length(double angstrom) {
+  const double size = std::abs(angstrom);
+  if (size >= 1e10) return number(angstrom / 1e10) + " m";
+  if (size >= 1e7) return number(angstrom / 1e7) + " mm";
+  if (size >= 1e4) return number(angstrom / 1e4) + " um";
+  if (size >= 10.0) return number(angstrom / 10.0) + " nm";
+  return number(angstrom) + " A";
+}
+
+std::string bytes(std::int64_t count) {
+  const auto value = static_cast<double>(count);
+  if (value >= 1e9) return number(value / 1e9, 3) + " GB";
+  if (value >= 1e6) return number(value / 1e6, 3) + " MB";
+  return number(value / 1e3, 3) + " kB";
+}
+
+// ---- the scan ---------------------------------------------------------------------------------
+
+using Point = std::array<double, 2>;
+
+std::vector<Point> points_of(const at::Tensor& positions) {
+  const at::Tensor dense = positions.contiguous();
+  const auto* data = dense.const_data_ptr<double>();
+  std::vector<Point> points(static_cast<std::size_t>(dense.size(0)));
+  for (std::size_t k = 0; k < points.size(); ++k) points[k] = {data[2 * k], data[2 * k + 1]};
+  return points;
+}
+
+// Median distance, in pixels, from a position to its nearest neighbour; 0 for fewer than two. From
+// at most 500 positions, spread over the scan.
+double neighbour_distance(const std::vector<Point>& points) {
+  if (points.size() < 2) return 0.0;
+  const std::size_t samples = std::min<std::size_t>(points.size(), 500);
+  std::vector<double> nearest;
+  for (std::size_t s = 0; s < samples; ++s) {
+    const std::size_t k = s * points.size() / samples;
+    double best = std::numeric_limits<double>::infinity();
+    for (std::size_t other = 0; other < points.size(); ++other) {
+      if (other == k) continue;
+      best = std::min(best,
+                      std::hypot(points[other][0] - points[k][0], points[other][1] - points[k][1]));
+    }
+    nearest.push_back(best);
+  }
+  std::nth_element(nearest.begin(), nearest.begin() + static_cast<std::ptrdiff_t>(samples / 2),
+                   nearest.end());
+  return nearest[samples / 2];
+}
+
+// Area that the scan covers, in pixels squared: the convex hull (monotone chain, Andrew 1979) with
+// half a step added around it, which is exact for a raster.
+double scanned_area(std::vector<Point> points, double step) {
+  std::sort(points.begin(), points.end());
+  points.erase(std::unique(points.begin(), points.end()), points.end());
+  std::vector<Point> hull;
+  const auto turns_right = [&hull](const Point& c) {
+    const Point& a = hull[hull.size() - 2];
+    const Point& b = hull.back();
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) <= 0.0;
+  };
+  for (int pass = 0; pass < 2; ++pass) {
+    const std::size_t fixed = hull.size() + 1;
+    for (const Point& point : points) {
+      while (hull.size() > fixed && turns_right(point)) hull.pop_back();
+      hull.push_back(point);
+    }
+    hull.pop_back();
+    std::reverse(points.begin(), points.end());
+  }
+  double area = 0.0, perimeter = 0.0;
+  for (std::size_t k = 0; k < hull.size(); ++k) {
+    const Point& a = hull[k];
+    const Point& b = hull[(k + 1) % hull.size()];
+    area += 0.5 * (a[0] * b[1] - b[0] * a[1]);
+    perimeter += std::hypot(b[0] - a[0], b[1] - a[1]);
+  }
+  return std::abs(area) + 0.5 * perimeter * step + step * step;
+}
+
+// ---- the probe and the patterns -----------------------------------------------------------------
+
+// Diameter in pixels of the disc of even intensity that is as concentrated as the probe:
+// area = (sum I)^2 / sum I^2.
+double probe_diameter(const at::Tensor& probe) {
+  const at::Tensor intensity = probe.abs().square().sum(0);
+  const double sum = intensity.sum().item<double>();
+  const double squares = intensity.square().sum().item<double>();
+  return squares > 0.0 ? 2.0 * std::sqrt(sum * sum / squares / kPi) : 0.0;
+}
+
+struct PatternSummary {
+  at::Tensor mean;            // [h, w] float64, over unmasked values
+  Point centre = {0.0, 0.0};  // of mass, in detector pixels from the zero frequency
+  std::int64_t pixels_at_largest = 0;
+};
+
+PatternSummary summarise(const Problem& problem) {
+  PatternSummary summary;
+  const std::int64_t n = problem.patterns.size(0);
+  const std::int64_t h = problem.window[0], w = problem.window[1];
+  at::Tensor sum = at::zeros({h, w}, at::kDouble);
+  constexpr std::int64_t kBlock = 64;
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    // Masked pixels are stored as 0 and add nothing.
+    const at::Tensor block =
+        problem.patterns.narrow(0, first, std::min(kBlock, n - first)).to(at::kDouble);
+    sum += block.sum(0);
+    summary.pixels_at_largest += (block == problem.largest_count).sum().item<std::int64_t>();
+  }
+  summary.mean = sum / static_cast<double>(n);
+  const double total = sum.sum().item<double>();
+  for (std::int64_t axis = 0; axis < 2; ++axis) {
+    const std::int64_t size = problem.window[static_cast<std::size_t>(axis)];
+    const at::Tensor indices = at::arange(size, at::kLong);
+    // Signed frequency index; in the near field the distance from the window's centre.
+    const at::Tensor from_zero =
+        problem.detector ? indices - size / 2 : (indices + size / 2).remainder(size) - size / 2;
+    const at::Tensor along = sum.sum(1 - axis);
+    summary.centre[static_cast<std::size_t>(axis)] =
+        total > 0.0 ? (along * from_zero).sum().item<double>() / total : 0.0;
+  }
+  return summary;
+}
+
+double probe_power(const Problem& problem) {
+  return problem.probe.abs().square().sum().item<double>();
+}
+
+std::int64_t complex_bytes(const Config& config) {
+  return config.reconstruct.precision == "double" ? 16 : 8;
+}
+
+std::int64_t overhanging(const Problem& problem) {
+  std::int64_t count = 0;
+  for (const Point& p : points_of(problem.positions)) {
+    bool over = false;
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const double first = std::floor(p[axis]);
+      over = over || first < 0.0 ||
+             first + static_cast<double>(problem.window[axis]) >
+                 static_cast<double>(problem.object_shape[axis + 1]);
+    }
+    count += over ? 1 : 0;
+  }
+  return count;
+}
+
+struct Scan {
+  double step = 0.0, diameter = 0.0, area = 0.0;
+  double overlap() const { return diameter > 0.0 ? 1.0 - step / diameter : 0.0; }
+};
+
+Scan scan_of(const Problem& problem) {
+  const std::vector<Point> points = points_of(problem.positions);
+  Scan scan;
+  scan.step = neighbour_distance(points);
+  scan.diameter = probe_diameter(problem.probe);
+  scan.area = scanned_area(points, scan.step);
+  return scan;
+}
+
+std::vector<std::string> doubts_about(const Config& config, const Problem& problem,
+                                      const Scan& scan, const PatternSummary& summary) {
+  std::vector<std::string> result;
+  const auto doubt = [&result](const std::string& text) { result.push_back(text); };
+  const std::int64_t n = problem.patterns.size(0);
+  const auto pixels = static_cast<double>(n * problem.window[0] * problem.window[1]);
+
+  if (n > 1 && scan.overlap() < 0.6) {
+    doubt("the linear overlap of neighbouring probes is " + number(100.0 * scan.overlap(), 3) +
+          " %; below 60 % a reconstruction seldom converges (probe diameter " +
+          number(scan.diameter, 3) + " pixels, step " + number(scan.step, 3) + " pixels)");
+  }
+  const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
+                                       problem.object_shape[1], problem.object_shape[2]);
+  if (region.rows < problem.window[0] && region.columns < problem.window[1]) {
+    doubt("the positions span " + by(region.rows, region.columns) +
+          " pixels, less than one window of " + by(problem.window[0], problem.window[1]) +
+          ": is data.position_unit right?");
+  }
+  if (!problem.detector &&
+      (std::abs(summary.centre[0]) > 1.0 || std::abs(summary.centre[1]) > 1.0)) {
+    doubt("the mean pattern's centre of mass is (" + number(summary.centre[0], 3) + ", " +
+          number(summary.centre[1], 3) +
+          ") pixels from the zero frequency: is data.zero_frequency right, or is the beam off "
+          "the centre (detector.crop can move it)?");
+  }
+  const double power = probe_power(problem);
+  const double target = config.probe.power == "number" ? config.probe.power_value : power;
+  if (config.probe.power != "data") {
+    const double ratio = target / problem.mean_counts_per_pattern;
+    if (ratio > 2.0 || ratio < 0.5) {
+      doubt("the probe's power is " + number(target) + ", but a pattern has " +
+            number(problem.mean_counts_per_pattern) +
+            " counts: probe.power = \"data\" makes them agree");
+    }
+  }
+  if (problem.pixel_row_A &&
+      std::abs(*problem.pixel_row_A / *problem.pixel_column_A - 1.0) > 1e-6) {
+    doubt("the object's pixels are not square: " + length(*problem.pixel_row_A) + " x " +
+          length(*problem.pixel_column_A));
+  }
+  // Neighbouring frequencies at the edge must not be more than half a turn apart.
+  const auto check_sampling = [&](double distance_A, const std::string& what) {
+    const std::array<double, 2> pixel_A = {*problem.pixel_row_A, *problem.pixel_column_A};
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const double reach = static_cast<double>(problem.window[axis]) * pixel_A[axis] *
+                           pixel_A[axis] / *problem.wavelength_A;
+      if (std::abs(distance_A) > reach) {
+        doubt("the window samples " + what + " only up to " + length(reach) + ", but it is " +
+              length(distance_A) + ": waves wrap around the window (rows and columns: " +
+              (axis == 0 ? "rows)" : "columns)"));
+        break;
+      }
+    }
+  };
+  if (problem.propagator) check_sampling(problem.slice_distance_A, "the distance between slices");
+  if (problem.detector) check_sampling(1e10 * *config.detector.distance_m, "the distance");
+  const double masked = static_cast<double>(problem.masked_pixels) / pixels;
+  if (masked > 0.1) {
+    doubt(number(100.0 * masked, 3) + " % of the pixels are masked");
+  }
+  if (!config.detector.saturation && problem.largest_count >= 255.0 &&
+      summary.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
+    doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +
+          std::to_string(summary.pixels_at_largest) +
+          " times: is the detector saturated there (detector.saturation)?");
+  }
+  if (problem.negative_pixels > 0) {
+    doubt(std::to_string(problem.negative_pixels) + " pixels (" +
+          number(100.0 * static_cast<double>(problem.negative_pixels) / pixels, 3) +
+          " %) are negative; the amplitude and Poisson likelihoods count them as 0");
+  }
+  if (problem.stored_probe_modes > config.probe.modes) {
+    doubt("the file holds " + std::to_string(problem.stored_probe_modes) +
+          " probe modes, of which probe.modes = " + std::to_string(config.probe.modes) +
+          " takes the first");
+  }
+  if (const std::int64_t over = overhanging(problem); over > 0) {
+    doubt(std::to_string(over) +
+          " windows hang over the edge of the object, where there is vacuum");
+  }
+  if (config.reconstruct.batches > n) {
+    doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +
+          " is more than the " + std::to_string(n) + " positions: some batches are empty");
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<std::string> doubts(const Config& config, const Problem& problem) {
+  return doubts_about(config, problem, scan_of(problem), summarise(problem));
+}
+
+std::int64_t predicted_bytes(const Config& config, const Problem& problem) {
+  const std::int64_t unit = complex_bytes(config);
+  const auto [slices, rows, columns] = problem.object_shape;
+  const std::int64_t object = slices * rows * columns * unit;
+  const std::int64_t probe = problem.probe.numel() * unit;
+  // The variable and its gradient, and what the optimiser remembers.
+  std::int64_t copies = 2;
+  if (config.reconstruct.optimizer == "adam") {
+    copies += 2;
+  } else if (config.reconstruct.optimizer == "lbfgs") {
+    copies += 2 * config.reconstruct.history + 2;
+  } else if (config.reconstruct.momentum > 0.0) {
+    copies += 1;
+  }
+  const std::int64_t patterns =
+      problem.patterns.numel() * static_cast<std::int64_t>(problem.patterns.element_size());
+  const std::int64_t mask = problem.mask ? problem.mask->numel() : 0;
+  const std::int64_t illumination = rows * columns * unit / 2;
+  return kBaseBytes + patterns + mask + copies * (object + probe) + illumination;
+}
+
+int check(const Config& config, std::ostream& out) {
+  const Problem problem = load_problem(config);
+  const Scan scan = scan_of(problem);
+  const PatternSummary summary = summarise(problem);
+  const auto line = [&out](const std::string& what, const std::string& value) {
+    out << what << std::string(what.size() < 18 ? 18 - what.size() : 1, ' ') << value << '\n';
+  };
+  const auto [slices, rows, columns] = problem.object_shape;
+  const std::int64_t n = problem.patterns.size(0);
+  const auto [h, w] = problem.window;
+
+  line("data", config.data.file);
+  std::string shape;
+  for (const std::int64_t size : problem.stored_shape) {
+    shape += (shape.empty() ? "" : " x ") + std::to_string(size);
+  }
+  line("patterns", "\"" + config.data.patterns + "\", " + problem.stored_type + ", " + shape +
+                       "; kept as " + c10::toString(problem.patterns.scalar_type()));
+  const Config::Orientation& turned = config.detector.orientation;
+  std::string orientation = turned.transpose ? "rows and columns exchanged" : "";
+  if (turned.flip_rows)
+    orientation += std::string(orientation.empty() ? "" : ", then ") + "rows reversed";
+  if (turned.flip_columns) {
+    orientation += std::string(orientation.empty() ? "" : ", then ") + "columns reversed";
+  }
+  line("orientation", orientation.empty() ? "as stored" : orientation);
+  if (problem.detector) {
+    line("geometry", "near field, " + length(1e10 * *config.detector.distance_m) + " (" +
+                         config.object.propagator + ")");
+  } else {
+    line("geometry", "far field, zero frequency at the " + config.data.zero_frequency +
+                         " of the oriented pattern");
+  }
+  line("window", by(h, w) + " pixels");
+  line("positions",
+       std::to_string(n) + " from " +
+           (config.data.raster_step ? "a raster" : "\"" + config.data.positions + "\"") +
+           ", unit " + config.data.position_unit +
+           (config.data.affine ? ", affine matrix applied"
+            : config.data.rotation_deg != 0.0
+                ? ", turned by " + number(config.data.rotation_deg, 6) + " degrees"
+                : ""));
+  if (problem.wavelength_A) {
+    line("beam", config.beam.kind + ", " + number(*config.beam.energy_keV, 6) +
+                     " keV, wavelength " + number(*problem.wavelength_A, 7) + " A");
+  } else {
+    line("beam", "energy not given: the wavelength is not known (and not needed)");
+  }
+  if (problem.pixel_row_A) {
+    line("pixel size",
+         length(*problem.pixel_row_A) + " x " + length(*problem.pixel_column_A) + " of the object");
+    line("field of view", length(*problem.pixel_row_A * static_cast<double>(rows)) + " x " +
+                              length(*problem.pixel_column_A * static_cast<double>(columns)));
+  } else {
+    line("pixel size", "not given: lengths are in pixels of the object");
+    line("field of view", by(rows, columns) + " pixels");
+  }
+  line("object", std::to_string(slices) + (slices == 1 ? " slice of " : " slices of ") +
+                     by(rows, columns) + ", its corner at (" + number(problem.offset[0], 8) + ", " +
+                     number(problem.offset[1], 8) + ") of the positions' frame");
+  if (slices > 1) {
+    line("propagator", config.object.propagator + ", " + length(problem.slice_distance_A) +
+                           " between slices, thickness " +
+                           length(10.0 * config.object.thickness_nm));
+  } else {
+    line("propagator", "none: one slice");
+  }
+  line("band limit", "none");
+  line("probe",
+       problem.probe_origin + "; " + std::to_string(config.probe.modes) +
+           (config.probe.modes == 1 ? " mode" : " modes") + ", diameter " +
+           number(scan.diameter, 3) + " pixels" +
+           (problem.pixel_row_A ? " (" + length(scan.diameter * *problem.pixel_row_A) + ")" : ""));
+  line("step",
+       number(scan.step, 4) + " pixels between neighbours" +
+           (problem.pixel_row_A ? " (" + length(scan.step * *problem.pixel_row_A) + ")" : ""));
+  line("overlap", number(100.0 * scan.overlap(), 3) + " % (linear, of neighbouring probes)");
+  line("counts", number(problem.total_counts) + " in all, " +
+                     number(problem.mean_counts_per_pattern) + " a pattern, largest " +
+                     number(problem.largest_count, 10) + ", " +
+                     std::to_string(problem.negative_pixels) + " negative");
+  if (problem.pixel_row_A) {
+    const double area_A2 = scan.area * *problem.pixel_row_A * *problem.pixel_column_A;
+    const double dose = problem.total_counts / area_A2;
+    line("dose", config.beam.kind == "electron" ? number(dose) + " e/A^2"
+                                                : number(1e8 * dose) + " photons/um^2");
+  } else {
+    line("dose", number(problem.total_counts / scan.area) + " counts a pixel of the scanned area");
+  }
+  line("mask",
+       number(100.0 * static_cast<double>(problem.masked_pixels) / static_cast<double>(n * h * w),
+              3) +
+           " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
+           " marked by the largest value of their type, " +
+           std::to_string(problem.saturated_pixels) + " saturated)");
+  line("likelihood", config.reconstruct.likelihood);
+  line("tile grid", "1 x 1, exchange " + config.tiles.exchange);
+  line("halo", config.tiles.halo
+                   ? std::to_string(*config.tiles.halo) + " pixels (one tile: not used)"
+                   : "exact (one tile: none needed)");
+  line("memory", bytes(predicted_bytes(config, problem)) + " predicted for a run, of it patterns " +
+                     bytes(problem.patterns.numel() *
+                           static_cast<std::int64_t>(problem.patterns.element_size())) +
+                     ", object " + bytes(slices * rows * columns * complex_bytes(config)));
+  line("read", "1.0 times each pattern (kept in memory)");
+
+  const std::vector<std::string> found = doubts_about(config, problem, scan, summary);
+  for (const std::string& text : found) out << "doubtful: " << text << '\n';
+  if (found.empty()) out << "nothing doubtful\n";
+  out.flush();
+  return 0;
+}
+
+}  // namespace ptyle::driver

@@ -1,0 +1,138 @@
+// The config of a reconstruction: what a TOML file says, checked and with its defaults filled in.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <iosfwd>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ptyle::driver {
+
+using IntegerPair = std::array<std::int64_t, 2>;  // (row, column)
+using NumberPair = std::array<double, 2>;         // (row, column)
+
+// Every path is absolute after load_config. Meaning, rule and default of each key stand in one
+// table in config.cpp, from which the parser, the help text and the README are made.
+struct Config {
+  struct Data {
+    std::string file;
+    std::string patterns = "data";
+    std::string positions = "positions";
+    std::optional<IntegerPair> raster_shape;  // data.raster.shape
+    std::optional<NumberPair> raster_step;    // data.raster.step, in position_unit
+    std::string position_unit = "pixel";
+    double rotation_deg = 0.0;
+    std::optional<std::array<double, 4>> affine;  // row-major 2 x 2
+    std::string zero_frequency = "center";
+    std::string mask;  // "", a dataset of `file`, or FILE.h5:DATASET
+  };
+  struct Orientation {
+    bool transpose = false;
+    bool flip_rows = false;
+    bool flip_columns = false;
+  };
+  struct Detector {
+    // At most one of the four samplings; of the stored (unbinned), oriented detector pixel.
+    std::optional<NumberPair> pixel_mrad;
+    std::optional<NumberPair> pixel_per_nm;
+    std::optional<NumberPair> object_pixel_nm;
+    std::optional<NumberPair> pixel_size_um;
+    std::optional<double> distance_m;
+    Orientation orientation;
+    std::string geometry = "far";
+    // Two numbers: [rows, columns] about the centre; four: [row, column, rows, columns].
+    std::vector<std::int64_t> crop;
+    IntegerPair bin = {1, 1};
+    IntegerPair pad = {0, 0};
+    double gain = 1.0;
+    // A number, or a dataset of the data file (or FILE.h5:DATASET).
+    double dark = 0.0;
+    std::string dark_dataset;
+    std::optional<double> saturation;
+  };
+  struct Beam {
+    std::string kind = "electron";
+    std::optional<double> energy_keV;
+  };
+  struct Probe {
+    std::string file;
+    std::string dataset = "probe";
+    std::optional<double> semiangle_mrad;
+    double defocus_nm = 0.0;  // underfocus positive
+    // By Krivanek's names with their units: C30_nm, phi12_deg. C10 is -defocus_nm.
+    std::map<std::string, double> aberrations;
+    std::int64_t modes = 1;
+    std::string power = "data";  // data | keep | number
+    double power_value = 0.0;    // where power = "number"
+  };
+  struct Object {
+    std::int64_t slices = 1;
+    double thickness_nm = 0.0;
+    std::int64_t padding = 0;
+    std::optional<IntegerPair> shape;
+    std::string propagator = "fresnel";
+  };
+  struct Reconstruct {
+    std::int64_t iterations = 30;
+    std::int64_t batches = 8;
+    std::string optimizer = "descent";
+    std::string likelihood = "amplitude";
+    std::vector<std::string> refine = {"object", "probe"};
+    std::string precision = "single";
+    std::int64_t seed = 0;
+    double step = 1.0;
+    double probe_step = 1.0;
+    double momentum = 0.0;
+    std::int64_t probe_start = 0;
+    double learning_rate = 0.01;        // Adam, object
+    double probe_learning_rate = 0.01;  // Adam, probe
+    std::int64_t history = 10;          // pairs that L-BFGS keeps
+    bool refines(const std::string& what) const;
+  };
+  struct Tiles {
+    std::optional<IntegerPair> grid = IntegerPair{1, 1};  // nullopt: "auto"
+    std::optional<std::int64_t> halo;                     // nullopt: "exact"
+    std::string exchange = "direct";
+  };
+  struct Output {
+    std::string folder;  // default: the config's name without .toml, beside it
+    std::int64_t checkpoint_every = 10;
+    bool png = true;
+  };
+
+  std::string path;  // of the file it was read from
+  Data data;
+  Detector detector;
+  Beam beam;
+  Probe probe;
+  Object object;
+  Reconstruct reconstruct;
+  Tiles tiles;
+  Output output;
+};
+
+// Reads and checks a config; `overrides` are "key=value" with dotted keys, in the order given.
+// Throws ConfigError with one sentence: place, key, rule, value.
+Config load_config(const std::string& path, const std::vector<std::string>& overrides = {});
+// The same from text; `path` stands in messages, and relative paths are taken from its folder.
+Config parse_config(const std::string& text, const std::string& path,
+                    const std::vector<std::string>& overrides = {});
+// The config as TOML, every key, readable by load_config from any folder.
+std::string to_toml(const Config& config);
+
+// One row of the table of keys, for --help and for the README.
+struct KeyDescription {
+  std::string key, type, default_value, rule, meaning;
+};
+std::vector<KeyDescription> describe_keys();
+void print_config_help(std::ostream& out);      // plain text
+void print_config_markdown(std::ostream& out);  // a table
+
+// "key: must RULE, got VALUE (FILE)" for rules that only the data can decide.
+[[noreturn]] void throw_config_error(const Config& config, const std::string& key,
+                                     const std::string& rule, const std::string& value);
+
+}  // namespace ptyle::driver

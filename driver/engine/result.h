@@ -1,0 +1,18 @@
+// What a reconstruction leaves behind: result.h5 and pictures.
+#pragma once
+
+#include <string>
+
+#include "driver/config/config.h"
+#include "driver/engine/state.h"
+#include "driver/io/problem.h"
+
+namespace ptyle::driver {
+
+// /object, /probe (modes made orthogonal), /positions and /history, units as attributes.
+void write_result(const std::string& path, const State& state, const Config& config,
+                  const Problem& problem);
+// object_phase.png, object_amplitude.png and probe.png into `folder`.
+void write_pictures(const std::string& folder, const State& state, const Problem& problem);
+
+}  // namespace ptyle::driver

@@ -1,0 +1,17 @@
+// `ptyle run`: from a config to a folder with the result.
+#pragma once
+
+#include "driver/config/config.h"
+
+namespace ptyle::driver {
+
+struct RunOptions {
+  bool resume = false;     // go on from the folder's checkpoint
+  bool overwrite = false;  // replace what an earlier run left in the folder
+};
+
+// Returns when the result is written. Throws Interrupted after SIGINT or SIGTERM, once the batch
+// under way is done and checkpoint, result and pictures are saved.
+void run(const Config& config, const RunOptions& options);
+
+}  // namespace ptyle::driver

@@ -1,0 +1,35 @@
+// What a reconstruction is, between two updates. A checkpoint holds exactly this.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace ptyle::driver {
+
+struct History {
+  std::vector<double> loss, amplitude_error, seconds;  // one entry an iteration
+};
+
+struct State {
+  at::Tensor object;  // [slices, rows, columns] complex transmission
+  at::Tensor probe;   // [modes, h, w] complex
+  // The optimiser's tensors by name (velocity, moments, pairs of L-BFGS) and its scalars.
+  std::map<std::string, at::Tensor> optimizer;
+  std::map<std::string, double> numbers;
+
+  std::int64_t iteration = 0;  // complete ones
+  std::int64_t batch = 0;      // batches done of the iteration that is under way
+  // Sums over the positions of the iteration that is under way.
+  double loss = 0.0;
+  double squared_error = 0.0;
+  double seconds = 0.0;
+  double start_power = 0.0;  // of the probe
+
+  History history;
+};
+
+}  // namespace ptyle::driver

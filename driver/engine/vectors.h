@@ -1,0 +1,45 @@
+// Arithmetic on object and probe with bits that do not depend on the number of threads: elements
+// are independent, sums run over fixed blocks in a fixed order. (Reductions of ATen split by
+// threads, and its vector code rounds differently from its remainders.)
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace ptyle::driver {
+
+// sum Re(conj(a) b) in double; both contiguous complex of one type and size.
+double real_inner_product(const at::Tensor& a, const at::Tensor& b);
+// sum |a|^2 in double.
+double power(const at::Tensor& a);
+// max of a real tensor; 0 where it has no element.
+double largest(const at::Tensor& a);
+
+// y += factor x
+void add_scaled(at::Tensor& y, double factor, const at::Tensor& x);
+// y = factor y
+void scale(at::Tensor& y, double factor);
+// y = weight y elementwise; weight real, [rows, columns] broadcast over the leading axis of y.
+void multiply(at::Tensor& y, const at::Tensor& weight);
+
+// How much illumination damps a step: weight = step / (2 (i + 0.05 max i)), 0 where i = 0
+// everywhere. `illumination` real; -> real of the same shape.
+at::Tensor preconditioner(const at::Tensor& illumination, double step);
+
+// velocity = momentum velocity - weight gradient; x += velocity. weight [rows, columns] is shared
+// by the leading axis.
+void descend(at::Tensor& x, at::Tensor& velocity, const at::Tensor& gradient,
+             const at::Tensor& weight, double momentum);
+
+// One Adam step (Kingma & Ba 2015) with the second moment of a complex number taken as |g|^2, so
+// that a rotation of the phase rotates the step. `t` counts from 1.
+void adam(at::Tensor& x, at::Tensor& first, at::Tensor& second, const at::Tensor& gradient,
+          double rate, std::int64_t t);
+
+// sum over positions of |transmission|^2 in the window: [h, w] real. transmission [rows, columns],
+// vacuum (1) outside; positions [n, 2], their whole-pixel part.
+at::Tensor windowed_power(const at::Tensor& transmission, const at::Tensor& positions,
+                          std::int64_t height, std::int64_t width);
+
+}  // namespace ptyle::driver

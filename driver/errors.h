@@ -1,0 +1,50 @@
+// The program's errors, each with the exit code that scripts rely on.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace ptyle::driver {
+
+// Base of every error that the program reports in one sentence; main turns it into an exit code.
+class Error : public std::runtime_error {
+ public:
+  Error(const std::string& message, int exit_code)
+      : std::runtime_error(message), exit_code_(exit_code) {}
+  int exit_code() const noexcept { return exit_code_; }
+
+ private:
+  int exit_code_;
+};
+
+// Something failed while running: the disk is full, the loss is not finite.
+class RunError : public Error {
+ public:
+  explicit RunError(const std::string& message) : Error(message, 1) {}
+};
+
+// The command line or the config is wrong, a path in it included.
+class ConfigError : public Error {
+ public:
+  explicit ConfigError(const std::string& message) : Error(message, 2) {}
+};
+
+// The data is wrong: a shape, a type, a value that is not a number.
+class DataError : public Error {
+ public:
+  explicit DataError(const std::string& message) : Error(message, 3) {}
+};
+
+// Another rank failed: restart from the checkpoint.
+class PeerError : public Error {
+ public:
+  explicit PeerError(const std::string& message) : Error(message, 75) {}
+};
+
+// Stopped by the user; the state has been saved.
+class Interrupted : public Error {
+ public:
+  explicit Interrupted(const std::string& message) : Error(message, 130) {}
+};
+
+}  // namespace ptyle::driver

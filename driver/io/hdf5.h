@@ -1,0 +1,101 @@
+// HDF5 files as at::Tensor: handles that close themselves, and errors that name file and path.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace ptyle::driver::hdf5 {
+
+struct Filter {
+  int id = 0;
+  std::string name;  // what it is called, "filter 32008" where unknown
+  bool available = true;
+};
+
+struct DatasetInfo {
+  std::vector<std::int64_t> shape;  // empty for a scalar
+  // Type of the tensor that read gives: the stored one, float16 as float32, bool as uint8.
+  at::ScalarType type = at::kFloat;
+  std::string stored_type;          // as stored, in words: "uint16", "float16", "complex64"
+  std::vector<std::int64_t> chunk;  // empty where contiguous
+  std::vector<Filter> filters;
+  std::int64_t rows() const { return shape.empty() ? 1 : shape[0]; }
+};
+
+struct WriteOptions {
+  std::vector<std::int64_t> chunk;  // empty: contiguous, or one chunk of at most 1 MiB with gzip
+  int gzip = 0;                     // 0 (none) to 9, with the shuffle filter
+};
+
+class File {
+ public:
+  static File open(const std::string& path);    // read only; DataError
+  static File create(const std::string& path);  // truncates; RunError
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  const std::string& path() const { return path_; }
+  bool is_dataset(const std::string& name) const;
+  bool is_group(const std::string& name) const;
+  // Full names of all datasets, links followed, at most `limit`.
+  std::vector<std::string> dataset_names(std::size_t limit = 200) const;
+  DatasetInfo info(const std::string& name) const;
+
+  // The whole dataset, in the type info() gives; complex from compounds of two floats.
+  at::Tensor read(const std::string& name) const;
+  // Rows first, first + 1, ... of the first axis.
+  at::Tensor read_rows(const std::string& name, std::int64_t first, std::int64_t count) const;
+  // Rows by an int64 list, in its order; runs of neighbours are read together.
+  at::Tensor read_rows(const std::string& name, const std::vector<std::int64_t>& rows) const;
+
+  // Groups on the way are created.
+  void create_group(const std::string& name);
+  void write(const std::string& name, const at::Tensor& tensor, const WriteOptions& options = {});
+  void create_dataset(const std::string& name, const std::vector<std::int64_t>& shape,
+                      at::ScalarType type, const WriteOptions& options = {});
+  void write_rows(const std::string& name, std::int64_t first, const at::Tensor& rows);
+
+  // Attributes of a group or dataset ("/" is the root).
+  void set_attribute(const std::string& object, const std::string& name, const std::string& value);
+  void set_attribute(const std::string& object, const std::string& name, const char* value);
+  void set_attribute(const std::string& object, const std::string& name, double value);
+  void set_attribute(const std::string& object, const std::string& name, std::int64_t value);
+  void set_attribute(const std::string& object, const std::string& name,
+                     const std::vector<double>& values);
+  void set_attribute(const std::string& object, const std::string& name,
+                     const std::vector<std::int64_t>& values);
+  bool has_attribute(const std::string& object, const std::string& name) const;
+  std::string string_attribute(const std::string& object, const std::string& name) const;
+  double number_attribute(const std::string& object, const std::string& name) const;
+  std::int64_t integer_attribute(const std::string& object, const std::string& name) const;
+  std::vector<double> numbers_attribute(const std::string& object, const std::string& name) const;
+
+  // Hands everything to the system; errors that a destructor would swallow are thrown here.
+  void flush();
+  void close();
+
+ private:
+  File(std::string path, std::int64_t id, bool writable);
+  [[noreturn]] void fail(const std::string& what) const;
+  at::Tensor read_block(const std::string& name, std::int64_t first, std::int64_t count,
+                        bool whole) const;
+  std::string path_;
+  std::int64_t id_ = -1;  // hid_t
+  bool writable_ = false;
+};
+
+// Writes path.tmp.<pid>, flushes it to the disk and renames it over `path`: after a crash there is
+// either the old file or the new one, whole.
+void write_atomically(const std::string& path, const std::function<void(File&)>& write);
+// The same for a file that is not HDF5.
+void write_text_atomically(const std::string& path, const std::string& text);
+
+}  // namespace ptyle::driver::hdf5

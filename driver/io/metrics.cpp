@@ -1,0 +1,78 @@
+#include "driver/io/metrics.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fcntl.h>
+#include <fstream>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "driver/errors.h"
+#include "driver/io/hdf5.h"
+
+namespace ptyle::driver {
+namespace {
+
+[[noreturn]] void fail(const std::string& path, const char* what) {
+  throw RunError(path + ": cannot " + what + ": " + std::strerror(errno));
+}
+
+// The lines of iterations 1 to `keep`, in their order; a torn last line is dropped.
+std::string kept_lines(const std::string& path, std::int64_t keep) {
+  std::ifstream in(path);
+  std::string kept;
+  for (std::string line; std::getline(in, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) continue;
+    const auto iteration = json.find("iteration");
+    if (iteration == json.end() || !iteration->is_number_integer()) continue;
+    if (iteration->get<std::int64_t>() <= keep) kept += line + "\n";
+  }
+  return kept;
+}
+
+// JSON has no infinity and no NaN: they become null.
+nlohmann::ordered_json number(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json(nullptr);
+}
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(const std::string& path, std::int64_t keep_iterations) : path_(path) {
+  const std::string kept = keep_iterations > 0 ? kept_lines(path, keep_iterations) : std::string();
+  // A crash between here and the next line must not cost the kept ones.
+  if (!kept.empty()) hdf5::write_text_atomically(path, kept);
+  const int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (kept.empty() ? O_TRUNC : 0);
+  descriptor_ = ::open(path.c_str(), flags, 0644);
+  if (descriptor_ < 0) fail(path, "open for writing");
+}
+
+MetricsWriter::~MetricsWriter() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void MetricsWriter::write(const IterationMetrics& metrics) {
+  nlohmann::ordered_json json;
+  json["iteration"] = metrics.iteration;
+  json["loss"] = number(metrics.loss);
+  json["amplitude_error"] = number(metrics.amplitude_error);
+  json["seconds"] = number(metrics.seconds);
+  json["positions_per_second"] = number(metrics.positions_per_second);
+  json["wait_seconds"] = number(metrics.wait_seconds);
+  json["bytes_sent"] = metrics.bytes_sent;
+  json["peak_bytes"] = metrics.peak_bytes;
+  const std::string line = json.dump() + "\n";
+  std::size_t done = 0;
+  while (done < line.size()) {
+    const ssize_t written = ::write(descriptor_, line.data() + done, line.size() - done);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail(path_, "write");
+    }
+    done += static_cast<std::size_t>(written);
+  }
+}
+
+}  // namespace ptyle::driver

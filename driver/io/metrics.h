@@ -1,0 +1,36 @@
+// metrics.jsonl: one line of JSON an iteration, readable while the program runs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace ptyle::driver {
+
+struct IterationMetrics {
+  std::int64_t iteration = 0;    // from 1
+  double loss = 0.0;             // sum over positions
+  double amplitude_error = 0.0;  // mean over unmasked pixels of (sqrt(I + b) - sqrt(n))^2
+  double seconds = 0.0;          // wall time of this iteration
+  double positions_per_second = 0.0;
+  double wait_seconds = 0.0;    // largest over ranks
+  std::int64_t bytes_sent = 0;  // sum over ranks
+  std::int64_t peak_bytes = 0;  // largest over ranks
+};
+
+class MetricsWriter {
+ public:
+  // Starts the file anew, or, with keep_iterations > 0, keeps the lines of iterations up to that
+  // number (a restart from a checkpoint) and appends behind them.
+  explicit MetricsWriter(const std::string& path, std::int64_t keep_iterations = 0);
+  MetricsWriter(const MetricsWriter&) = delete;
+  MetricsWriter& operator=(const MetricsWriter&) = delete;
+  ~MetricsWriter();
+  // One line, handed to the system before it returns.
+  void write(const IterationMetrics& metrics);
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
+}  // namespace ptyle::driver

@@ -1,0 +1,944 @@
+#include "driver/io/problem.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+#include <sstream>
+#include <type_traits>
+#include <utility>
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/conj_physical.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include "driver/errors.h"
+#include "driver/io/hdf5.h"
+#include "driver/optics/optics.h"
+
+namespace ptyle::driver {
+namespace {
+
+using hdf5::File;
+
+constexpr double kPi = 3.14159265358979323846;
+// Patterns are read in blocks of about this size: whole chunks, and never two copies of all.
+constexpr std::int64_t kBlockBytes = std::int64_t{32} << 20;
+// An object wider than this is a mistake in a unit.
+constexpr double kLargestSide = 1e6;
+
+std::string shape_words(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    text += (i ? ", " : "") + std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+std::string number_words(double value) {
+  std::ostringstream out;
+  out.precision(10);
+  out << value;
+  return out.str();
+}
+
+// ---- files and datasets that keys name ----------------------------------------------------------
+
+struct Located {
+  File file;
+  std::string name;
+  // "star.h5: data.mask \"bad\"": how messages begin.
+  std::string where(const std::string& key) const {
+    return file.path() + ": " + key + " \"" + name + "\"";
+  }
+};
+
+File open_named(const Config& config, const std::string& key, const std::string& path) {
+  std::error_code status;
+  if (!std::filesystem::is_regular_file(path, status)) {
+    throw_config_error(config, key, "name an existing file", "\"" + path + "\"");
+  }
+  return File::open(path);
+}
+
+// A dataset of the data file, or FILE.h5:DATASET.
+Located locate(const Config& config, const std::string& key, const std::string& value,
+               const std::string& file_key, const std::string& default_file) {
+  const std::size_t colon = value.rfind(':');
+  const bool elsewhere = colon != std::string::npos && colon > 0;
+  const std::string path = elsewhere ? value.substr(0, colon) : default_file;
+  const std::string name = elsewhere ? value.substr(colon + 1) : value;
+  Located located{open_named(config, elsewhere ? key : file_key, path), name};
+  if (!located.file.is_dataset(name)) {
+    std::string known;
+    for (const std::string& other : located.file.dataset_names(12)) {
+      known += (known.empty() ? "" : ", ") + other;
+    }
+    throw_config_error(
+        config, key,
+        "name a dataset of " + path + " (it has " + (known.empty() ? "none" : known) + ")",
+        "\"" + name + "\"");
+  }
+  return located;
+}
+
+Located locate_in_data(const Config& config, const std::string& key, const std::string& value) {
+  return locate(config, key, value, "data.file", config.data.file);
+}
+
+// The first value that is not finite, as its index in words; empty where all are.
+std::string first_not_finite(const at::Tensor& values) {
+  const at::Tensor real = values.is_complex() ? at::Tensor(values.abs()) : values;
+  const at::Tensor bad = real.isfinite().logical_not().flatten();
+  if (!bad.any().item<bool>()) return "";
+  std::int64_t flat = bad.to(at::kByte).argmax().item<std::int64_t>();
+  std::vector<std::int64_t> index(static_cast<std::size_t>(values.dim()));
+  for (std::size_t axis = index.size(); axis-- > 0;) {
+    const std::int64_t size = values.size(static_cast<std::int64_t>(axis));
+    index[axis] = flat % size;
+    flat /= size;
+  }
+  return shape_words(index);
+}
+
+// ---- from the stored pattern to the window
+// --------------------------------------------------------
+
+// Which stored pixels make up each pixel of the window: orientation, crop, binning, padding and the
+// move of the zero frequency in one table, the same for patterns, masks and dark images.
+struct PixelMap {
+  IntegerPair stored = {0, 0};
+  IntegerPair window = {0, 0};
+  std::int64_t per_pixel = 1;        // stored pixels summed into one
+  std::vector<std::int64_t> source;  // [h, w, per_pixel]; -1: not measured
+  std::int64_t pixels() const { return window[0] * window[1]; }
+};
+
+PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
+  const Config::Detector& detector = config.detector;
+  const bool far = detector.geometry == "far";
+  IntegerPair oriented = stored;
+  if (detector.orientation.transpose) std::swap(oriented[0], oriented[1]);
+
+  IntegerPair start = {0, 0};
+  IntegerPair size = oriented;
+  if (detector.crop.size() == 2) {
+    size = {detector.crop[0], detector.crop[1]};
+    start = {oriented[0] / 2 - size[0] / 2, oriented[1] / 2 - size[1] / 2};
+  } else if (detector.crop.size() == 4) {
+    start = {detector.crop[0], detector.crop[1]};
+    size = {detector.crop[2], detector.crop[3]};
+  }
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    if (start[axis] < 0 || start[axis] + size[axis] > oriented[axis]) {
+      throw_config_error(config, "detector.crop",
+                         "lie inside the pattern of " + shape_words({oriented[0], oriented[1]}),
+                         shape_words(detector.crop));
+    }
+    if (size[axis] % detector.bin[axis] != 0) {
+      throw_config_error(config, "detector.bin",
+                         "divide the cropped pattern of " + shape_words({size[0], size[1]}),
+                         shape_words({detector.bin[0], detector.bin[1]}));
+    }
+  }
+
+  PixelMap map;
+  map.stored = stored;
+  map.per_pixel = detector.bin[0] * detector.bin[1];
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    map.window[axis] = size[axis] / detector.bin[axis] + 2 * detector.pad[axis];
+  }
+  map.source.reserve(static_cast<std::size_t>(map.pixels() * map.per_pixel));
+
+  // Stored pixel of a pixel of the oriented, centred pattern.
+  const bool corner = far && config.data.zero_frequency == "corner";
+  const auto stored_index = [&](IntegerPair at) {
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      if (corner) at[axis] = (at[axis] + oriented[axis] - oriented[axis] / 2) % oriented[axis];
+    }
+    if (detector.orientation.flip_rows) at[0] = oriented[0] - 1 - at[0];
+    if (detector.orientation.flip_columns) at[1] = oriented[1] - 1 - at[1];
+    if (detector.orientation.transpose) std::swap(at[0], at[1]);
+    return at[0] * stored[1] + at[1];
+  };
+  for (std::int64_t i = 0; i < map.window[0]; ++i) {
+    for (std::int64_t j = 0; j < map.window[1]; ++j) {
+      IntegerPair at = {i, j};
+      bool measured = true;
+      for (std::size_t axis = 0; axis < 2; ++axis) {
+        if (far) at[axis] = (at[axis] + map.window[axis] / 2) % map.window[axis];
+        at[axis] -= detector.pad[axis];
+        measured = measured && at[axis] >= 0 && at[axis] < size[axis] / detector.bin[axis];
+      }
+      for (std::int64_t a = 0; a < detector.bin[0]; ++a) {
+        for (std::int64_t b = 0; b < detector.bin[1]; ++b) {
+          map.source.push_back(measured ? stored_index({start[0] + at[0] * detector.bin[0] + a,
+                                                        start[1] + at[1] * detector.bin[1] + b})
+                                        : -1);
+        }
+      }
+    }
+  }
+  return map;
+}
+
+// ---- reading in blocks ------------------------------------------------------------------------
+
+// A stack of patterns [n, H, W] or [scan_rows, scan_columns, H, W], read along its first axis.
+struct Stack {
+  Located at;
+  hdf5::DatasetInfo info;
+  std::int64_t patterns = 0;
+  std::int64_t per_row = 1;  // patterns in one step of the first axis
+  IntegerPair frame = {0, 0};
+
+  std::int64_t rows() const { return info.shape[0]; }
+  std::int64_t block_rows() const {
+    const auto element = static_cast<std::int64_t>(c10::elementSize(info.type));
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(1, per_row * frame[0] * frame[1] * element);
+    std::int64_t count = std::max<std::int64_t>(1, kBlockBytes / row_bytes);
+    // Whole chunks, so that none is decompressed twice.
+    const std::int64_t chunk = info.chunk.empty() ? 1 : std::max<std::int64_t>(1, info.chunk[0]);
+    return (count + chunk - 1) / chunk * chunk;
+  }
+};
+
+Stack open_stack(Located located, const std::string& key) {
+  Stack stack{std::move(located), {}, 0, 1, {0, 0}};
+  stack.info = stack.at.file.info(stack.at.name);
+  const std::vector<std::int64_t>& shape = stack.info.shape;
+  if (shape.size() != 3 && shape.size() != 4) {
+    throw DataError(stack.at.where(key) +
+                    " must have the shape [positions, rows, columns] or [scan_rows, scan_columns, "
+                    "rows, columns], got " +
+                    shape_words(shape));
+  }
+  if (c10::isComplexType(stack.info.type)) {
+    throw DataError(stack.at.where(key) + " must hold integers or real numbers, got " +
+                    stack.info.stored_type);
+  }
+  for (const std::int64_t size : shape) {
+    if (size == 0) {
+      throw DataError(stack.at.where(key) + " must not be empty, got the shape " +
+                      shape_words(shape));
+    }
+  }
+  stack.per_row = shape.size() == 4 ? shape[1] : 1;
+  stack.patterns = shape[0] * stack.per_row;
+  stack.frame = {shape[shape.size() - 2], shape[shape.size() - 1]};
+  return stack;
+}
+
+template <typename Function>
+void with_type(at::ScalarType type, const Function& function) {
+  switch (type) {
+    case at::kByte:
+      return function(std::uint8_t{});
+    case at::kChar:
+      return function(std::int8_t{});
+    case at::kShort:
+      return function(std::int16_t{});
+    case at::kUInt16:
+      return function(std::uint16_t{});
+    case at::kInt:
+      return function(std::int32_t{});
+    case at::kUInt32:
+      return function(std::uint32_t{});
+    case at::kLong:
+      return function(std::int64_t{});
+    case at::kUInt64:
+      return function(std::uint64_t{});
+    case at::kFloat:
+      return function(float{});
+    case at::kDouble:
+      return function(double{});
+    default:
+      throw DataError(std::string("a dataset must hold real numbers, got ") + c10::toString(type));
+  }
+}
+
+// ---- masks ------------------------------------------------------------------------------------
+
+// The mask of the config in window layout: [h, w], or [n, h, w] where it differs by pattern. Bytes,
+// 1 = bad. Unmeasured pixels are bad.
+struct Mask {
+  std::vector<std::uint8_t> common;  // [h, w]
+  at::Tensor each;                   // [n, h, w] bool; undefined where `common` says it all
+};
+
+template <typename T>
+void map_mask(const T* stored, const PixelMap& map, std::uint8_t* out) {
+  const std::int64_t* source = map.source.data();
+  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
+    std::uint8_t bad = 0;
+    for (std::int64_t k = 0; k < map.per_pixel; ++k, ++source) {
+      // NaN counts as nonzero.
+      bad |= static_cast<std::uint8_t>(*source < 0 || !(stored[*source] == T(0)));
+    }
+    out[pixel] = bad;
+  }
+}
+
+Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns) {
+  Mask mask;
+  mask.common.assign(static_cast<std::size_t>(map.pixels()), 0);
+  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
+    mask.common[static_cast<std::size_t>(pixel)] =
+        map.source[static_cast<std::size_t>(pixel * map.per_pixel)] < 0 ? 1 : 0;
+  }
+  if (config.data.mask.empty()) return mask;
+
+  Located located = locate_in_data(config, "data.mask", config.data.mask);
+  const hdf5::DatasetInfo info = located.file.info(located.name);
+  const auto wrong_shape = [&]() {
+    throw DataError(located.where("data.mask") + " must have the shape " +
+                    shape_words({map.stored[0], map.stored[1]}) + " or [" +
+                    std::to_string(patterns) + ", " + std::to_string(map.stored[0]) + ", " +
+                    std::to_string(map.stored[1]) + "], as the patterns have, got " +
+                    shape_words(info.shape));
+  };
+  if (info.shape.size() == 2) {
+    if (info.shape[0] != map.stored[0] || info.shape[1] != map.stored[1]) wrong_shape();
+    const at::Tensor stored = located.file.read(located.name);
+    with_type(info.type, [&](auto tag) {
+      map_mask(static_cast<const decltype(tag)*>(stored.data_ptr()), map, mask.common.data());
+    });
+    return mask;
+  }
+  const Stack stack = open_stack(std::move(located), "data.mask");
+  if (stack.patterns != patterns || stack.frame != map.stored) {
+    throw DataError(stack.at.where("data.mask") + " must have the shape of the patterns, " +
+                    std::to_string(patterns) + " of " +
+                    shape_words({map.stored[0], map.stored[1]}) + ", got " +
+                    shape_words(stack.info.shape));
+  }
+  mask.each = at::empty({patterns, map.window[0], map.window[1]}, at::kBool);
+  auto* out = static_cast<std::uint8_t*>(mask.each.data_ptr());
+  for (std::int64_t row = 0; row < stack.rows(); row += stack.block_rows()) {
+    const std::int64_t count = std::min(stack.block_rows(), stack.rows() - row);
+    const at::Tensor block = stack.at.file.read_rows(stack.at.name, row, count);
+    with_type(stack.info.type, [&](auto tag) {
+      const auto* stored = static_cast<const decltype(tag)*>(block.data_ptr());
+      for (std::int64_t k = 0; k < count * stack.per_row; ++k) {
+        map_mask(stored + k * map.stored[0] * map.stored[1], map,
+                 out + (row * stack.per_row + k) * map.pixels());
+      }
+    });
+  }
+  return mask;
+}
+
+// ---- patterns ---------------------------------------------------------------------------------
+
+enum class Fault : std::uint8_t { kNone, kNotFinite, kTooLarge, kNotExact };
+
+// What one pattern's pixels gave, added up in the order of positions: the same for any threads.
+struct PatternStatistics {
+  double sum = 0.0;
+  double largest = -std::numeric_limits<double>::infinity();
+  std::int64_t negative = 0, sentinel = 0, saturated = 0, masked = 0;
+  Fault fault = Fault::kNone;
+  std::int64_t fault_index = 0;  // stored pixel
+  double fault_value = 0.0;
+};
+
+struct Conversion {
+  const PixelMap* map = nullptr;
+  const double* dark = nullptr;  // [H, W] stored, or null for dark_value
+  double dark_value = 0.0;
+  double gain = 1.0;
+  double saturation = std::numeric_limits<double>::infinity();
+  bool calibrated = false;
+};
+
+// One pattern. `fixed_mask` [h, w]; `own_mask` [h, w] or null: where pixels of this pattern alone
+// are marked. Returns whether there were any.
+template <typename Stored, typename Out>
+bool convert_pattern(const Stored* stored, const Conversion& conversion,
+                     const std::uint8_t* fixed_mask, std::uint8_t* own_mask, Out* out,
+                     PatternStatistics& statistics) {
+  const PixelMap& map = *conversion.map;
+  const std::int64_t* source = map.source.data();
+  bool marked = false;
+  statistics = {};
+  const auto fault = [&statistics](Fault kind, std::int64_t index, double value) {
+    if (statistics.fault != Fault::kNone) return;
+    statistics.fault = kind;
+    statistics.fault_index = index;
+    statistics.fault_value = value;
+  };
+  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel, source += map.per_pixel) {
+    out[pixel] = Out(0);
+    if (fixed_mask[pixel] != 0 || (own_mask != nullptr && own_mask[pixel] != 0)) {
+      ++statistics.masked;
+      continue;
+    }
+    double sum = 0.0;
+    bool bad = false;
+    for (std::int64_t k = 0; k < map.per_pixel; ++k) {
+      const Stored raw = stored[source[k]];
+      const double value = static_cast<double>(raw);
+      if constexpr (std::is_unsigned_v<Stored>) {
+        if (raw == std::numeric_limits<Stored>::max()) {
+          ++statistics.sentinel;
+          bad = true;
+          continue;
+        }
+      }
+      if constexpr (std::is_floating_point_v<Stored>) {
+        if (!std::isfinite(raw)) {
+          fault(Fault::kNotFinite, source[k], value);
+          continue;
+        }
+      }
+      if (value >= conversion.saturation) {
+        ++statistics.saturated;
+        bad = true;
+        continue;
+      }
+      sum += conversion.calibrated
+                 ? (value - (conversion.dark != nullptr ? conversion.dark[source[k]]
+                                                        : conversion.dark_value)) /
+                       conversion.gain
+                 : value;
+    }
+    if (bad) {
+      marked = true;
+      ++statistics.masked;
+      if (own_mask != nullptr) own_mask[pixel] = 1;
+      continue;
+    }
+    if constexpr (std::is_same_v<Out, float>) {
+      if (std::abs(sum) > static_cast<double>(std::numeric_limits<float>::max())) {
+        fault(Fault::kTooLarge, source[0], sum);
+        continue;
+      }
+      out[pixel] = static_cast<float>(sum);
+      // Counts stay exact; fractions are rounded, far below their noise.
+      if (!conversion.calibrated && static_cast<double>(out[pixel]) != sum &&
+          sum == std::floor(sum)) {
+        fault(Fault::kNotExact, source[0], sum);
+      }
+    } else {
+      if (sum < static_cast<double>(std::numeric_limits<Out>::min()) ||
+          sum > static_cast<double>(std::numeric_limits<Out>::max())) {
+        fault(Fault::kTooLarge, source[0], sum);
+        continue;
+      }
+      out[pixel] = static_cast<Out>(sum);
+    }
+    statistics.sum += sum;
+    statistics.largest = std::max(statistics.largest, sum);
+    if (sum < 0.0) ++statistics.negative;
+  }
+  return marked;
+}
+
+// The type that patterns are kept in.
+at::ScalarType kept_type(at::ScalarType stored, bool calibrated, std::int64_t per_pixel) {
+  if (calibrated || stored == at::kFloat || stored == at::kDouble) return at::kFloat;
+  if (per_pixel > 1) return stored == at::kByte && per_pixel <= 257 ? at::kUInt16 : at::kInt;
+  switch (stored) {
+    case at::kByte:
+    case at::kShort:
+    case at::kUInt16:
+    case at::kInt:
+      return stored;
+    case at::kChar:
+      return at::kShort;
+    default:
+      return at::kInt;
+  }
+}
+
+template <typename Function>
+void with_kept_type(at::ScalarType type, const Function& function) {
+  switch (type) {
+    case at::kByte:
+      return function(std::uint8_t{});
+    case at::kShort:
+      return function(std::int16_t{});
+    case at::kUInt16:
+      return function(std::uint16_t{});
+    case at::kInt:
+      return function(std::int32_t{});
+    default:
+      return function(float{});
+  }
+}
+
+[[noreturn]] void throw_fault(const Stack& stack, std::int64_t pattern,
+                              const PatternStatistics& statistics, at::ScalarType kept) {
+  std::vector<std::int64_t> index;
+  if (stack.info.shape.size() == 4) {
+    index = {pattern / stack.per_row, pattern % stack.per_row};
+  } else {
+    index = {pattern};
+  }
+  index.push_back(statistics.fault_index / stack.frame[1]);
+  index.push_back(statistics.fault_index % stack.frame[1]);
+  std::string rule = "be finite";
+  if (statistics.fault == Fault::kTooLarge) {
+    rule = std::string("fit ") + (kept == at::kFloat ? "a 32-bit float" : "a 32-bit integer");
+  } else if (statistics.fault == Fault::kNotExact) {
+    rule = "hold counts that a 32-bit float holds exactly (up to 16777216)";
+  }
+  throw DataError(stack.at.where("data.patterns") + " must " + rule + ", got " +
+                  number_words(statistics.fault_value) + " at " + shape_words(index));
+}
+
+void load_patterns(const Config& config, const Stack& stack, const PixelMap& map,
+                   Problem& problem) {
+  Conversion conversion;
+  conversion.map = &map;
+  conversion.gain = config.detector.gain;
+  conversion.dark_value = config.detector.dark;
+  conversion.saturation =
+      config.detector.saturation.value_or(std::numeric_limits<double>::infinity());
+  at::Tensor dark;
+  if (!config.detector.dark_dataset.empty()) {
+    const Located at = locate_in_data(config, "detector.dark", config.detector.dark_dataset);
+    const hdf5::DatasetInfo info = at.file.info(at.name);
+    if (info.shape != std::vector<std::int64_t>{map.stored[0], map.stored[1]} ||
+        c10::isComplexType(info.type)) {
+      throw DataError(at.where("detector.dark") + " must be real with the shape " +
+                      shape_words({map.stored[0], map.stored[1]}) + ", as the patterns have, got " +
+                      info.stored_type + " " + shape_words(info.shape));
+    }
+    dark = at.file.read(at.name).to(at::kDouble).contiguous();
+    if (const std::string index = first_not_finite(dark); !index.empty()) {
+      throw DataError(at.where("detector.dark") + " must be finite, got another value at " + index);
+    }
+    conversion.dark = dark.const_data_ptr<double>();
+  }
+  conversion.calibrated =
+      conversion.dark != nullptr || conversion.dark_value != 0.0 || conversion.gain != 1.0;
+
+  Mask mask = load_mask(config, map, stack.patterns);
+  const std::int64_t n = stack.patterns;
+  const std::int64_t pixels = map.pixels();
+  const at::ScalarType kept = kept_type(stack.info.type, conversion.calibrated, map.per_pixel);
+  problem.patterns = at::empty({n, map.window[0], map.window[1]}, at::TensorOptions().dtype(kept));
+  std::vector<PatternStatistics> statistics(static_cast<std::size_t>(n));
+
+  const auto convert_block = [&](const at::Tensor& block, std::int64_t first) {
+    bool marked = false;
+    with_type(stack.info.type, [&](auto stored_tag) {
+      using Stored = decltype(stored_tag);
+      with_kept_type(kept, [&](auto out_tag) {
+        using Out = decltype(out_tag);
+        if constexpr (std::is_floating_point_v<Stored> && !std::is_same_v<Out, float>) {
+          return;  // kept_type never asks for it
+        } else {
+          const auto* stored = static_cast<const Stored*>(block.data_ptr());
+          auto* out = static_cast<Out*>(problem.patterns.data_ptr()) + first * pixels;
+          std::uint8_t* own =
+              mask.each.defined()
+                  ? static_cast<std::uint8_t*>(mask.each.data_ptr()) + first * pixels
+                  : nullptr;
+          const std::int64_t count = block.numel() / (map.stored[0] * map.stored[1]);
+          std::vector<std::uint8_t> any(static_cast<std::size_t>(count));
+          at::parallel_for(0, count, 4, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t k = begin; k < end; ++k) {
+              any[static_cast<std::size_t>(k)] = convert_pattern(
+                  stored + k * map.stored[0] * map.stored[1], conversion, mask.common.data(),
+                  own != nullptr ? own + k * pixels : nullptr, out + k * pixels,
+                  statistics[static_cast<std::size_t>(first + k)]);
+            }
+          });
+          marked = std::find(any.begin(), any.end(), 1) != any.end();
+        }
+      });
+    });
+    return marked;
+  };
+  for (std::int64_t row = 0; row < stack.rows(); row += stack.block_rows()) {
+    const std::int64_t count = std::min(stack.block_rows(), stack.rows() - row);
+    const at::Tensor block = stack.at.file.read_rows(stack.at.name, row, count);
+    const std::int64_t first = row * stack.per_row;
+    // A mask per pattern costs as much as half the patterns: only made once a pixel needs it.
+    if (convert_block(block, first) && !mask.each.defined()) {
+      mask.each = at::zeros({n, map.window[0], map.window[1]}, at::kBool);
+      convert_block(block, first);
+    }
+    for (std::int64_t k = first; k < first + count * stack.per_row; ++k) {
+      const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
+      if (one.fault != Fault::kNone) throw_fault(stack, k, one, kept);
+    }
+  }
+
+  double largest = -std::numeric_limits<double>::infinity();
+  for (const PatternStatistics& one : statistics) {
+    problem.total_counts += one.sum;
+    largest = std::max(largest, one.largest);
+    problem.negative_pixels += one.negative;
+    problem.sentinel_pixels += one.sentinel;
+    problem.saturated_pixels += one.saturated;
+    problem.masked_pixels += one.masked;
+  }
+  problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
+  if (problem.masked_pixels == n * pixels) {
+    throw DataError(stack.at.where("data.patterns") +
+                    " must have an unmasked pixel, got all of them masked");
+  }
+  problem.largest_count = largest;
+  if (!(problem.total_counts > 0.0)) {
+    throw DataError(stack.at.where("data.patterns") +
+                    " must hold counts over unmasked pixels, got a sum of " +
+                    number_words(problem.total_counts));
+  }
+
+  if (mask.each.defined()) {
+    auto* each = static_cast<std::uint8_t*>(mask.each.data_ptr());
+    bool same = true;
+    for (std::int64_t k = 0; k < n; ++k) {
+      for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+        each[k * pixels + pixel] |= mask.common[static_cast<std::size_t>(pixel)];
+      }
+      same = same && std::memcmp(each, each + k * pixels, static_cast<std::size_t>(pixels)) == 0;
+    }
+    problem.mask = same ? mask.each.select(0, 0).clone() : mask.each;
+  } else if (std::find(mask.common.begin(), mask.common.end(), 1) != mask.common.end()) {
+    at::Tensor common = at::empty({map.window[0], map.window[1]}, at::kBool);
+    std::memcpy(common.data_ptr(), mask.common.data(), mask.common.size());
+    problem.mask = common;
+  }
+}
+
+// ---- geometry ---------------------------------------------------------------------------------
+
+void set_wavelength(const Config& config, Problem& problem) {
+  if (!config.beam.energy_keV) return;
+  problem.wavelength_A = wavelength_A(
+      config.beam.kind == "xray" ? BeamKind::kXray : BeamKind::kElectron, *config.beam.energy_keV);
+}
+
+void set_object_pixel(const Config& config, Problem& problem) {
+  const Config::Detector& detector = config.detector;
+  NumberPair pixel_A{};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const auto bin = static_cast<double>(detector.bin[axis]);
+    const auto size = static_cast<double>(problem.window[axis]);
+    double frequency_per_A = 0.0;  // of one binned detector pixel
+    if (detector.object_pixel_nm) {
+      pixel_A[axis] = 10.0 * (*detector.object_pixel_nm)[axis];
+      continue;
+    }
+    if (detector.pixel_per_nm) {
+      frequency_per_A = bin * (*detector.pixel_per_nm)[axis] / 10.0;
+    } else if (detector.pixel_mrad) {
+      frequency_per_A = bin * 1e-3 * (*detector.pixel_mrad)[axis] / *problem.wavelength_A;
+    } else if (detector.pixel_size_um && detector.geometry == "near") {
+      pixel_A[axis] = bin * 1e4 * (*detector.pixel_size_um)[axis];
+      continue;
+    } else if (detector.pixel_size_um) {
+      frequency_per_A = bin * 1e-6 * (*detector.pixel_size_um)[axis] /
+                        (*problem.wavelength_A * *detector.distance_m);
+    } else {
+      return;
+    }
+    pixel_A[axis] = 1.0 / (size * frequency_per_A);
+  }
+  problem.pixel_row_A = pixel_A[0];
+  problem.pixel_column_A = pixel_A[1];
+}
+
+// Lengths are physical: a sampling (and for waves an energy) must be known.
+void need_pixel(const Config& config, const Problem& problem, const std::string& reason) {
+  if (problem.pixel_row_A) return;
+  throw_config_error(config,
+                     "detector.pixel_mrad, pixel_per_nm, object_pixel_nm or pixel_size_um with "
+                     "distance_m",
+                     "be given (one of them) for " + reason, "");
+}
+
+void need_wavelength(const Config& config, const Problem& problem, const std::string& reason) {
+  if (problem.wavelength_A) return;
+  throw_config_error(config, "beam.energy_keV", "be given for " + reason, "");
+}
+
+at::Tensor propagator_over(const Config& config, const Problem& problem, double distance_A) {
+  const auto make =
+      config.object.propagator == "fresnel" ? fresnel_propagator : angular_spectrum_propagator;
+  return make(problem.window[0], problem.window[1], *problem.pixel_row_A, *problem.pixel_column_A,
+              *problem.wavelength_A, distance_A);
+}
+
+// ---- positions --------------------------------------------------------------------------------
+
+at::Tensor stored_positions(const Config& config, const Stack& stack) {
+  if (config.data.raster_step) {
+    IntegerPair shape{};
+    if (config.data.raster_shape) {
+      shape = *config.data.raster_shape;
+    } else if (stack.info.shape.size() == 4) {
+      shape = {stack.info.shape[0], stack.info.shape[1]};
+    } else {
+      throw_config_error(config, "data.raster.shape",
+                         "be given where data.patterns has the shape [positions, rows, columns]",
+                         "");
+    }
+    // Divided rather than multiplied: the product of two large wrong numbers may not fit.
+    if (stack.patterns % shape[0] != 0 || stack.patterns / shape[0] != shape[1]) {
+      throw DataError(stack.at.where("data.patterns") + " must hold one pattern for each of the " +
+                      std::to_string(shape[0]) + " x " + std::to_string(shape[1]) +
+                      " positions of data.raster.shape, got " + std::to_string(stack.patterns) +
+                      " patterns");
+    }
+    at::Tensor positions = at::empty({stack.patterns, 2}, at::kDouble);
+    auto* out = positions.data_ptr<double>();
+    for (std::int64_t k = 0; k < stack.patterns; ++k) {
+      out[2 * k] = static_cast<double>(k / shape[1]) * (*config.data.raster_step)[0];
+      out[2 * k + 1] = static_cast<double>(k % shape[1]) * (*config.data.raster_step)[1];
+    }
+    return positions;
+  }
+  const Located at = locate_in_data(config, "data.positions", config.data.positions);
+  const hdf5::DatasetInfo info = at.file.info(at.name);
+  const bool pairs = (info.shape.size() == 2 || info.shape.size() == 3) && info.shape.back() == 2;
+  if (!pairs || c10::isComplexType(info.type)) {
+    throw DataError(at.where("data.positions") +
+                    " must hold real (row, column) pairs in the shape [positions, 2], got " +
+                    info.stored_type + " " + shape_words(info.shape));
+  }
+  const at::Tensor positions = at.file.read(at.name).to(at::kDouble).reshape({-1, 2}).contiguous();
+  if (positions.size(0) != stack.patterns) {
+    throw DataError(at.where("data.positions") + " must have one position for each of the " +
+                    std::to_string(stack.patterns) + " patterns of \"" + stack.at.name +
+                    "\", got " + std::to_string(positions.size(0)));
+  }
+  if (const std::string index = first_not_finite(positions); !index.empty()) {
+    throw DataError(at.where("data.positions") + " must be finite, got another value at " + index);
+  }
+  return positions;
+}
+
+// Turned, or put through the affine matrix, about their mean; in their own unit.
+void turn(const Config& config, at::Tensor& positions) {
+  std::array<double, 4> m = {1.0, 0.0, 0.0, 1.0};
+  if (config.data.affine) {
+    m = *config.data.affine;
+  } else if (config.data.rotation_deg != 0.0) {
+    const double angle = config.data.rotation_deg * kPi / 180.0;
+    m = {std::cos(angle), -std::sin(angle), std::sin(angle), std::cos(angle)};
+  } else {
+    return;
+  }
+  auto* p = positions.data_ptr<double>();
+  const std::int64_t n = positions.size(0);
+  NumberPair mean = {0.0, 0.0};
+  for (std::int64_t k = 0; k < n; ++k) {
+    mean[0] += p[2 * k] / static_cast<double>(n);
+    mean[1] += p[2 * k + 1] / static_cast<double>(n);
+  }
+  for (std::int64_t k = 0; k < n; ++k) {
+    const double row = p[2 * k] - mean[0];
+    const double column = p[2 * k + 1] - mean[1];
+    p[2 * k] = mean[0] + m[0] * row + m[1] * column;
+    p[2 * k + 1] = mean[1] + m[2] * row + m[3] * column;
+  }
+}
+
+void to_pixels(const Config& config, const Problem& problem, at::Tensor& positions) {
+  const std::string& unit = config.data.position_unit;
+  if (unit == "pixel") return;
+  need_pixel(config, problem, "data.position_unit = \"" + unit + "\"");
+  const double unit_A = unit == "nm" ? 10.0 : unit == "um" ? 1e4 : unit == "m" ? 1e10 : 1.0;
+  auto* p = positions.data_ptr<double>();
+  for (std::int64_t k = 0; k < positions.size(0); ++k) {
+    p[2 * k] *= unit_A / *problem.pixel_row_A;
+    p[2 * k + 1] *= unit_A / *problem.pixel_column_A;
+  }
+}
+
+// ---- the probe --------------------------------------------------------------------------------
+
+// Modes beyond the stored ones: Hermite modes of the first, freed from what is there already.
+at::Tensor with_more_modes(const at::Tensor& probe, std::int64_t modes) {
+  const std::int64_t stored = probe.size(0);
+  if (modes <= stored) return probe.narrow(0, 0, modes).contiguous();
+  if (stored == 1) return add_hermite_modes(probe, modes);
+  const at::Tensor extra = add_hermite_modes(probe.narrow(0, 0, 1), modes - stored + 1);
+  std::vector<at::Tensor> all = {probe};
+  std::vector<at::Tensor> basis;  // orthonormal
+  const auto without_basis = [&basis](const at::Tensor& mode) {
+    at::Tensor rest = mode.flatten();
+    for (const at::Tensor& other : basis) {
+      rest = rest - other * (at::conj_physical(other) * rest).sum();
+    }
+    return rest;
+  };
+  const auto norm_of = [](const at::Tensor& mode) {
+    return std::sqrt(mode.abs().square().sum().item<double>());
+  };
+  for (std::int64_t k = 0; k < modes; ++k) {
+    const bool is_stored = k < stored;
+    const at::Tensor mode = is_stored ? probe.select(0, k) : extra.select(0, k - stored + 1);
+    const at::Tensor rest = without_basis(mode);
+    const double norm = norm_of(rest);
+    const at::Tensor unit = norm > 0.0 ? at::Tensor(rest / norm) : rest;
+    basis.push_back(unit);
+    if (!is_stored) {
+      all.push_back((unit * norm_of(mode)).reshape({1, probe.size(1), probe.size(2)}));
+    }
+  }
+  return at::cat(all, 0);
+}
+
+// [modes, h, w] complex128 as stored, before it is padded to the window.
+at::Tensor read_probe(const Config& config, const Problem& problem, std::string& origin) {
+  const Located at =
+      locate(config, "probe.dataset", config.probe.dataset, "probe.file", config.probe.file);
+  const hdf5::DatasetInfo info = at.file.info(at.name);
+  std::vector<std::int64_t> shape = info.shape;
+  if (shape.size() == 4 && shape[0] == 1) shape.erase(shape.begin());
+  if (shape.size() == 2) shape.insert(shape.begin(), 1);
+  if (shape.size() != 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 1) {
+    throw DataError(at.where("probe.dataset") +
+                    " must have the shape [rows, columns] or [modes, rows, columns], got " +
+                    shape_words(info.shape));
+  }
+  if (shape[1] > problem.window[0] || shape[2] > problem.window[1]) {
+    throw DataError(at.where("probe.dataset") + " must not be larger than the pattern of " +
+                    shape_words({problem.window[0], problem.window[1]}) +
+                    " (detector.pad enlarges it), got " + shape_words(info.shape));
+  }
+  const at::Tensor probe = at.file.read(at.name).to(at::kComplexDouble).reshape(shape);
+  if (const std::string index = first_not_finite(probe); !index.empty()) {
+    throw DataError(at.where("probe.dataset") + " must be finite, got another value at " + index);
+  }
+  if (!(probe.select(0, 0).abs().max().item<double>() > 0.0)) {
+    throw DataError(at.where("probe.dataset") + " must not be zero everywhere in its first mode");
+  }
+  origin = at.file.path() + ": " + at.name + " (" + info.stored_type + " " +
+           shape_words(info.shape) + ")";
+  return probe;
+}
+
+void load_probe(const Config& config, Problem& problem, IntegerPair& shift) {
+  at::Tensor probe;
+  if (!config.probe.file.empty()) {
+    const at::Tensor stored = read_probe(config, problem, problem.probe_origin);
+    problem.stored_probe_modes = stored.size(0);
+    shift = {problem.window[0] / 2 - stored.size(1) / 2,
+             problem.window[1] / 2 - stored.size(2) / 2};
+    probe = at::zeros({stored.size(0), problem.window[0], problem.window[1]}, stored.options());
+    probe.narrow(1, shift[0], stored.size(1)).narrow(2, shift[1], stored.size(2)).copy_(stored);
+  } else {
+    need_wavelength(config, problem, "a computed probe (probe.semiangle_mrad)");
+    need_pixel(config, problem, "a computed probe (probe.semiangle_mrad)");
+    ProbeOptics optics;
+    optics.wavelength_A = *problem.wavelength_A;
+    optics.semiangle_mrad = *config.probe.semiangle_mrad;
+    optics.aberrations.C10 = -10.0 * config.probe.defocus_nm;
+    for (const auto& [name, value] : config.probe.aberrations) {
+      set_aberration(optics.aberrations, name, value);
+    }
+    // The aperture must lie inside the frequencies that the window samples.
+    const double edge_per_A = 1e-3 * optics.semiangle_mrad / optics.wavelength_A;
+    const double nyquist_per_A = 0.5 / std::max(*problem.pixel_row_A, *problem.pixel_column_A);
+    if (edge_per_A > nyquist_per_A) {
+      throw_config_error(config, "probe.semiangle_mrad",
+                         "lie inside the detector, which reaches to " +
+                             number_words(1e3 * nyquist_per_A * optics.wavelength_A) + " mrad",
+                         number_words(optics.semiangle_mrad));
+    }
+    probe = aberrated_probe(problem.window[0], problem.window[1], *problem.pixel_row_A,
+                            *problem.pixel_column_A, optics)
+                .reshape({1, problem.window[0], problem.window[1]});
+    problem.probe_origin = "computed: " + number_words(optics.semiangle_mrad) + " mrad, defocus " +
+                           number_words(config.probe.defocus_nm) + " nm";
+  }
+  problem.probe = with_more_modes(probe, config.probe.modes).contiguous();
+}
+
+}  // namespace
+
+at::Tensor MemoryPatterns::rows(const at::Tensor& indices) const {
+  // ATen cannot select rows of uint16; its bits can move as int16.
+  if (patterns_.scalar_type() == at::kUInt16) {
+    return patterns_.view(at::kShort).index_select(0, indices).view(at::kUInt16);
+  }
+  return patterns_.index_select(0, indices);
+}
+
+ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::int64_t padding,
+                         std::optional<IntegerPair> shape) {
+  ObjectFrame frame;
+  frame.positions = positions.to(at::kDouble).clone();
+  frame.offset = {0.0, 0.0};
+  frame.shape = shape.value_or(IntegerPair{window[0], window[1]});
+  if (positions.size(0) == 0) return frame;
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    at::Tensor along = frame.positions.select(1, static_cast<std::int64_t>(axis));
+    const double least = std::floor(along.min().item<double>());
+    const double most = std::floor(along.max().item<double>());
+    frame.offset[axis] = least - static_cast<double>(padding);
+    along -= frame.offset[axis];
+    if (!shape) {
+      const double size = most - least + static_cast<double>(window[axis] + 1 + 2 * padding);
+      // The caller says which key is to blame; a cast beyond the range would be undefined.
+      frame.shape[axis] = size > kLargestSide ? std::numeric_limits<std::int64_t>::max()
+                                              : static_cast<std::int64_t>(size);
+    }
+  }
+  return frame;
+}
+
+Problem load_problem(const Config& config) {
+  Problem problem;
+  Located located = locate_in_data(config, "data.patterns", config.data.patterns);
+  const Stack stack = open_stack(std::move(located), "data.patterns");
+  problem.stored_type = stack.info.stored_type;
+  problem.stored_shape = stack.info.shape;
+  const PixelMap map = make_pixel_map(config, stack.frame);
+  problem.window = map.window;
+
+  // What is cheap to check comes before the patterns are read.
+  set_wavelength(config, problem);
+  set_object_pixel(config, problem);
+  at::Tensor positions = stored_positions(config, stack);
+  turn(config, positions);
+  to_pixels(config, problem, positions);
+
+  IntegerPair shift = {0, 0};
+  load_probe(config, problem, shift);
+  positions.select(1, 0) -= static_cast<double>(shift[0]);
+  positions.select(1, 1) -= static_cast<double>(shift[1]);
+
+  ObjectFrame frame =
+      object_frame(positions, problem.window, config.object.padding, config.object.shape);
+  if (static_cast<double>(std::max(frame.shape[0], frame.shape[1])) > kLargestSide) {
+    throw_config_error(config, "data.position_unit",
+                       "suit the positions: the object would be more than a million pixels wide",
+                       "\"" + config.data.position_unit + "\"");
+  }
+  problem.positions = frame.positions.contiguous();
+  problem.offset = {frame.offset[0] + static_cast<double>(shift[0]),
+                    frame.offset[1] + static_cast<double>(shift[1])};
+  problem.object_shape = {config.object.slices, frame.shape[0], frame.shape[1]};
+
+  if (config.object.slices > 1) {
+    const std::string reason = "object.slices = " + std::to_string(config.object.slices);
+    need_wavelength(config, problem, reason);
+    need_pixel(config, problem, reason);
+    problem.slice_distance_A =
+        10.0 * config.object.thickness_nm / static_cast<double>(config.object.slices);
+    problem.propagator = propagator_over(config, problem, problem.slice_distance_A);
+  }
+  if (config.detector.geometry == "near") {
+    problem.detector = propagator_over(config, problem, 1e10 * *config.detector.distance_m);
+  }
+
+  load_patterns(config, stack, map, problem);
+  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  return problem;
+}
+
+}  // namespace ptyle::driver

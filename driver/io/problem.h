@@ -1,0 +1,87 @@
+// Everything a reconstruction needs from files, read, checked and in the program's conventions.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "driver/config/config.h"
+
+namespace ptyle::driver {
+
+// Where patterns come from. Rows are dense, of the stored integer or float type.
+class PatternSource {
+ public:
+  virtual ~PatternSource() = default;
+  virtual std::int64_t size() const = 0;
+  virtual at::ScalarType type() const = 0;
+  // indices [k] int64 -> [k, h, w]
+  virtual at::Tensor rows(const at::Tensor& indices) const = 0;
+};
+
+// All patterns in memory, once.
+class MemoryPatterns final : public PatternSource {
+ public:
+  explicit MemoryPatterns(at::Tensor patterns) : patterns_(std::move(patterns)) {}
+  std::int64_t size() const override { return patterns_.size(0); }
+  at::ScalarType type() const override { return patterns_.scalar_type(); }
+  at::Tensor rows(const at::Tensor& indices) const override;
+  const at::Tensor& all() const { return patterns_; }
+
+ private:
+  at::Tensor patterns_;
+};
+
+struct Problem {
+  // [positions, h, w] uint8 | int16 | uint16 | int32 | float32, zero frequency at [0, 0] (far
+  // field) or in window order (near field); masked pixels are 0.
+  at::Tensor patterns;
+  std::shared_ptr<const PatternSource> source;  // the same patterns
+  std::optional<at::Tensor> mask;  // [h, w] or [positions, h, w] bool, true = bad, as patterns
+
+  at::Tensor positions;            // [positions, 2] float64, the object's frame
+  NumberPair offset = {0.0, 0.0};  // position in the file's frame - position here
+  IntegerPair window = {0, 0};     // [h, w]
+  std::array<std::int64_t, 3> object_shape = {0, 0, 0};  // [slices, rows, columns]
+
+  std::optional<double> pixel_row_A, pixel_column_A;  // the object's pixel
+  std::optional<double> wavelength_A;
+  double slice_distance_A = 0.0;         // between slices; 0 for one slice
+  std::optional<at::Tensor> propagator;  // [h, w] complex128; more than one slice
+  std::optional<at::Tensor> detector;    // [h, w] complex128; near field
+
+  at::Tensor probe;                     // [modes, h, w] complex128, centred in the window
+  std::string probe_origin;             // in words: "probe.h5: probe (1 mode, 128 x 128)"
+  std::int64_t stored_probe_modes = 0;  // modes found in the file; 0 where computed
+
+  // Counts, over unmasked pixels.
+  double total_counts = 0.0;
+  double mean_counts_per_pattern = 0.0;
+  double largest_count = 0.0;
+  std::int64_t negative_pixels = 0;
+  std::int64_t masked_pixels = 0;     // of all positions x h x w
+  std::int64_t sentinel_pixels = 0;   // stored value = largest of its unsigned type, masked
+  std::int64_t saturated_pixels = 0;  // stored value >= detector.saturation, masked
+  std::string stored_type;            // of the patterns in the file: "uint16"
+  std::vector<std::int64_t> stored_shape;
+};
+
+// Reads and checks everything. ConfigError where a key is at fault (a path, a missing sampling),
+// DataError where the data is.
+Problem load_problem(const Config& config);
+
+// The part of load_problem that needs no file, for tests: into the object's frame.
+struct ObjectFrame {
+  at::Tensor positions;  // [n, 2] float64
+  NumberPair offset;
+  IntegerPair shape;  // rows, columns
+};
+ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::int64_t padding,
+                         std::optional<IntegerPair> shape);
+
+}  // namespace ptyle::driver

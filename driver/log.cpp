@@ -1,0 +1,93 @@
+#include "driver/log.h"
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <mutex>
+#include <unistd.h>
+
+namespace ptyle::driver {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+const Clock::time_point kStart = Clock::now();
+std::atomic<int> threshold{static_cast<int>(LogLevel::kInfo)};
+
+// Guards the prefix and the state of the terminal's line.
+std::mutex& mutex() {
+  static std::mutex instance;
+  return instance;
+}
+std::string& prefix() {
+  static std::string instance;
+  return instance;
+}
+bool line_occupied = false;
+
+void write_all(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(STDERR_FILENO, bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return;  // nobody listens: a log must not stop the program
+    }
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+const char* level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug: ";
+    case LogLevel::kWarning:
+      return "warning: ";
+    case LogLevel::kError:
+      return "error: ";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) { threshold = static_cast<int>(level); }
+LogLevel log_level() { return static_cast<LogLevel>(threshold.load()); }
+
+void set_log_prefix(std::string_view text) {
+  const std::lock_guard lock(mutex());
+  prefix() = text;
+}
+
+double seconds_since_start() {
+  return std::chrono::duration<double>(Clock::now() - kStart).count();
+}
+
+void log_line(LogLevel level, std::string_view message) {
+  if (level < log_level()) return;
+  char time[32];
+  std::snprintf(time, sizeof(time), "[%8.3f s", seconds_since_start());
+  const std::lock_guard lock(mutex());
+  std::string line;
+  if (line_occupied) line = "\r\x1b[K";
+  line_occupied = false;
+  line += time;
+  if (!prefix().empty()) line += " " + prefix();
+  line += "] ";
+  line += level_name(level);
+  line += message;
+  line += '\n';
+  write_all(line);
+}
+
+void write_raw(std::string_view bytes, bool occupies_line) {
+  const std::lock_guard lock(mutex());
+  line_occupied = occupies_line;
+  write_all(bytes);
+}
+
+LogMessage::~LogMessage() {
+  if (level_ >= log_level()) log_line(level_, stream_.str());
+}
+
+}  // namespace ptyle::driver

@@ -1,0 +1,103 @@
+// ptyle: simulate, check, run.
+#include <exception>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <ptyle/ops.h>
+
+#include "driver/check/check.h"
+#include "driver/config/config.h"
+#include "driver/engine/run.h"
+#include "driver/errors.h"
+#include "driver/log.h"
+#include "driver/simulate/simulate.h"
+
+namespace {
+
+using ptyle::driver::Config;
+
+struct ConfigArguments {
+  std::string path;
+  std::vector<std::string> overrides;
+  Config load() const { return ptyle::driver::load_config(path, overrides); }
+};
+
+void add_config_arguments(CLI::App& command, ConfigArguments& arguments) {
+  command.add_option("config", arguments.path, "the TOML file; paths in it are relative to it")
+      ->required()
+      ->type_name("CONFIG.toml");
+  command
+      .add_option("--set", arguments.overrides,
+                  "replaces a key of the config, for example --set reconstruct.iterations=50")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(true);
+}
+
+int parse_and_run(int argc, char** argv) {
+  CLI::App app{"ptyle: ptychography on tiles"};
+  app.footer("Example: ptyle simulate PbTiO3 -o pto.h5 && ptyle run pto.toml");
+  app.set_version_flag("--version", std::string("ptyle ") + ptyle::version());
+  app.require_subcommand(1);
+
+  ptyle::driver::add_simulate_command(app);
+
+  CLI::App* check = app.add_subcommand(
+      "check",
+      "prints the geometry that a config and its data mean, and what is doubtful about it");
+  check->footer("It writes nothing. Example: ptyle check star.toml");
+  ConfigArguments check_arguments;
+  add_config_arguments(*check, check_arguments);
+  int status = 0;
+  check->callback([&] { status = ptyle::driver::check(check_arguments.load(), std::cout); });
+
+  CLI::App* run = app.add_subcommand(
+      "run", "reconstructs object and probe into the folder that output.folder names");
+  run->footer(
+      "Example: ptyle run star.toml --set reconstruct.iterations=100\n"
+      "Exit codes: 0 done; 1 failed while running; 2 command line or config wrong; 3 data wrong;\n"
+      "130 interrupted, state saved. `ptyle run --help-config` explains every key of the config.");
+  ConfigArguments run_arguments;
+  ptyle::driver::RunOptions run_options;
+  run->add_flag_callback(
+      "--help-config",
+      [] {
+        ptyle::driver::print_config_help(std::cout);
+        throw CLI::Success();
+      },
+      "explains every key of the config");
+  add_config_arguments(*run, run_arguments);
+  CLI::Option* resume = run->add_flag("--resume", run_options.resume,
+                                      "goes on from the checkpoint in the output folder");
+  run->add_flag("--overwrite", run_options.overwrite, "replaces the files of an earlier run")
+      ->excludes(resume);
+  run->callback([&] { ptyle::driver::run(run_arguments.load(), run_options); });
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : 2;
+  }
+  return status;
+}
+
+}  // namespace
+
+// The only place where errors become messages and exit codes.
+int main(int argc, char** argv) {
+  try {
+    return parse_and_run(argc, argv);
+  } catch (const ptyle::driver::Error& error) {
+    ptyle::driver::log_error() << error.what();
+    return error.exit_code();
+  } catch (const c10::Error& error) {
+    ptyle::driver::log_error() << error.what_without_backtrace();
+    return 1;
+  } catch (const std::exception& error) {
+    ptyle::driver::log_error() << error.what();
+    return 1;
+  }
+}

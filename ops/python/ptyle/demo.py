@@ -1,0 +1,137 @@
+"""Simulate a lead titanate film, reconstruct it, and draw it beside the truth.
+
+    python -m ptyle.demo [FOLDER]
+
+is what `./dev demo` runs. It uses nothing that a user could not: the program's `simulate` and `run`
+and `ptyle.compare`. The film is simulated finer than it is reconstructed: in a window with half as
+many pixels again, in four times as many slices, with atoms that move, at a stated dose, and the
+reconstruction starts from a probe whose defocus is 10 % wrong.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ptyle import compare
+
+CELLS = 4  # along the beam
+CELL_NM = 0.41348  # c of lead titanate
+SIMULATED_SLICES = 2 * CELLS  # a layer of lead, a layer of titanium
+SLICES = 2
+DOSE = 1e5  # electrons per square angstrom
+SEMIANGLE_MRAD = 21.0
+DEFOCUS_NM = 20.0
+GUESSED_DEFOCUS_NM = 22.0
+ITERATIONS = 40
+LEAST_CORRELATION = 0.9
+
+CONFIG = f"""\
+# The film of `ptyle.demo`: a probe guessed with 10 % too much defocus, {SLICES} slices.
+[data]
+file = "film.h5"
+patterns = "data"
+positions = "positions"
+position_unit = "pixel"
+zero_frequency = "center"
+
+[detector]
+object_pixel_nm = {{object_pixel_nm!r}}
+
+[beam]
+kind = "electron"
+energy_keV = 200.0
+
+[probe]
+semiangle_mrad = {SEMIANGLE_MRAD}
+defocus_nm = {GUESSED_DEFOCUS_NM}
+modes = 1
+power = "data"
+
+[object]
+slices = {SLICES}
+thickness_nm = {CELLS * CELL_NM:.5f}
+
+[reconstruct]
+iterations = {ITERATIONS}
+batches = 8
+refine = ["object", "probe"]
+
+[output]
+folder = "result"
+"""
+
+
+def simulate_arguments(output: Path) -> list[str]:
+    """The command line of `ptyle simulate` that makes the film."""
+    return [
+        *("simulate", "PbTiO3", "-o", str(output), "--force"),
+        *("--thickness-nm", f"{CELLS * CELL_NM:.5f}", "--slices", str(SIMULATED_SLICES)),
+        *("--phonons", "8", "--dose", f"{DOSE:g}", "--seed", "1"),
+        *("--semiangle-mrad", str(SEMIANGLE_MRAD), "--defocus-nm", str(DEFOCUS_NM)),
+        *("--scan", "28", "28", "--step-nm", "0.1", "--jitter-nm", "0.01"),
+        *("--window", "64", "--max-angle-mrad", "42", "--oversampling", "1.5"),
+    ]
+
+
+def program() -> str:
+    """The `ptyle` program that was installed with this Python."""
+    beside = Path(sys.executable).parent / "ptyle"
+    found = str(beside) if beside.exists() else shutil.which("ptyle")
+    if found is None:
+        raise FileNotFoundError(f"the program ptyle is missing beside {sys.executable}")
+    return found
+
+
+def run_program(arguments: list[str], say) -> None:
+    """Run `ptyle` and wait; a failure ends the demo with the program's exit code."""
+    say("ptyle " + " ".join(arguments))
+    sys.stdout.flush()
+    subprocess.run([program(), *arguments], check=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ptyle.demo", description=__doc__)
+    parser.add_argument("folder", nargs="?", default="demo", help="where to write [demo]")
+    folder = Path(parser.parse_args(arguments).folder)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[demo {time.monotonic() - started:5.1f} s] {text}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data, config, result = folder / "film.h5", folder / "film.toml", folder / "result"
+    picture = folder / "film.png"
+    if result.exists():
+        shutil.rmtree(result)  # of an earlier demo; `run` never overwrites
+    try:
+        run_program(simulate_arguments(data), say)
+        config.write_text(CONFIG.format(object_pixel_nm=pixel_nm(data)))
+        run_program(["run", str(config)], say)
+    except subprocess.CalledProcessError as error:
+        say(f"stopped: ptyle ended with exit code {error.returncode}")
+        return error.returncode
+    comparison = compare.compare(result / "result.h5", data)
+    compare.draw(comparison, picture, f"PbTiO3 [001], {CELLS * CELL_NM:.2f} nm, {DOSE:g} e/Å²")
+    say(f"correlation of the summed phase with the truth: {comparison.correlation:.3f}")
+    say(f"data with truth: {data}; config: {config}; reconstruction: {result}/result.h5")
+    say(f"picture: {picture}")
+    if comparison.correlation < LEAST_CORRELATION:
+        say(f"this should be at least {LEAST_CORRELATION}: something is wrong")
+        return 1
+    return 0
+
+
+def pixel_nm(path: Path) -> float:
+    """The object's pixel in a simulated file."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return float(file.attrs["object_pixel_nm"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+// The config: what is read, what is refused and in which words, and that writing it loses nothing.
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "driver/config/config.h"
+#include "driver/errors.h"
+
+namespace ptyle::driver {
+namespace {
+
+const std::string kLeast =
+    "[data]\nfile = \"star.h5\"\n[probe]\nfile = \"star.h5\"\n[output]\nfolder = \"star\"\n";
+
+Config parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_config(text, "/somewhere/star.toml", overrides);
+}
+
+std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  try {
+    parse(text, overrides);
+  } catch (const ConfigError& error) {
+    EXPECT_EQ(error.exit_code(), 2);
+    return error.what();
+  }
+  return "accepted";
+}
+
+// Every word must be in the message, which must be one line.
+void expect_words(const std::string& message, const std::vector<std::string>& words) {
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  for (const std::string& word : words) {
+    EXPECT_NE(message.find(word), std::string::npos)
+        << "missing \"" << word << "\" in: " << message;
+  }
+}
+
+TEST(Config, TheExampleOfTheDesignIsReadWithItsValues) {
+  const Config config = parse(R"(
+[data]
+file = "star.h5"
+patterns = "data"
+positions = "positions"
+position_unit = "nm"
+rotation_deg = 1.5
+zero_frequency = "corner"
+mask = ""
+[detector]
+object_pixel_nm = 0.02
+orientation = { transpose = true, flip_rows = false, flip_columns = true }
+geometry = "far"
+crop = [64, 64]
+bin = 2
+pad = [4, 8]
+[beam]
+kind = "electron"
+energy_keV = 200
+[probe]
+semiangle_mrad = 21.4
+defocus_nm = 20
+aberrations = { C30_nm = 1.3e6, C12_nm = 2, phi12_deg = 30.0 }
+modes = 2
+power = 5.0e4
+[object]
+slices = 4
+thickness_nm = 8.0
+padding = 3
+[reconstruct]
+iterations = 30
+batches = 1
+optimizer = "lbfgs"
+likelihood = "poisson"
+refine = ["object"]
+precision = "double"
+seed = 7
+[tiles]
+grid = "auto"
+halo = 12
+exchange = "direct"
+[output]
+folder = "out"
+)");
+  EXPECT_EQ(config.data.file, "/somewhere/star.h5");
+  EXPECT_EQ(config.data.position_unit, "nm");
+  EXPECT_TRUE(config.detector.orientation.transpose);
+  EXPECT_FALSE(config.detector.orientation.flip_rows);
+  EXPECT_TRUE(config.detector.orientation.flip_columns);
+  EXPECT_EQ(config.detector.bin, (IntegerPair{2, 2}));
+  EXPECT_EQ(config.detector.pad, (IntegerPair{4, 8}));
+  EXPECT_EQ(*config.detector.object_pixel_nm, (NumberPair{0.02, 0.02}));
+  EXPECT_EQ(config.detector.crop, (std::vector<std::int64_t>{64, 64}));
+  EXPECT_EQ(*config.beam.energy_keV, 200.0);
+  EXPECT_EQ(config.probe.aberrations.at("C30_nm"), 1.3e6);
+  EXPECT_EQ(config.probe.power, "number");
+  EXPECT_EQ(config.probe.power_value, 5.0e4);
+  EXPECT_FALSE(config.tiles.grid.has_value());
+  EXPECT_EQ(*config.tiles.halo, 12);
+  EXPECT_EQ(config.output.folder, "/somewhere/out");
+  EXPECT_TRUE(config.reconstruct.refines("object"));
+  EXPECT_FALSE(config.reconstruct.refines("probe"));
+}
+
+TEST(Config, DefaultsAreThoseOfTheDesign) {
+  const Config config = parse("data.file = \"a.h5\"\nprobe.file = \"/b/c.h5\"");
+  EXPECT_EQ(config.data.patterns, "data");
+  EXPECT_EQ(config.data.positions, "positions");
+  EXPECT_EQ(config.probe.file, "/b/c.h5");
+  EXPECT_EQ(config.probe.dataset, "probe");
+  EXPECT_EQ(config.probe.power, "data");
+  EXPECT_EQ(config.reconstruct.iterations, 30);
+  EXPECT_EQ(config.reconstruct.batches, 8);
+  EXPECT_EQ(config.reconstruct.optimizer, "descent");
+  EXPECT_EQ(*config.tiles.grid, (IntegerPair{1, 1}));
+  EXPECT_FALSE(config.tiles.halo.has_value());
+  EXPECT_EQ(config.output.folder, "/somewhere/star");
+}
+
+TEST(Config, AnUnknownKeyIsRefusedAndTheNearestNamed) {
+  expect_words(
+      refusal(kLeast + "[reconstruct]\niteratons = 5\n"),
+      {"/somewhere/star.toml:8", "unknown key reconstruct.iteratons", "reconstruct.iterations"});
+  expect_words(refusal(kLeast + "[data.raster]\nshap = [3, 4]\n"),
+               {"unknown key data.raster.shap", "nearest known key is data.raster.shape"});
+  expect_words(refusal(kLeast + "[detector]\norientation = { flip_row = true }\n"),
+               {"detector.orientation.flip_row", "detector.orientation.flip_rows"});
+  expect_words(refusal("iterations = 5\n" + kLeast),
+               {"unknown key iterations", "reconstruct.iterations"});
+  expect_words(refusal(kLeast + "[recontruct]\nseed = 5\n"),
+               {"unknown key recontruct.seed", "reconstruct.seed"});
+  expect_words(refusal(kLeast, {"object.slice=4"}),
+               {"--set object.slice=4", "unknown key object.slice", "object.slices"});
+}
+
+TEST(Config, AWrongTypeOrValueNamesFileKeyRuleAndValue) {
+  struct Case {
+    std::string text;
+    std::vector<std::string> words;
+  };
+  const std::vector<Case> cases = {
+      {"[reconstruct]\niterations = \"many\"",
+       {"star.toml:8", "reconstruct.iterations", "an integer", "many"}},
+      {"[reconstruct]\niterations = 2.5", {"reconstruct.iterations", "an integer", "2.5"}},
+      {"[reconstruct]\niterations = -1", {"reconstruct.iterations", "at least 0", "-1"}},
+      {"[reconstruct]\nbatches = 0", {"reconstruct.batches", "at least 1", "got 0"}},
+      {"[reconstruct]\nstep = nan", {"reconstruct.step", "finite number", "nan"}},
+      {"[reconstruct]\nstep = inf", {"reconstruct.step", "finite number", "inf"}},
+      {"[reconstruct]\nstep = 0.0", {"reconstruct.step", "greater than 0"}},
+      {"[reconstruct]\nmomentum = 1.0", {"reconstruct.momentum", "less than 1"}},
+      {"[reconstruct]\noptimizer = \"sgd\"",
+       {"reconstruct.optimizer", "\"descent\", \"adam\" or \"lbfgs\"", "sgd"}},
+      {"[reconstruct]\nrefine = [\"positions\"]",
+       {"reconstruct.refine", "\"object\"", "positions"}},
+      {"[reconstruct]\nrefine = \"object\"", {"reconstruct.refine", "a list"}},
+      {"[reconstruct]\noptimizer = \"lbfgs\"", {"reconstruct.batches", "must be 1", "got 8"}},
+      {"[tiles]\ngrid = [2, 2]",
+       {"tiles.grid", "tiles over ranks are not in this version", "[2, 2]"}},
+      {"[tiles]\nexchange = \"voxels\"",
+       {"tiles.exchange", "tiles over ranks are not in this version", "voxels"}},
+      {"[tiles]\ngrid = [0, 1]", {"tiles.grid", "at least 1"}},
+      {"[object]\nshape = [3]", {"object.shape", "[row, column]"}},
+      {"[object]\nslices = 4", {"object.thickness_nm", "greater than 0", "0.0"}},
+      {"[object]\npadding = true", {"object.padding", "an integer", "true"}},
+      {"[detector]\npixel_mrad = 1.0", {"beam.energy_keV", "must be given", "detector.pixel_mrad"}},
+      {"[detector]\nobject_pixel_nm = 1.0\npixel_per_nm = 2.0",
+       {"detector.object_pixel_nm", "detector.pixel_per_nm", "exactly one"}},
+      {"[detector]\npixel_size_um = 75", {"detector.distance_m", "must be given"}},
+      {"[detector]\ngain = -1", {"detector.gain", "greater than 0", "-1"}},
+      {"[detector]\norientation = 3", {"detector.orientation", "a table", "3"}},
+      {"[detector]\ncrop = [1, 2, 3]", {"detector.crop", "[rows, columns]"}},
+      {"[beam]\nenergy_keV = -5.0", {"beam.energy_keV", "greater than 0", "-5"}},
+      {"[beam]\nkind = \"neutron\"", {"beam.kind", "\"electron\" or \"xray\"", "neutron"}},
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(one.text);
+    expect_words(refusal(kLeast + one.text + "\n"), one.words);
+  }
+}
+
+TEST(Config, WhatIsMissingOrContradictsIsNamed) {
+  expect_words(refusal("[probe]\nfile = \"a.h5\""), {"star.toml", "data.file", "must be given"});
+  expect_words(refusal("[data]\nfile = \"a.h5\""), {"probe.file", "probe.semiangle_mrad"});
+  expect_words(refusal(kLeast, {"probe.semiangle_mrad=20"}),
+               {"probe.semiangle_mrad", "probe.file", "together"});
+  expect_words(refusal(kLeast, {"probe.defocus_nm=20"}), {"probe.defocus_nm", "probe.file"});
+  expect_words(refusal(kLeast, {"data.positions=data"}), {"data.positions", "another dataset"});
+  expect_words(refusal(kLeast, {"data.raster.shape=[3,4]"}), {"data.raster.step", "must be given"});
+  expect_words(refusal(kLeast, {"data.raster.step=1.5", "data.positions=p"}),
+               {"data.positions", "data.raster"});
+  expect_words(refusal(kLeast, {"data.rotation_deg=3", "data.affine=[[1,0],[0,1]]"}),
+               {"data.affine", "data.rotation_deg"});
+  expect_words(refusal(kLeast, {"data.affine=[[1,1],[1,1]]"}), {"data.affine", "invertible"});
+  expect_words(refusal(kLeast, {"detector.geometry=near", "data.zero_frequency=corner"}),
+               {"data.zero_frequency", "near field", "corner"});
+  expect_words(refusal(kLeast, {"detector.geometry=near"}), {"detector.distance_m", "near field"});
+}
+
+TEST(Config, WhatIsNotTomlIsRefusedWithItsLine) {
+  expect_words(refusal("[data]\nfile = = 3\n"), {"star.toml:2", "not valid TOML"});
+}
+
+TEST(Config, OverridesAreTomlOrBareWords) {
+  const Config config =
+      parse(kLeast,
+            {"reconstruct.iterations=7", "output.folder=second try", "data.position_unit = \"um\"",
+             "detector.object_pixel_nm=[1.0, 2.0]", "detector.orientation.transpose=true",
+             "reconstruct.refine=[\"object\"]", "reconstruct.iterations=9"});
+  EXPECT_EQ(config.reconstruct.iterations, 9);
+  EXPECT_EQ(config.output.folder, "/somewhere/second try");
+  EXPECT_EQ(config.data.position_unit, "um");
+  EXPECT_EQ(*config.detector.object_pixel_nm, (NumberPair{1.0, 2.0}));
+  EXPECT_TRUE(config.detector.orientation.transpose);
+  EXPECT_EQ(config.reconstruct.refine, std::vector<std::string>{"object"});
+  expect_words(refusal(kLeast, {"reconstruct.iterations"}), {"--set", "key=value"});
+  expect_words(refusal(kLeast, {"=3"}), {"--set", "key=value"});
+  expect_words(refusal(kLeast, {"data..file=3"}), {"--set", "empty part"});
+  expect_words(refusal(kLeast, {"data.file.name=3"}), {"--set", "data.file", "table"});
+  expect_words(refusal(kLeast, {"reconstruct.step=-2"}),
+               {"--set reconstruct.step=-2", "reconstruct.step", "greater than 0", "-2"});
+}
+
+TEST(Config, WritingAndReadingGivesTheSame) {
+  const std::vector<std::string> overrides = {"reconstruct.step=0.1",
+                                              "detector.pixel_per_nm=[0.1, 0.30000000000000004]",
+                                              "data.affine=[[1.0, 0.1], [0.0, 1.0]]",
+                                              "data.mask=masks/bad \"a\".h5:mask",
+                                              "detector.crop=[1, 2, 30, 40]",
+                                              "detector.dark=dark",
+                                              "probe.power=keep",
+                                              "tiles.grid=auto",
+                                              "tiles.halo=3",
+                                              "object.shape=[100, 200]",
+                                              "detector.saturation=60000"};
+  for (const bool with_overrides : {false, true}) {
+    const Config first = parse(kLeast, with_overrides ? overrides : std::vector<std::string>{});
+    const std::string text = to_toml(first);
+    // Read from another folder: all paths are absolute.
+    const Config second = parse_config(text, "/elsewhere/config.toml");
+    EXPECT_EQ(text, to_toml(second));
+    EXPECT_EQ(second.data.file, "/somewhere/star.h5");
+    EXPECT_EQ(second.output.folder, "/somewhere/star");
+    if (!with_overrides) continue;
+    EXPECT_EQ((*second.detector.pixel_per_nm)[1], 0.30000000000000004);
+    EXPECT_EQ(second.data.mask, "/somewhere/masks/bad \"a\".h5:mask");
+    EXPECT_EQ(second.detector.dark_dataset, "dark");
+    EXPECT_EQ(*second.detector.saturation, 60000.0);
+    EXPECT_EQ(*second.object.shape, (IntegerPair{100, 200}));
+  }
+  const std::vector<std::string> near = {"detector.geometry=near", "detector.distance_m=0.01",
+                                         "detector.pixel_size_um=1", "beam.energy_keV=10",
+                                         "beam.kind=xray"};
+  const std::string text = to_toml(parse(kLeast, near));
+  EXPECT_EQ(text, to_toml(parse_config(text, "/elsewhere/config.toml")));
+}
+
+TEST(Config, EveryKeyIsDescribedAndWritten) {
+  const std::string text = to_toml(parse(kLeast));
+  std::ostringstream help, markdown;
+  print_config_help(help);
+  print_config_markdown(markdown);
+  for (const KeyDescription& row : describe_keys()) {
+    EXPECT_FALSE(row.meaning.empty()) << row.key;
+    if (row.key.starts_with("probe.aberrations.")) continue;
+    const std::string name = row.key.substr(row.key.find('.') + 1);
+    // A key without a value stands as a comment.
+    EXPECT_TRUE(text.find("\n" + name + " = ") != std::string::npos ||
+                text.find("\n# " + name + " is not set") != std::string::npos)
+        << row.key;
+    EXPECT_NE(help.str().find("  " + name), std::string::npos) << row.key;
+    EXPECT_NE(markdown.str().find("`" + row.key + "`"), std::string::npos) << row.key;
+  }
+}
+
+TEST(Config, AFileThatIsNotThereIsAConfigError) {
+  try {
+    load_config("/somewhere/that/is/not.toml");
+    FAIL() << "accepted";
+  } catch (const ConfigError& error) {
+    expect_words(error.what(), {"/somewhere/that/is/not.toml", "no such"});
+  }
+  EXPECT_THROW(load_config("/"), ConfigError);
+}
+
+TEST(Errors, EachHasItsExitCode) {
+  EXPECT_EQ(RunError("a").exit_code(), 1);
+  EXPECT_EQ(ConfigError("a").exit_code(), 2);
+  EXPECT_EQ(DataError("a").exit_code(), 3);
+  EXPECT_EQ(PeerError("a").exit_code(), 75);
+  EXPECT_EQ(Interrupted("a").exit_code(), 130);
+}
+
+}  // namespace
+}  // namespace ptyle::driver

@@ -1,0 +1,146 @@
+// Pictures: what is written comes back, contrast and colours are as promised, odd sizes are drawn.
+#include <cmath>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+
+#include "driver/errors.h"
+#include "driver/io/png.h"
+
+namespace ptyle::driver {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string temporary(const std::string& name) {
+  return (fs::temp_directory_path() / ("ptyle_" + std::to_string(::getpid()) + "_" + name))
+      .string();
+}
+
+TEST(Png, WhatIsWrittenComesBack) {
+  Image image{5, 3, {}};
+  for (int i = 0; i < 45; ++i) image.rgb.push_back(static_cast<std::uint8_t>(i * 5));
+  const std::string path = temporary("a.png");
+  write_png(path, image);
+  const Image again = read_png(path);
+  EXPECT_EQ(again.rows, 5);
+  EXPECT_EQ(again.columns, 3);
+  EXPECT_EQ(again.rgb, image.rgb);
+  fs::remove(path);
+  EXPECT_THROW(write_png("/no/such/folder/a.png", image), RunError);
+  EXPECT_THROW(read_png("/no/such/folder/a.png"), DataError);
+}
+
+TEST(Png, GrayRisesWithTheValueAndIsTakenFromTheRegion) {
+  at::Tensor values = at::linspace(0.0, 1.0, 300 * 300, at::kDouble).reshape({300, 300});
+  values[0][0] = 1e9;  // an outlier outside the region
+  PanelOptions options;
+  options.contrast_from = Region{100, 100, 100, 100};
+  options.gray_bar = false;
+  const Image image = gray_panel(values, options);
+  const auto gray = [&image](std::int64_t row, std::int64_t column) {
+    return static_cast<int>(
+        image.rgb[static_cast<std::size_t>(((8 + row) * image.columns + 8 + column) * 3)]);
+  };
+  EXPECT_EQ(gray(0, 0), 255);
+  EXPECT_EQ(gray(20, 20), 0);
+  EXPECT_EQ(gray(280, 20), 255);
+  EXPECT_LT(gray(120, 150), gray(150, 150));
+  EXPECT_LT(gray(150, 150), gray(180, 150));
+}
+
+TEST(Png, AnySizeAndAnyValueIsDrawn) {
+  for (const auto& shape : std::vector<std::vector<std::int64_t>>{
+           {1, 1}, {1, 7}, {13, 1}, {3, 3000}, {2500, 2500}, {0, 5}}) {
+    const at::Tensor values = at::rand(shape, at::kDouble);
+    for (const std::optional<double> pixel :
+         {std::optional<double>(), std::optional<double>(0.37)}) {
+      PanelOptions options;
+      options.title = "title";
+      options.pixel_A = pixel;
+      const Image gray = gray_panel(values, options);
+      EXPECT_EQ(gray.rgb.size(), static_cast<std::size_t>(gray.rows * gray.columns * 3));
+      const Image colour = complex_panel(at::complex(values, values), options);
+      EXPECT_EQ(colour.rgb.size(), static_cast<std::size_t>(colour.rows * colour.columns * 3));
+    }
+  }
+  const at::Tensor odd = at::full({4, 4}, std::nan(""), at::kDouble);
+  EXPECT_GT(gray_panel(odd, {}).rows, 0);
+  EXPECT_GT(gray_panel(at::zeros({4, 4}), {}).rows, 0);
+  EXPECT_GT(complex_panel(at::zeros({4, 4}, at::kComplexFloat), {}).rows, 0);
+  EXPECT_EQ(side_by_side({}).rows, 1);
+}
+
+TEST(Png, PhaseIsShownWithoutConstantAndRamp) {
+  const std::int64_t rows = 40, columns = 50;
+  const at::Tensor i = at::arange(rows, at::kDouble).reshape({1, rows, 1});
+  const at::Tensor j = at::arange(columns, at::kDouble).reshape({1, 1, columns});
+  const at::Tensor bumps =
+      (0.5 * at::sin(i * (2 * M_PI / 10)) * at::cos(j * (2 * M_PI / 10))).expand({2, -1, -1});
+  const at::Tensor phase = bumps + 0.4 * i - 0.7 * j + 2.0;  // wraps many times
+  const Region all{0, 0, rows, columns};
+  const at::Tensor shown = displayed_phase(at::polar(at::ones_like(phase), phase), all);
+  EXPECT_EQ(shown.sizes().vec(), phase.sizes().vec());
+  EXPECT_LT((shown - bumps).abs().max().item<double>(), 0.05);
+  // A real object is a phase already.
+  EXPECT_TRUE(at::allclose(displayed_phase(phase, all), shown, 0.0, 1e-9));
+}
+
+TEST(Png, TheScannedRegionIsWhereWindowsHaveTheirCentres) {
+  const at::Tensor positions = at::tensor({0.5, 2.0, 10.25, 20.0}, at::kDouble).reshape({2, 2});
+  const Region region = scanned_region(positions, 8, 8, 19, 27);
+  EXPECT_EQ(region.row, 4);
+  EXPECT_EQ(region.column, 6);
+  EXPECT_EQ(region.row + region.rows, 16);
+  EXPECT_EQ(region.column + region.columns, 26);
+  // An object smaller than the scan.
+  const Region small = scanned_region(positions, 8, 8, 5, 5);
+  EXPECT_LE(small.row + small.rows, 5);
+  EXPECT_GE(small.rows, 1);
+  const Region none = scanned_region(at::zeros({0, 2}, at::kDouble), 8, 8, 5, 6);
+  EXPECT_EQ(none.columns, 6);
+}
+
+// Rings, dots and a tilted, aberrated probe: also there to be looked at (PTYLE_KEEP_PNG = folder).
+TEST(Png, ObjectAndProbeAreDrawnWithLegends) {
+  const std::int64_t size = 96;
+  const at::Tensor x = at::arange(size, at::kDouble).reshape({1, size}) - 48.0;
+  const at::Tensor y = at::arange(size, at::kDouble).reshape({size, 1}) - 48.0;
+  const at::Tensor slice =
+      0.8 *
+      at::exp(-((x.remainder(16.0) - 8.0).square() + (y.remainder(16.0) - 8.0).square()) / 8.0);
+  const at::Tensor object = at::stack({slice, 0.5 * slice.roll({8}, {0})});
+  const at::Tensor radius = x * x + y * y;
+  const at::Tensor probe = at::polar(at::exp(-radius / 300.0), 0.01 * radius);
+  const char* keep = std::getenv("PTYLE_KEEP_PNG");
+  const auto name = [keep](const std::string& file) {
+    return keep == nullptr ? temporary(file) : (fs::path(keep) / file).string();
+  };
+  const Region region{10, 10, 76, 76};
+  write_object_phase(name("object_phase.png"), object, region, 0.2);
+  write_object_amplitude(name("object_amplitude.png"),
+                         at::polar(1.0 - 0.1 * slice, slice).unsqueeze(0), region, std::nullopt);
+  write_probe(name("probe.png"), at::stack({probe, 0.2 * probe * x}), 10.0);
+  const Image phase = read_png(name("object_phase.png"));
+  EXPECT_GT(phase.columns, 3 * 256);  // the sum and two slices
+  EXPECT_GT(phase.rows, 256);
+  const Image colours = read_png(name("probe.png"));
+  std::set<std::vector<std::uint8_t>> unique;
+  for (std::size_t i = 0; i + 2 < colours.rgb.size(); i += 3) {
+    unique.insert({colours.rgb[i], colours.rgb[i + 1], colours.rgb[i + 2]});
+  }
+  EXPECT_GT(unique.size(), 500U);
+  if (keep != nullptr) return;
+  for (const char* file : {"object_phase.png", "object_amplitude.png", "probe.png"}) {
+    fs::remove(name(file));
+  }
+}
+
+}  // namespace
+}  // namespace ptyle::driver
