@@ -227,7 +227,8 @@ FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& obj
 Tensor illumination(const Tensor& probe, const Tensor& positions, c10::SymIntArrayRef shape,
                     c10::SymIntArrayRef origin) {
   const Windows windows(positions, origin, probe, known(shape[0]), known(shape[1]));
-  const Tensor intensity = at::real(probe.mul(probe.conj())).sum(0).unsqueeze(0);
+  const Tensor intensity =
+      at::view_as_real(probe.resolve_conj()).square().sum(at::IntArrayRef{0, 3}).unsqueeze(0);
   // 0 x positions gives every window its copy without naming their number.
   const Tensor copies = positions.detach().select(1, 0).mul(0).to(intensity.scalar_type());
   return windows.add(intensity.add(copies.unsqueeze(1).unsqueeze(2)));

@@ -33,6 +33,21 @@ std::string by(std::int64_t rows, std::int64_t columns) {
   return std::to_string(rows) + " x " + std::to_string(columns);
 }
 
+const char* type_name(at::ScalarType type) {
+  switch (type) {
+    case at::kByte:
+      return "uint8";
+    case at::kShort:
+      return "int16";
+    case at::kUInt16:
+      return "uint16";
+    case at::kInt:
+      return "int32";
+    default:
+      return "float32";
+  }
+}
+
 // A length in the unit that suits it.
 std::string length(double angstrom) {
   const double size = std::abs(angstrom);
@@ -209,10 +224,11 @@ std::vector<std::string> doubts_about(const Config& config, const Problem& probl
   }
   const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
                                        problem.object_shape[1], problem.object_shape[2]);
-  if (region.rows < problem.window[0] && region.columns < problem.window[1]) {
+  // Many scans of focused probes are smaller than a window; one smaller than the probe is odd.
+  if (static_cast<double>(std::max(region.rows, region.columns)) < scan.diameter) {
     doubt("the positions span " + by(region.rows, region.columns) +
-          " pixels, less than one window of " + by(problem.window[0], problem.window[1]) +
-          ": is data.position_unit right?");
+          " pixels, less than the probe's diameter of " + number(scan.diameter, 3) +
+          " pixels: is data.position_unit right?");
   }
   if (!problem.detector &&
       (std::abs(summary.centre[0]) > 1.0 || std::abs(summary.centre[1]) > 1.0)) {
@@ -327,7 +343,7 @@ int check(const Config& config, std::ostream& out) {
     shape += (shape.empty() ? "" : " x ") + std::to_string(size);
   }
   line("patterns", "\"" + config.data.patterns + "\", " + problem.stored_type + ", " + shape +
-                       "; kept as " + c10::toString(problem.patterns.scalar_type()));
+                       "; kept as " + type_name(problem.patterns.scalar_type()));
   const Config::Orientation& turned = config.detector.orientation;
   std::string orientation = turned.transpose ? "rows and columns exchanged" : "";
   if (turned.flip_rows)
@@ -394,8 +410,8 @@ int check(const Config& config, std::ostream& out) {
   if (problem.pixel_row_A) {
     const double area_A2 = scan.area * *problem.pixel_row_A * *problem.pixel_column_A;
     const double dose = problem.total_counts / area_A2;
-    line("dose", config.beam.kind == "electron" ? number(dose) + " e/A^2"
-                                                : number(1e8 * dose) + " photons/um^2");
+    line("dose", config.beam.kind == "electron" ? number(dose) + " detected e/A^2"
+                                                : number(1e8 * dose) + " detected photons/um^2");
   } else {
     line("dose", number(problem.total_counts / scan.area) + " counts a pixel of the scanned area");
   }

@@ -103,9 +103,9 @@ Rule<T> within(T least, T most) {
 template <typename T>
 Rule<std::array<T, 2>> both(const Rule<T>& rule) {
   // "be at least 1" -> "have both numbers at least 1"
-  return {"have both numbers " + rule.text.substr(rule.text.find(' ') + 1), [rule](const std::array<T, 2>& pair) {
-            return rule.holds(pair[0]) && rule.holds(pair[1]);
-          }};
+  return {
+      "have both numbers " + rule.text.substr(rule.text.find(' ') + 1),
+      [rule](const std::array<T, 2>& pair) { return rule.holds(pair[0]) && rule.holds(pair[1]); }};
 }
 // The rule of a field that may be absent holds for what is there.
 template <typename T>
@@ -348,7 +348,8 @@ void visit_keys(Config& c, Visitor& v) {
 
   v.template key<Sampling>("detector.pixel_mrad", c.detector.pixel_mrad,
                            optionally(both(positive())),
-                           "angle of a stored detector pixel (needs beam.energy_keV)");
+                           "angle of a stored detector pixel (needs beam.energy_keV); two numbers "
+                           "are those of the oriented pattern");
   v.template key<Sampling>("detector.pixel_per_nm", c.detector.pixel_per_nm,
                            optionally(both(positive())), "the same as a spatial frequency, 1/nm");
   v.template key<Sampling>("detector.object_pixel_nm", c.detector.object_pixel_nm,

@@ -51,14 +51,18 @@ class Descent final : public Optimizer {
   Descent(const Config::Reconstruct& settings, double curvature)
       : object_step_(settings.step / curvature),
         probe_step_(settings.probe_step / curvature),
-        momentum_(settings.momentum) {}
+        momentum_(settings.momentum),
+        bounded_curvature_(settings.likelihood == "amplitude") {}
 
   void update(State& state, const Evaluation& at, const std::function<Evaluation()>&) override {
     const Weights weights = preconditioners(state, at, object_step_, probe_step_);
     if (at.object.defined()) {
-      move(state, "object_velocity", state.object, at.object, weights.object);
+      move(state, "object_velocity", state.object, at.object, weights.object,
+           at.object_illumination);
     }
-    if (at.probe.defined()) move(state, "probe_velocity", state.probe, at.probe, weights.probe);
+    if (at.probe.defined()) {
+      move(state, "probe_velocity", state.probe, at.probe, weights.probe, at.probe_illumination);
+    }
   }
 
   void rescale(State& state, double object_factor, double probe_factor) override {
@@ -68,13 +72,21 @@ class Descent final : public Optimizer {
 
  private:
   void move(State& state, const std::string& name, at::Tensor& x, const at::Tensor& gradient,
-            const at::Tensor& weight) const {
+            at::Tensor weight, const at::Tensor& illumination) const {
+    if (!bounded_curvature_) {
+      // Poisson's and Gaussian's curvature has no bound over the pixels (2 + 2 n / I; 8 I): a step
+      // that would change the lit part by more than this share of itself is shortened to it.
+      constexpr double kLongest = 0.2;
+      const double relative = relative_step(x, gradient, weight, illumination);
+      if (relative > kLongest) weight.mul_(kLongest / relative);
+    }
     at::Tensor none;
     at::Tensor& velocity = momentum_ > 0 ? tensor_like(state, name, x, x.scalar_type()) : none;
     descend(x, velocity, gradient, weight, momentum_);
   }
 
   double object_step_, probe_step_, momentum_;
+  bool bounded_curvature_;
 };
 
 class Adam final : public Optimizer {

@@ -127,6 +127,25 @@ at::Tensor preconditioner(const at::Tensor& illumination, double step) {
   return weight;
 }
 
+double relative_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
+                     const at::Tensor& illumination) {
+  return with_real_type(x, [&]<typename T>() {
+    const Complex<T>* at_x = complex_data<T>(x);
+    const Complex<T>* g = complex_data<T>(gradient);
+    const T* w = weight.const_data_ptr<T>();
+    const T* lit = illumination.const_data_ptr<T>();
+    const std::int64_t plane = weight.numel();
+    const auto lit_sum = [&](const auto& of) {
+      return ordered_sum(x.numel(), [&](std::int64_t i) {
+        return static_cast<double>(lit[i % plane]) * static_cast<double>(of(i));
+      });
+    };
+    const double moved = lit_sum([&](std::int64_t i) { return abs_squared(w[i % plane] * g[i]); });
+    const double there = lit_sum([&](std::int64_t i) { return abs_squared(at_x[i]); });
+    return there > 0 ? std::sqrt(moved / there) : 0.0;
+  });
+}
+
 void descend(at::Tensor& x, at::Tensor& velocity, const at::Tensor& gradient,
              const at::Tensor& weight, double momentum) {
   with_real_type(x, [&]<typename T>() {

@@ -27,6 +27,11 @@ void multiply(at::Tensor& y, const at::Tensor& weight);
 // everywhere. `illumination` real; -> real of the same shape.
 at::Tensor preconditioner(const at::Tensor& illumination, double step);
 
+// sqrt(sum illumination |weight gradient|^2 / sum illumination |x|^2): how far a step would move x,
+// relative to x, where it is lit. 0 where nothing is lit.
+double relative_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
+                     const at::Tensor& illumination);
+
 // velocity = momentum velocity - weight gradient; x += velocity. weight [rows, columns] is shared
 // by the leading axis.
 void descend(at::Tensor& x, at::Tensor& velocity, const at::Tensor& gradient,

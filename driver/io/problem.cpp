@@ -42,7 +42,7 @@ std::string shape_words(const std::vector<std::int64_t>& shape) {
 
 std::string number_words(double value) {
   std::ostringstream out;
-  out.precision(10);
+  out.precision(value == std::floor(value) ? 17 : 10);
   out << value;
   return out.str();
 }
@@ -368,7 +368,8 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
   bool marked = false;
   statistics = {};
   const auto fault = [&statistics](Fault kind, std::int64_t index, double value) {
-    if (statistics.fault != Fault::kNone) return;
+    // The first in the file's order, whatever the order of the window.
+    if (statistics.fault != Fault::kNone && statistics.fault_index <= index) return;
     statistics.fault = kind;
     statistics.fault_index = index;
     statistics.fault_value = value;

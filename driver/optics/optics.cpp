@@ -1,12 +1,12 @@
 #include "driver/optics/optics.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
 #include <vector>
+
+#include <ATen/ATen.h>
 
 #include "driver/errors.h"
 

@@ -2,10 +2,10 @@
 // csrc/optics.h. Lengths are in angstrom.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <string>
+
+#include <ATen/core/Tensor.h>
 
 #include "csrc/optics.h"
 

@@ -165,6 +165,7 @@ class Multislice {
     if (needs[kPropagator] && propagator_.defined()) c.propagator = at::zeros_like(propagator_);
     for (int64_t s = slices_ - 1; s >= 0; --s) {
       transmit_adjoint(c, s, complex_data<T>(gradient), needs[kObject]);
+      c.waves[static_cast<size_t>(s)].reset();
       if (s == 0 && !needs[kProbe] && !needs[kPositions]) return;
       if (s > 0 && propagator_.defined()) {
         gradient = fourier(gradient, Transform::kForward);
@@ -212,7 +213,6 @@ class Multislice {
         for (int64_t i = begin; i < std::min(end, count); ++i) {
           Chunk c = chunk(first + i);
           work(c);
-          c.waves.clear();
           done[static_cast<size_t>(i)] = std::move(c);
         }
       });

@@ -131,7 +131,7 @@ TEST(Png, ObjectAndProbeAreDrawnWithLegends) {
   EXPECT_GT(phase.columns, 3 * 256);  // the sum and two slices
   EXPECT_GT(phase.rows, 256);
   const Image colours = read_png(name("probe.png"));
-  std::set<std::vector<std::uint8_t>> unique;
+  std::set<std::array<std::uint8_t, 3>> unique;
   for (std::size_t i = 0; i + 2 < colours.rgb.size(); i += 3) {
     unique.insert({colours.rgb[i], colours.rgb[i + 1], colours.rgb[i + 2]});
   }

@@ -140,9 +140,7 @@ def compare(result_path: str | Path, truth_path: str | Path) -> Comparison:
     shift = register(phase, truth, corner)
     aligned = without_ramp(cut(fourier_shift(truth, shift), phase, corner))
     phase = without_ramp(phase)
-    return Comparison(
-        correlation(phase, aligned), shift, phase, aligned, pixel_nm, probe, history
-    )
+    return Comparison(correlation(phase, aligned), shift, phase, aligned, pixel_nm, probe, history)
 
 
 def _nice_length(extent: float) -> float:

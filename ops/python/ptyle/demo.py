@@ -5,7 +5,8 @@
 is what `./dev demo` runs. It uses nothing that a user could not: the program's `simulate` and `run`
 and `ptyle.compare`. The film is simulated finer than it is reconstructed: in a window with half as
 many pixels again, in four times as many slices, with atoms that move, at a stated dose, and the
-reconstruction starts from a probe whose defocus is 10 % wrong.
+reconstruction starts from a probe whose defocus is 10 % wrong. The picture shows lead (bright),
+titanium moved off the middle of its cell along the polar axis, to the right, and oxygen.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pathlib import Path
 from ptyle import compare
 
 CELLS = 4  # along the beam
-CELL_NM = 0.41348  # c of lead titanate
-SIMULATED_SLICES = 2 * CELLS  # a layer of lead, a layer of titanium
+CELL_NM = 0.39039  # a of lead titanate: the polar axis lies in the picture, along its rows
+SIMULATED_SLICES = 2 * CELLS
 SLICES = 2
 DOSE = 1e5  # electrons per square angstrom
 SEMIANGLE_MRAD = 21.0
@@ -72,6 +73,7 @@ def simulate_arguments(output: Path) -> list[str]:
         *("--phonons", "8", "--dose", f"{DOSE:g}", "--seed", "1"),
         *("--semiangle-mrad", str(SEMIANGLE_MRAD), "--defocus-nm", str(DEFOCUS_NM)),
         *("--scan", "28", "28", "--step-nm", "0.1", "--jitter-nm", "0.01"),
+        *("--rotation-deg", "5", "--orientation", "100"),
         *("--window", "64", "--max-angle-mrad", "42", "--oversampling", "1.5"),
     ]
 
@@ -115,7 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"stopped: ptyle ended with exit code {error.returncode}")
         return error.returncode
     comparison = compare.compare(result / "result.h5", data)
-    compare.draw(comparison, picture, f"PbTiO3 [001], {CELLS * CELL_NM:.2f} nm, {DOSE:g} e/Å²")
+    compare.draw(
+        comparison, picture, f"PbTiO3 along [100], {CELLS * CELL_NM:.2f} nm, {DOSE:.0e} e/Å²"
+    )
     say(f"correlation of the summed phase with the truth: {comparison.correlation:.3f}")
     say(f"data with truth: {data}; config: {config}; reconstruction: {result}/result.h5")
     say(f"picture: {picture}")

@@ -1,0 +1,373 @@
+// The engine on small problems made here: order of positions, arithmetic, optimisers, checkpoints.
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <set>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <ptyle/ops.h>
+
+#include "driver/engine/batches.h"
+#include "driver/engine/checkpoint.h"
+#include "driver/engine/engine.h"
+#include "driver/engine/vectors.h"
+#include "driver/errors.h"
+#include "driver/optics/optics.h"
+
+namespace ptyle::driver {
+namespace {
+
+using at::Tensor;
+
+// A raster over a random phase object, patterns without noise, a convergent probe.
+Problem make_problem(int64_t slices, int64_t window = 32, int64_t side = 6) {
+  at::manual_seed(3);
+  Problem problem;
+  const auto real = at::TensorOptions().dtype(at::kDouble);
+  const int64_t step = 5, extent = (side - 1) * step + window;
+  problem.window = {window, window};
+  problem.object_shape = {slices, extent, extent};
+  const Tensor line = at::arange(side, real) * step;
+  problem.positions = at::stack({line.repeat_interleave(side), line.repeat({side})}, 1);
+  // Smooth phase: noise blurred by a Gaussian in Fourier space.
+  const Tensor k2 = squared_frequencies(extent, extent, 1.0, 1.0);
+  const Tensor noise = at::randn({slices, extent, extent}, real);
+  const Tensor phase = at::real(
+      at::_fft_c2c(at::_fft_c2c(noise.to(at::kComplexDouble), {1, 2}, 0, true) * at::exp(-60 * k2),
+                   {1, 2}, 2, false));
+  const Tensor object = at::polar(at::ones_like(phase), 4.0 / double(slices) * phase);
+  ProbeOptics optics;
+  optics.wavelength_A = 0.0251;
+  optics.semiangle_mrad = 4.0;
+  optics.aberrations.C10 = -600.0;
+  problem.probe = aberrated_probe(window, window, 1.0, 1.0, optics).unsqueeze(0) * 200.0;
+  if (slices > 1) {
+    problem.propagator = fresnel_propagator(window, window, 1.0, 1.0, 0.0251, 30.0);
+  }
+  problem.patterns =
+      diffraction(object, problem.probe, problem.positions, problem.propagator).to(at::kFloat);
+  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  problem.total_counts = problem.patterns.sum(at::kDouble).item<double>();
+  problem.mean_counts_per_pattern = problem.total_counts / double(problem.positions.size(0));
+  problem.largest_count = problem.patterns.max().item<double>();
+  return problem;
+}
+
+const auto kNeverStop = [] { return false; };
+const auto kIgnore = [](int64_t) {};
+
+State reconstruct(const Config& config, const Problem& problem, int64_t iterations) {
+  Engine engine(config, problem);
+  State state = engine.start();
+  for (int64_t k = 0; k < iterations; ++k) engine.iterate(state, kNeverStop, kIgnore);
+  return state;
+}
+
+// --- batches
+// ---------------------------------------------------------------------------------------
+
+TEST(Batches, HoldEveryPositionOnceAndInAnyNumber) {
+  for (const int64_t n : {0, 1, 2, 7, 36}) {
+    const Tensor positions = at::rand({n, 2}, at::kDouble) * 50;
+    for (const int64_t count : {1, 2, 5, 40}) {
+      const Batches batches(positions, count, 11);
+      EXPECT_EQ(batches.count(), std::max<int64_t>(1, std::min(count, n)));
+      std::multiset<int64_t> seen;
+      for (int64_t b = 0; b < batches.count(); ++b) {
+        const Tensor& members = batches.members(b);
+        for (int64_t i = 0; i < members.size(0); ++i) {
+          seen.insert(members.const_data_ptr<int64_t>()[i]);
+        }
+      }
+      ASSERT_EQ(static_cast<int64_t>(seen.size()), n);
+      int64_t expected = 0;
+      for (const int64_t member : seen) EXPECT_EQ(member, expected++);
+    }
+  }
+}
+
+TEST(Batches, AreTakenInAnOrderOfSeedAndIterationAlone) {
+  const Tensor positions = at::rand({64, 2}, at::kDouble);
+  const Batches a(positions, 8, 1), b(positions, 8, 1), c(positions, 8, 2);
+  EXPECT_EQ(a.order(5), b.order(5));
+  EXPECT_NE(a.order(5), a.order(6));
+  EXPECT_NE(a.order(5), c.order(5));
+  std::vector<int64_t> order = a.order(0);
+  std::sort(order.begin(), order.end());
+  for (int64_t k = 0; k < 8; ++k) EXPECT_EQ(order[size_t(k)], k);
+}
+
+TEST(HilbertOrder, GoesFromNeighbourToNeighbourOnARaster) {
+  const Tensor line = at::arange(16, at::kDouble);
+  const Tensor positions = at::stack({line.repeat_interleave(16), line.repeat({16})}, 1);
+  const std::vector<int64_t> order = hilbert_order(positions);
+  for (size_t k = 1; k < order.size(); ++k) {
+    const double step = (positions[order[k]] - positions[order[k - 1]]).abs().sum().item<double>();
+    EXPECT_LE(step, 2.0) << "from " << order[k - 1] << " to " << order[k];
+  }
+}
+
+// --- arithmetic
+// ------------------------------------------------------------------------------------
+
+TEST(Vectors, GiveTheSameBitsForAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  std::vector<double> sums;
+  std::vector<Tensor> moved;
+  for (const int count : {1, 2, 3}) {
+    at::set_num_threads(count);
+    at::manual_seed(1);
+    const Tensor a = at::randn({3, 211, 97}, at::kComplexFloat);
+    const Tensor b = at::randn({3, 211, 97}, at::kComplexFloat);
+    Tensor x = a.clone(), velocity = b.clone();
+    const Tensor lit = at::rand({211, 97}, at::kFloat);
+    descend(x, velocity, b, preconditioner(lit, 1.0), 0.5);
+    sums.push_back(real_inner_product(a, b));
+    moved.push_back(x);
+  }
+  at::set_num_threads(threads);
+  for (size_t k = 1; k < sums.size(); ++k) {
+    EXPECT_EQ(sums[0], sums[k]);
+    EXPECT_TRUE(at::equal(moved[0], moved[k]));
+  }
+}
+
+TEST(Vectors, AreTheFormulae) {
+  const Tensor a = at::randn({2, 5, 7}, at::kComplexDouble), b = at::randn_like(a);
+  EXPECT_NEAR(real_inner_product(a, b), at::real(a.conj() * b).sum().item<double>(), 1e-12);
+  const Tensor lit = at::rand({5, 7}, at::kDouble);
+  const Tensor weight = preconditioner(lit, 0.7);
+  EXPECT_TRUE(at::allclose(weight, 0.7 / (2 * (lit + 0.05 * lit.max()))));
+  EXPECT_EQ(preconditioner(at::zeros({2, 2}, at::kDouble), 1.0).sum().item<double>(), 0.0);
+  Tensor x = a.clone(), velocity = b.clone();
+  descend(x, velocity, b, weight, 0.5);
+  EXPECT_TRUE(at::allclose(velocity, 0.5 * b - weight * b));
+  EXPECT_TRUE(at::allclose(x, a + velocity));
+  // |O|^2 in every window, vacuum outside.
+  const Tensor positions =
+      at::tensor({-1.0, 0.0, 2.5, 4.0, 90.0, 0.0}, at::kDouble).reshape({3, 2});
+  const Tensor sums = windowed_power(a[0], positions, 3, 4);
+  const Tensor padded = at::constant_pad_nd(a[0].abs().square(), {0, 9, 1, 9}, 1.0);
+  const Tensor expected = padded.slice(0, 0, 3).slice(1, 0, 4) +
+                          padded.slice(0, 3, 6).slice(1, 4, 8) + at::ones({3, 4}, at::kDouble);
+  EXPECT_TRUE(at::allclose(sums, expected));
+}
+
+TEST(Adam, TurnsItsStepWithThePhaseOfTheUnknown) {
+  const Tensor a = at::randn({1, 4, 4}, at::kComplexDouble), g = at::randn_like(a);
+  const Tensor turn = at::polar(at::ones({1}, at::kDouble), at::full({1}, 1.1, at::kDouble));
+  Tensor x = a.clone(), y = turn * a;
+  Tensor m1 = at::zeros_like(a), m2 = at::zeros_like(a);
+  Tensor v1 = at::zeros({1, 4, 4}, at::kDouble), v2 = v1.clone();
+  for (int64_t t = 1; t < 4; ++t) {
+    adam(x, m1, v1, g, 0.1, t);
+    adam(y, m2, v2, turn * g, 0.1, t);
+  }
+  EXPECT_TRUE(at::allclose(turn * x, y));
+  EXPECT_FALSE(at::allclose(x, a));
+}
+
+// --- reconstructions
+// -------------------------------------------------------------------------------
+
+TEST(Reconstruction, DefaultStepNeverDivergesForAnyNumberOfSlices) {
+  for (const int64_t slices : {1, 2, 4, 8, 20}) {
+    const Problem problem = make_problem(slices);
+    Config config;
+    const State state = reconstruct(config, problem, 12);
+    const std::vector<double>& loss = state.history.loss;
+    EXPECT_LT(loss.back(), 0.1 * loss.front()) << slices << " slices";
+    for (size_t k = 1; k < loss.size(); ++k) {
+      EXPECT_LT(loss[k], 1.2 * loss[k - 1]) << slices << " slices, iteration " << k + 1;
+    }
+  }
+}
+
+TEST(Reconstruction, EveryOptimizerAndLikelihoodLowersTheLoss) {
+  const Problem problem = make_problem(2);
+  for (const std::string optimizer : {"descent", "adam", "lbfgs"}) {
+    for (const std::string likelihood : {"amplitude", "poisson", "gaussian"}) {
+      Config config;
+      config.reconstruct.optimizer = optimizer;
+      config.reconstruct.likelihood = likelihood;
+      config.reconstruct.precision = "double";
+      if (optimizer == "lbfgs") config.reconstruct.batches = 1;
+      SCOPED_TRACE(optimizer + ", " + likelihood);
+      const State state = reconstruct(config, problem, 15);
+      EXPECT_LT(state.history.loss.back(), 0.6 * state.history.loss.front())
+          << state.history.loss.front();
+      EXPECT_LT(state.history.amplitude_error.back(), 0.8 * state.history.amplitude_error.front());
+    }
+  }
+}
+
+TEST(Reconstruction, LbfgsNeverRaisesTheLossAndBeatsDescent) {
+  const Problem problem = make_problem(1);
+  Config config;
+  config.reconstruct.precision = "double";
+  config.reconstruct.batches = 1;
+  config.reconstruct.refine = {"object"};
+  const double descent = reconstruct(config, problem, 25).history.loss.back();
+  config.reconstruct.optimizer = "lbfgs";
+  const std::vector<double> loss = reconstruct(config, problem, 25).history.loss;
+  for (size_t k = 1; k < loss.size(); ++k) EXPECT_LE(loss[k], loss[k - 1]);
+  EXPECT_LT(loss.back(), descent);
+}
+
+TEST(Reconstruction, HasTheSameBitsForAnyNumberOfThreads) {
+  const Problem problem = make_problem(2);
+  const int threads = at::get_num_threads();
+  for (const std::string optimizer : {"descent", "adam", "lbfgs"}) {
+    Config config;
+    config.reconstruct.optimizer = optimizer;
+    config.reconstruct.momentum = 0.3;
+    if (optimizer == "lbfgs") config.reconstruct.batches = 1;
+    std::vector<State> states;
+    for (const int count : {1, 2, 3}) {
+      at::set_num_threads(count);
+      states.push_back(reconstruct(config, problem, 4));
+    }
+    at::set_num_threads(threads);
+    for (size_t k = 1; k < states.size(); ++k) {
+      EXPECT_TRUE(at::equal(states[0].object, states[k].object)) << optimizer;
+      EXPECT_TRUE(at::equal(states[0].probe, states[k].probe)) << optimizer;
+      EXPECT_EQ(states[0].history.loss, states[k].history.loss) << optimizer;
+    }
+  }
+}
+
+TEST(Reconstruction, KeepsThePowerOfARefinedProbe) {
+  const Problem problem = make_problem(4);
+  Config config;
+  const State state = reconstruct(config, problem, 5);
+  EXPECT_NEAR(power(state.probe) / state.start_power, 1.0, 1e-6);
+  EXPECT_NEAR(state.start_power / problem.mean_counts_per_pattern, 1.0, 1e-5);
+}
+
+TEST(Reconstruction, LeavesAloneWhatIsNotRefined) {
+  const Problem problem = make_problem(1);
+  Config config;
+  config.reconstruct.refine = {"object"};
+  Engine engine(config, problem);
+  const State start = engine.start();
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
+  config.reconstruct.refine = {"probe"};
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).object, start.object));
+  config.reconstruct.refine = {"object", "probe"};
+  config.reconstruct.probe_start = 2;
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
+  EXPECT_FALSE(at::equal(reconstruct(config, problem, 3).probe, start.probe));
+}
+
+TEST(Reconstruction, AMaskedPixelHasNoSay) {
+  Problem problem = make_problem(1);
+  Problem spoilt = problem;
+  spoilt.patterns = problem.patterns.clone();
+  spoilt.patterns.select(1, 3).fill_(1e6);
+  spoilt.source = std::make_shared<MemoryPatterns>(spoilt.patterns);
+  Tensor mask = at::zeros({32, 32}, at::kBool);
+  mask.select(0, 3).fill_(true);
+  problem.mask = spoilt.mask = mask;
+  problem.masked_pixels = spoilt.masked_pixels = 32 * problem.positions.size(0);
+  Config config;
+  const State a = reconstruct(config, problem, 2), b = reconstruct(config, spoilt, 2);
+  EXPECT_TRUE(at::equal(a.object, b.object));
+  EXPECT_EQ(a.history.amplitude_error, b.history.amplitude_error);
+}
+
+TEST(Reconstruction, ALossThatIsNotFiniteIsAnError) {
+  const Problem problem = make_problem(1);
+  Config config;
+  config.reconstruct.step = 1e30;
+  Engine engine(config, problem);
+  State state = engine.start();
+  EXPECT_THROW(
+      {
+        for (int k = 0; k < 10; ++k) engine.iterate(state, kNeverStop, kIgnore);
+      },
+      RunError);
+}
+
+// --- checkpoints
+// -----------------------------------------------------------------------------------
+
+class Checkpoint : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ =
+        std::filesystem::temp_directory_path() / ("ptyle_checkpoint_" + std::to_string(::getpid()));
+    std::filesystem::create_directories(folder_);
+    path_ = (folder_ / "checkpoint.h5").string();
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::filesystem::path folder_;
+  std::string path_;
+};
+
+TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
+  const Problem problem = make_problem(2);
+  for (const std::string optimizer : {"descent", "adam", "lbfgs"}) {
+    Config config;
+    config.reconstruct.optimizer = optimizer;
+    config.reconstruct.momentum = 0.3;
+    if (optimizer == "lbfgs") config.reconstruct.batches = 1;
+    const State whole = reconstruct(config, problem, 6);
+
+    Engine first(config, problem);
+    State state = first.start();
+    for (int k = 0; k < 3; ++k) first.iterate(state, kNeverStop, kIgnore);
+    // Stopped after the third batch of the fourth iteration.
+    int batches = 0;
+    first.iterate(
+        state, [&] { return ++batches == 3; }, kIgnore);
+    write_checkpoint(path_, state, config);
+
+    State resumed = read_checkpoint(path_, config);
+    Engine second(config, problem);
+    while (resumed.iteration < 6) second.iterate(resumed, kNeverStop, kIgnore);
+    EXPECT_TRUE(at::equal(whole.object, resumed.object)) << optimizer;
+    EXPECT_TRUE(at::equal(whole.probe, resumed.probe)) << optimizer;
+    EXPECT_EQ(whole.history.loss, resumed.history.loss) << optimizer;
+    EXPECT_EQ(whole.history.amplitude_error, resumed.history.amplitude_error) << optimizer;
+  }
+}
+
+TEST_F(Checkpoint, RefusesAnotherConfigAndNamesTheKey) {
+  const Problem problem = make_problem(1);
+  Config config;
+  write_checkpoint(path_, reconstruct(config, problem, 1), config);
+  config.reconstruct.iterations = 999;  // may change
+  EXPECT_NO_THROW(read_checkpoint(path_, config));
+  config.reconstruct.step = 0.5;
+  try {
+    read_checkpoint(path_, config);
+    FAIL() << "another step was accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("reconstruct.step"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(Checkpoint, RefusesDamagedBytes) {
+  const Problem problem = make_problem(1);
+  const Config config;
+  const State state = reconstruct(config, problem, 1);
+  write_checkpoint(path_, state, config);
+  // Find the object's bytes in the file and turn one over.
+  std::ifstream in(path_, std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(in)), {});
+  const std::string part(static_cast<const char*>(state.object.const_data_ptr()) + 4096, 64);
+  const size_t at = bytes.find(part);
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + 5] = static_cast<char>(bytes[at + 5] ^ 1);
+  std::ofstream(path_, std::ios::binary) << bytes;
+  EXPECT_THROW(read_checkpoint(path_, config), DataError);
+}
+
+}  // namespace
+}  // namespace ptyle::driver

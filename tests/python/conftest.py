@@ -1,0 +1,60 @@
+"""Shared by the Python tests: where measured data lies, and small random problems."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import ptyle  # noqa: F401  loads torch.ops.ptyle
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("PTYLE_DATA") or ROOT.parent / "shared" / "data")
+
+
+def measured(name: str) -> Path:
+    """A file of measured or reference data; the test is skipped where it is absent."""
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{name} is not in {DATA} (set PTYLE_DATA)")
+    return path
+
+
+def make_problem(
+    *,
+    slices=3,
+    modes=2,
+    h=8,
+    w=7,
+    rows=15,
+    columns=13,
+    n=5,
+    real_object=False,
+    dtype=torch.complex128,
+    whole_pixels=False,
+    seed=0,
+):
+    """object, probe, positions (some windows hang over the edge), propagator, patterns."""
+    generator = torch.Generator().manual_seed(seed)
+    real = torch.zeros(0, dtype=dtype).real.dtype
+
+    def randn(*shape, kind):
+        return torch.randn(*shape, dtype=kind, generator=generator)
+
+    if real_object:
+        obj = 0.3 * randn(slices, rows, columns, kind=real)
+    else:
+        obj = 1 + 0.3 * randn(slices, rows, columns, kind=dtype)
+    probe = randn(modes, h, w, kind=dtype)
+    span = torch.tensor([rows - h + 6.0, columns - w + 6.0])
+    positions = torch.rand(n, 2, dtype=torch.double, generator=generator) * span - 3
+    if whole_pixels:
+        positions = positions.floor()
+    phase = randn(h, w, kind=real)
+    propagator = torch.polar(torch.ones_like(phase), phase) if slices > 1 else None
+    patterns = torch.randint(0, 9, (n, h, w), generator=generator).to(torch.uint16)
+    return obj, probe, positions, propagator, patterns
+
+
+def leaves(*tensors):
+    return [None if t is None else t.clone().requires_grad_() for t in tensors]

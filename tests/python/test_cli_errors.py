@@ -1,0 +1,182 @@
+"""Wrong command lines, configs and data: one sentence that says what, and the exit code."""
+
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+PROGRAM = pathlib.Path(sys.executable).parent / "ptyle"
+pytestmark = pytest.mark.skipif(
+    not PROGRAM.exists(), reason=f"{PROGRAM} is not built: ./dev build makes it"
+)
+
+CONFIG = """
+[data]
+file = "star.h5"
+[probe]
+file = "star.h5"
+[reconstruct]
+iterations = 1
+batches = 1
+[output]
+folder = "out"
+"""
+
+
+def ptyle(*arguments, cwd=None):
+    return subprocess.run(
+        [str(PROGRAM), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def star(tmp_path):
+    """A folder with star.toml and the star.h5 it names."""
+    random = np.random.default_rng(1)
+    with h5py.File(tmp_path / "star.h5", "w") as file:
+        file["data"] = random.poisson(5.0, (9, 8, 10)).astype(np.uint16)
+        file["positions"] = random.uniform(0.0, 6.0, (9, 2))
+        file["probe"] = np.ones((8, 10), np.complex64)
+        file["floats"] = random.uniform(0.0, 5.0, (9, 8, 10))
+        file["mask"] = np.zeros((8, 10), bool)
+    (tmp_path / "star.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def expect(result, code, *words):
+    assert result.returncode == code, result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error" in line]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0], f"{word!r} is missing in: {lines[0]}"
+
+
+def test_a_good_config_passes_check_which_writes_nothing(star):
+    before = {path: path.stat().st_mtime_ns for path in star.iterdir()}
+    result = ptyle("check", star / "star.toml")
+    assert result.returncode == 0, result.stderr
+    for word in ("window", "8 x 10", "overlap", "orientation", "tile grid", "memory"):
+        assert word in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in star.iterdir()}
+
+
+def test_masks_of_bool_and_half_precision_patterns_are_read(star):
+    with h5py.File(star / "star.h5", "a") as file:
+        file["half"] = file["data"][...].astype(np.float16)
+        file["mask"][2, 3] = True
+        file["big_endian"] = file["data"][...].astype(">u4")
+    for name in ("half", "big_endian"):
+        result = ptyle(
+            "check", star / "star.toml", "--set", f"data.patterns={name}", "--set", "data.mask=mask"
+        )
+        assert result.returncode == 0, result.stderr
+        assert "1.25 % of the pixels" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "reconstruct.iteratons=5",
+            ["unknown key reconstruct.iteratons", "reconstruct.iterations"],
+        ),
+        ("data.zero_frequenzy=corner", ["unknown key", "data.zero_frequency"]),
+        ("reconstruct.step=-1", ["reconstruct.step", "greater than 0", "-1"]),
+        ("reconstruct.step=nan", ["reconstruct.step", "finite", "nan"]),
+        ("reconstruct.iterations=many", ["reconstruct.iterations", "an integer", "many"]),
+        ("reconstruct.refine=[]", ["reconstruct.refine", "object"]),
+        ("data.position_unit=inch", ["data.position_unit", '"pixel"', "inch"]),
+        ("data.position_unit=nm", ["detector.pixel_mrad", "must be given", "data.position_unit"]),
+        ("data.file=none.h5", ["data.file", "existing file", "none.h5"]),
+        ("data.patterns=counts", ["data.patterns", "dataset", "counts"]),
+        ("data.positions=where", ["data.positions", "dataset", "where"]),
+        ("tiles.grid=[2,2]", ["tiles.grid", "not in this version", "[2, 2]"]),
+        ("object.slices=3", ["object.thickness_nm", "greater than 0"]),
+        ("reconstruct.seed", ["--set", "key=value"]),
+    ],
+)
+def test_a_wrong_config_exits_2(star, verb, override, words):
+    expect(ptyle(verb, star / "star.toml", "--set", override), 2, "star.toml", *words)
+    assert not (star / "out").exists()
+
+
+def test_a_wrong_key_in_the_file_is_named_with_its_line(star):
+    (star / "star.toml").write_text(CONFIG.replace("batches", "batchs"))
+    expect(
+        ptyle("check", star / "star.toml"),
+        2,
+        "star.toml:8",
+        "reconstruct.batchs",
+        "reconstruct.batches",
+    )
+
+
+def test_a_wrong_command_line_exits_2(star):
+    for arguments in (
+        (),
+        ("reconstruct",),
+        ("check",),
+        ("check", star / "none.toml"),
+        ("check", star),
+        ("run", star / "star.toml", "--no-such-option"),
+    ):
+        result = ptyle(*arguments)
+        assert result.returncode == 2, (arguments, result.stderr)
+        assert result.stderr
+
+
+def replace(star, name, value):
+    with h5py.File(star / "star.h5", "a") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("positions", np.zeros((8, 2)), ["data.positions", "9 patterns", "got 8"]),
+        ("positions", np.zeros((9, 3)), ["data.positions", "[positions, 2]", "[9, 3]"]),
+        ("positions", np.full((9, 2), np.nan), ["data.positions", "finite", "[0, 0]"]),
+        (
+            "data",
+            np.zeros((9, 8), np.uint8),
+            ["data.patterns", "[positions, rows, columns]", "[9, 8]"],
+        ),
+        ("data", np.full((9, 8, 10), 2**40), ["data.patterns", "32-bit", str(2**40), "[0, 0, 0]"]),
+        ("data", np.zeros((9, 8, 10), np.complex64), ["data.patterns", "complex64"]),
+        ("data", np.array([b"a", b"b"]), ["data", "numbers", "string"]),
+        ("probe", np.ones((9, 10), np.complex64), ["probe.dataset", "[8, 10]", "[9, 10]"]),
+        ("probe", np.full((8, 10), np.nan, np.complex64), ["probe.dataset", "finite"]),
+    ],
+)
+def test_wrong_data_exits_3(star, verb, name, value, words):
+    replace(star, name, value)
+    expect(ptyle(verb, star / "star.toml"), 3, "star.h5", *words)
+
+
+def test_the_first_nan_of_the_patterns_is_named(star):
+    with h5py.File(star / "star.h5", "a") as file:
+        file["floats"][4, 1, 7] = np.nan
+        file["floats"][6, 0, 0] = np.inf
+    expect(
+        ptyle("check", star / "star.toml", "--set", "data.patterns=floats"),
+        3, "star.h5", 'data.patterns "floats"', "finite", "nan", "[4, 1, 7]",
+    )  # fmt: skip
+
+
+def test_a_file_that_is_not_hdf5_exits_3(star):
+    (star / "star.h5").write_bytes(b"not HDF5")
+    expect(ptyle("check", star / "star.toml"), 3, "star.h5", "HDF5")
+
+
+def test_help_has_an_example_for_every_verb():
+    for verb in ("check", "run", "simulate"):
+        result = ptyle(verb, "--help")
+        assert result.returncode == 0
+        assert f"ptyle {verb}" in result.stdout

@@ -1,0 +1,226 @@
+"""Operators against plain torch (ptyle.reference), derivatives against differences."""
+
+import pytest
+import torch
+from conftest import leaves, make_problem
+
+import ptyle
+from ptyle import reference
+
+LIKELIHOODS = ("amplitude", "poisson", "gaussian")
+SHAPES = [
+    dict(),
+    dict(slices=1),
+    dict(real_object=True),
+    dict(h=5, w=5, n=1),
+    dict(h=7, w=11, modes=1),
+    dict(h=1, w=6),
+    dict(rows=3, columns=4),
+    dict(whole_pixels=True),
+]
+
+
+def close(a, b, tolerance):
+    scale = b.abs().max().item() if b.numel() else 0.0
+    assert a.shape == b.shape and a.dtype == b.dtype
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance * (scale or 1))
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.complex128, 1e-13), (torch.complex64, 2e-5)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_is_the_reference(shape, dtype, tolerance):
+    obj, probe, positions, propagator, _ = make_problem(dtype=dtype, **shape)
+    args = (obj, probe, positions, propagator)
+    close(ptyle.exit_waves(*args), reference.exit_waves(*args), tolerance)
+    close(ptyle.diffraction(*args), reference.diffraction(*args), tolerance)
+    size = obj.shape[1:]
+    close(
+        ptyle.illumination(probe, positions, size),
+        reference.illumination(probe, positions, size),
+        tolerance,
+    )
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients_are_the_reference(shape, likelihood):
+    *model, patterns = make_problem(**shape)
+    options = dict(
+        likelihood=likelihood,
+        mask=torch.rand(patterns.shape[1:]) < 0.2,
+        weights=torch.rand(len(patterns), dtype=torch.double),
+        background=torch.rand(patterns.shape, dtype=torch.double),
+        origin=(1, -2),
+    )
+    ours, theirs = leaves(*model), leaves(*model)
+    loss, losses = ptyle.diffraction_loss(*ours, patterns, **options)
+    expected, expected_losses = reference.diffraction_loss(*theirs, patterns, **options)
+    close(loss, expected, 1e-13)
+    close(losses, expected_losses, 1e-13)
+    unknowns = [t for t in ours if t is not None]
+    gradients = torch.autograd.grad(loss, unknowns)
+    references = torch.autograd.grad(expected, [t for t in theirs if t is not None])
+    for gradient, wanted in zip(gradients, references, strict=True):
+        close(gradient, wanted, 1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_patterns_of_any_type_give_the_same_loss(dtype):
+    *model, patterns = make_problem()
+    expected = ptyle.diffraction_loss(*model, patterns.to(torch.float64))
+    loss = ptyle.diffraction_loss(*model, patterns.to(dtype))
+    assert torch.equal(loss[0], expected[0]) and torch.equal(loss[1], expected[1])
+
+
+def test_near_field_is_the_reference():
+    obj, probe, positions, propagator, patterns = make_problem()
+    phase = torch.randn(probe.shape[1:], dtype=torch.double)
+    detector = torch.polar(torch.ones_like(phase), phase)
+    args = (obj, probe, positions, propagator)
+    close(
+        ptyle.diffraction(*args, detector=detector),
+        reference.diffraction(*args, detector=detector),
+        1e-13,
+    )
+    ours, theirs = leaves(*args), leaves(*args)
+    loss = ptyle.diffraction_loss(*ours, patterns, detector=detector)[0]
+    expected = reference.diffraction_loss(*theirs, patterns, detector=detector)[0]
+    for a, b in zip(
+        torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs), strict=True
+    ):
+        close(a, b, 1e-11)
+
+
+@pytest.mark.parametrize("real_object", [False, True])
+@pytest.mark.parametrize("name", ["exit_waves", "diffraction", *LIKELIHOODS])
+def test_first_and_second_derivatives(name, real_object):
+    *model, patterns = make_problem(h=4, w=5, rows=9, columns=8, n=3, real_object=real_object)
+    inputs = leaves(*model)
+    if name in LIKELIHOODS:
+
+        def function(*args):
+            return ptyle.diffraction_loss(*args, patterns, likelihood=name)[0]
+
+    else:
+        function = getattr(ptyle, name)
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+def test_illumination_derivative():
+    _, probe, positions, _, _ = make_problem(h=4, w=5)
+    probe.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: ptyle.illumination(p, positions, (9, 8)), probe)
+    assert torch.autograd.gradgradcheck(lambda p: ptyle.illumination(p, positions, (9, 8)), probe)
+
+
+def test_hessian_vector_product_of_the_squared_loss_is_plain_torchs():
+    *model, patterns = make_problem()
+    directions = [torch.randn_like(t) for t in model]
+    products = []
+    for module in (ptyle, reference):
+        inputs = leaves(*model)
+        loss = module.diffraction_loss(*inputs, patterns)[0] ** 2
+        gradients = torch.autograd.grad(loss, inputs, create_graph=True)
+        along = sum((g.conj() * d).real.sum() for g, d in zip(gradients, directions, strict=True))
+        products.append(torch.autograd.grad(along, inputs))
+    for a, b in zip(*products, strict=True):
+        close(a, b, 1e-10)
+
+
+def test_the_gradient_scales_with_what_follows_the_loss():
+    *model, patterns = make_problem()
+    a, b = leaves(*model), leaves(*model)
+    one = torch.autograd.grad(ptyle.diffraction_loss(*a, patterns)[0], a)
+    three = torch.autograd.grad(3 * ptyle.diffraction_loss(*b, patterns)[0], b)
+    for x, y in zip(one, three, strict=True):
+        close(3 * x, y, 1e-15)
+
+
+def test_views_are_read_as_what_they_show():
+    obj, probe, positions, propagator, patterns = make_problem()
+    expected = ptyle.diffraction_loss(obj, probe, positions, propagator, patterns)[0]
+    strange = (
+        obj.transpose(1, 2).contiguous().transpose(1, 2),
+        probe.conj().resolve_conj().conj(),
+        positions.repeat_interleave(2, 0)[::2],
+        propagator.t().contiguous().t(),
+        patterns.transpose(0, 2).contiguous().transpose(0, 2),
+    )
+    assert torch.equal(ptyle.diffraction_loss(*strange)[0], expected)
+
+
+def test_real_leaves_view_as_complex():
+    obj, probe, positions, propagator, patterns = make_problem()
+    leaf = torch.view_as_real(probe).clone().requires_grad_()
+    loss = ptyle.diffraction_loss(
+        obj, torch.view_as_complex(leaf), positions, propagator, patterns
+    )[0]
+    loss.backward()
+    direct = probe.clone().requires_grad_()
+    ptyle.diffraction_loss(obj, direct, positions, propagator, patterns)[0].backward()
+    close(torch.view_as_complex(leaf.grad), direct.grad, 1e-15)
+
+
+def test_no_gradient_work_without_a_graph():
+    obj, probe, positions, propagator, patterns = make_problem()
+    obj.requires_grad_()
+    with torch.no_grad():
+        assert not ptyle.diffraction_loss(obj, probe, positions, propagator, patterns)[
+            0
+        ].requires_grad
+    with torch.inference_mode():
+        assert not ptyle.diffraction(obj, probe, positions, propagator).requires_grad
+    loss, losses = ptyle.diffraction_loss(obj, probe, positions, propagator, patterns)
+    assert loss.requires_grad and not losses.requires_grad
+
+
+@pytest.mark.parametrize("argument", ["weights", "background", "detector", "patterns"])
+def test_what_has_no_gradient_says_so(argument):
+    obj, probe, positions, propagator, patterns = make_problem()
+    options = {}
+    if argument == "patterns":
+        patterns = patterns.double().requires_grad_()
+    elif argument == "weights":
+        options[argument] = torch.ones(len(patterns), dtype=torch.double, requires_grad=True)
+    elif argument == "background":
+        options[argument] = torch.ones(8, 7, dtype=torch.double, requires_grad=True)
+    else:
+        options[argument] = torch.ones(8, 7, dtype=torch.complex128, requires_grad=True)
+    with pytest.raises(NotImplementedError, match=f"{argument} must not require a gradient"):
+        ptyle.diffraction_loss(obj, probe, positions, propagator, patterns, **options)
+
+
+def test_forward_mode_says_so():
+    obj, probe, positions, propagator, _ = make_problem()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(probe, torch.ones_like(probe))
+        with pytest.raises(NotImplementedError, match="probe must not carry a forward-mode tangent"):
+            ptyle.exit_waves(obj, dual, positions, propagator)
+
+
+def test_vmap_runs_by_fallback():
+    obj, probe, positions, propagator, _ = make_problem()
+    probes = torch.stack([probe, 2 * probe])
+    batched = torch.func.vmap(lambda p: ptyle.diffraction(obj, p, positions, propagator))(probes)
+    close(batched[1], ptyle.diffraction(obj, 2 * probe, positions, propagator), 1e-15)
+
+
+def test_functorch_gradient_has_torchs_clear_error():
+    obj, probe, positions, propagator, patterns = make_problem()
+
+    def loss(p):
+        return ptyle.diffraction_loss(obj, p, positions, propagator, patterns)[0]
+
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(loss)(probe)
+
+
+def test_errors_are_pythons_kinds():
+    obj, probe, positions, propagator, patterns = make_problem()
+    with pytest.raises(ValueError, match=r"ptyle::exit_waves: positions must have shape \[n, 2\]"):
+        ptyle.exit_waves(obj, probe, positions[0], propagator)
+    with pytest.raises(TypeError, match="positions must be Double, got Float"):
+        ptyle.exit_waves(obj, probe, positions.float(), propagator)
+    with pytest.raises(ValueError, match="likelihood must be amplitude, poisson or gaussian"):
+        ptyle.diffraction_loss(obj, probe, positions, propagator, patterns, likelihood="x")

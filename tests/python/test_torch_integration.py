@@ -1,0 +1,146 @@
+"""Every way in which torch calls an operator: opcheck, compile, export, TorchScript, Meta."""
+
+import io
+
+import pytest
+import torch
+from conftest import leaves, make_problem
+
+import ptyle
+
+
+
+def cases():
+    obj, probe, positions, propagator, patterns = make_problem(n=3)
+    single = make_problem(n=3, slices=1, dtype=torch.complex64)
+    waves = torch.randn(3, *probe.shape, dtype=probe.dtype)
+    slopes = torch.randn(3, *probe.shape[1:], dtype=torch.double)
+    needs = [True, True, True, True]
+    origin = [0, 0]
+    model = (obj, probe, positions, propagator)
+    yield "exit_waves", model, {}
+    yield "exit_waves", single[:4], dict(origin=[2, 1])
+    yield "exit_waves_backward", (waves, *model), dict(origin=origin, needs=needs)
+    yield "diffraction", model, {}
+    yield "diffraction", single[:4], {}
+    yield "diffraction_backward", (slopes, *model), dict(origin=origin, detector=None, needs=needs)
+    yield "diffraction_loss", (*model, patterns), {}
+    yield "diffraction_loss", (*model, patterns), dict(likelihood="poisson")
+    yield "diffraction_loss_gradients", (*model, patterns), dict(needs=[True, False, True, False])
+    yield "illumination", (probe, positions, [15, 13]), {}
+
+
+def with_gradients(args):
+    return tuple(
+        t.clone().requires_grad_()
+        if isinstance(t, torch.Tensor) and t.dtype.is_complex and t.dim() > 2
+        else t
+        for t in args
+    )
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case[0])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_opcheck(case, gradients):
+    name, args, options = case
+    if gradients:
+        if name.endswith(("_backward", "_gradients")):
+            pytest.skip("what a gradient operator saves for its own derivative is plain torch")
+        args = with_gradients(args)
+    torch.library.opcheck(getattr(torch.ops.ptyle, name).default, args, options)
+
+
+def test_opcheck_of_the_operator_that_adds_into_buffers():
+    *model, patterns = make_problem(n=3)
+    buffers = dict(
+        grad_object=torch.zeros_like(model[0]),
+        grad_probe=torch.zeros_like(model[1]),
+        grad_positions=None,
+        grad_propagator=None,
+        losses=torch.zeros(3, dtype=torch.double),
+    )
+    torch.library.opcheck(
+        torch.ops.ptyle.diffraction_loss_accumulate_.default, (*model, patterns), buffers
+    )
+
+
+def test_adding_into_a_buffer_is_seen_by_autograd():
+    *model, patterns = make_problem(n=3)
+    losses = torch.zeros(3, dtype=torch.double)
+    version = losses._version
+    torch.ops.ptyle.diffraction_loss_accumulate_(
+        *model,
+        patterns,
+        grad_object=None,
+        grad_probe=None,
+        grad_positions=None,
+        grad_propagator=None,
+        losses=losses,
+    )
+    assert losses._version > version and losses.abs().sum() > 0
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_without_graph_breaks_and_with_any_number_of_positions(backend):
+    obj, probe, positions, propagator, patterns = make_problem(n=6)
+
+    def step(obj, probe, positions, patterns):
+        loss, _ = ptyle.diffraction_loss(obj * 1.5, probe, positions, propagator, patterns)
+        return loss.sqrt()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=backend)
+    for n in (6, 4, 3):
+        ours, theirs = leaves(obj, probe), leaves(obj, probe)
+        loss = compiled(*ours, positions[:n], patterns[:n])
+        expected = step(*theirs, positions[:n], patterns[:n])
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, ours), torch.autograd.grad(expected, theirs)
+        )
+
+
+def test_export_with_any_number_of_positions():
+    obj, probe, positions, propagator, _ = make_problem(n=6)
+
+    class Model(torch.nn.Module):
+        def forward(self, obj, probe, positions):
+            return ptyle.diffraction(obj, probe, positions, propagator)
+
+    program = torch.export.export(
+        Model(),
+        (obj, probe, positions),
+        dynamic_shapes=(None, None, {0: torch.export.Dim("n")}),
+    )
+    assert "ptyle.diffraction" in str(program.graph)
+    expected = ptyle.diffraction(obj, probe, positions[:2], propagator)
+    assert torch.equal(program.module()(obj, probe, positions[:2]), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_torchscript_saved_and_loaded_again_keeps_its_gradient():
+    class Model(torch.nn.Module):
+        def forward(self, obj, probe, positions, propagator, patterns):
+            return torch.ops.ptyle.diffraction_loss(obj, probe, positions, propagator, patterns)[0]
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(Model()), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    obj, probe, positions, propagator, patterns = make_problem()
+    (probe,) = leaves(probe)
+    loss = loaded(obj, probe, positions, propagator, patterns)
+    (gradient,) = torch.autograd.grad(loss, probe)
+    direct = ptyle.diffraction_loss(obj, probe, positions, propagator, patterns)[0]
+    assert torch.equal(loss, direct)
+    assert torch.equal(gradient, torch.autograd.grad(direct, probe)[0])
+
+
+def test_meta_tensors_have_the_shapes_of_the_cpu():
+    args = make_problem()
+    on_meta = [t.to("meta") for t in args]
+    loss, losses = ptyle.diffraction_loss(*on_meta)
+    assert loss.shape == () and losses.shape == (5,) and loss.dtype == torch.float64
+    assert ptyle.exit_waves(*on_meta[:4]).shape == (5, 2, 8, 7)
+    assert ptyle.diffraction(*on_meta[:4]).shape == (5, 8, 7)
+    with pytest.raises(ValueError, match="ptyle::exit_waves: probe must"):
+        ptyle.exit_waves(on_meta[0], on_meta[1][0], *on_meta[2:4])
