@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
+import ptyle  # noqa: F401  loads torch.ops.ptyle
 import pytest
 import torch
-
-import ptyle  # noqa: F401  loads torch.ops.ptyle
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PTYLE_DATA") or ROOT.parent / "shared" / "data")

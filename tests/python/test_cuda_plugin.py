@@ -1,10 +1,9 @@
 """The CUDA library loads without a GPU, registers its kernel and says clearly what is missing."""
 
+import ptyle
 import pytest
 import torch
 from conftest import make_problem
-
-import ptyle
 from ptyle import _library
 
 LIBRARY = _library.FOLDER / "libptyle_ops_cuda.so"

@@ -1,10 +1,9 @@
 """Operators against plain torch (ptyle.reference), derivatives against differences."""
 
+import ptyle
 import pytest
 import torch
 from conftest import leaves, make_problem
-
-import ptyle
 from ptyle import reference
 
 LIKELIHOODS = ("amplitude", "poisson", "gaussian")
@@ -195,7 +194,7 @@ def test_forward_mode_says_so():
     obj, probe, positions, propagator, _ = make_problem()
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(probe, torch.ones_like(probe))
-        with pytest.raises(NotImplementedError, match="probe must not carry a forward-mode tangent"):
+        with pytest.raises(NotImplementedError, match="probe must not carry a forward"):
             ptyle.exit_waves(obj, dual, positions, propagator)
 
 

@@ -2,11 +2,10 @@
 
 import h5py
 import numpy as np
+import ptyle
 import pytest
 import torch
 from conftest import measured
-
-import ptyle
 
 
 def test_two_incoherent_modes():

@@ -2,12 +2,10 @@
 
 import io
 
+import ptyle
 import pytest
 import torch
 from conftest import leaves, make_problem
-
-import ptyle
-
 
 
 def cases():

@@ -78,7 +78,8 @@ def diffraction_loss(
 
     With intensity I, background b and counts n, summed over unmasked pixels:
     ``amplitude`` (sqrt(I + b) - sqrt(n))^2; ``poisson`` I + b - n ln(I + b) minus its value at
-    I + b = n; ``gaussian`` (I + b - n)^2 (Thibault & Guizar-Sicairos 2012, New J. Phys. 14, 063004).
+    I + b = n; ``gaussian`` (I + b - n)^2 (Thibault & Guizar-Sicairos 2012, New J. Phys. 14,
+    063004).
 
     Args:
         patterns: ``[n, h, w]`` counts as stored.

@@ -74,9 +74,7 @@ def diffraction_loss(
     origin=(0, 0),
     detector=None,
 ):
-    expected = diffraction(
-        object, probe, positions, propagator, origin=origin, detector=detector
-    )
+    expected = diffraction(object, probe, positions, propagator, origin=origin, detector=detector)
     if background is not None:
         expected = expected + background
     counts = patterns.to(expected.dtype)

@@ -1,0 +1,186 @@
+"""`ptyle run` from outside: real data, interruption, restart, output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import measured
+
+PROGRAM = Path(sys.executable).parent / "ptyle"
+pytestmark = pytest.mark.skipif(
+    not PROGRAM.exists(), reason=f"{PROGRAM} is not built: ./dev build makes it"
+)
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [PROGRAM, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(*arguments, code=0):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def result(folder):
+    with h5py.File(Path(folder) / "result.h5") as file:
+        tensors = {name: file[name][()] for name in ("object", "probe", "positions")}
+        tensors.update({f"history/{name}": file[f"history/{name}"][()] for name in file["history"]})
+    return tensors
+
+
+def same_bits(a, b):
+    return all(a[name].tobytes() == b[name].tobytes() for name in a if name != "history/seconds")
+
+
+@pytest.fixture
+def star(tmp_path):
+    data = measured("siemens-star/siemens-star-small.h5")
+    config = tmp_path / "star.toml"
+    config.write_text(
+        f'[data]\nfile = "{data}"\n[probe]\nfile = "{data}"\n[output]\ncheckpoint_every = 2\n'
+    )
+    return config
+
+
+def test_a_siemens_star_with_the_defaults(star):
+    """Far field, one mode, the stored probe: what users of the field expect of this data."""
+    run("run", star)
+    folder = star.with_suffix("")
+    with h5py.File(folder / "result.h5") as file:
+        error = file["history/amplitude_error"][()]
+        assert file["object"].dtype == np.complex64 and file["object"].ndim == 3
+        assert file["positions"].shape == (516, 2)
+        rows, columns = file["object"].shape[1:]
+        corners = file["positions"][()]
+        assert (corners >= 0).all()
+        assert (corners[:, 0] + 128 <= rows).all() and (corners[:, 1] + 128 <= columns).all()
+    assert len(error) == 30 and error[-1] <= 0.40
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == list(range(1, 31))
+    assert lines[-1]["amplitude_error"] == error[-1]
+    for key in ("loss", "seconds", "positions_per_second", "wait_seconds", "bytes_sent"):
+        assert key in lines[-1]
+    assert lines[-1]["peak_bytes"] > 1e7
+    for name in ("object_phase.png", "object_amplitude.png", "probe.png", "config.toml"):
+        assert (folder / name).stat().st_size > 100
+
+    # The resolved config gives the same result from anywhere.
+    again = folder.parent / "again"
+    run("run", folder / "config.toml", "--set", f"output.folder={again}")
+    assert same_bits(result(folder), result(again))
+
+
+def test_exchanged_rows_and_columns_show_in_the_error(star, tmp_path):
+    swapped = tmp_path / "swapped.h5"
+    with h5py.File(measured("siemens-star/siemens-star-small.h5")) as file:
+        with h5py.File(swapped, "w") as out:
+            out["data"], out["probe"] = file["data"][()], file["probe"][()]
+            out["positions"] = file["positions"][()][:, ::-1]
+    short = ("--set", "reconstruct.iterations=20", "--set", "output.png=false")
+    run("run", star, *short)
+    run("run", star, *short, "--set", f"data.file={swapped}", "--set", "output.folder=swapped")
+    right = result(tmp_path / "star")["history/amplitude_error"][-1]
+    wrong = result(tmp_path / "swapped")["history/amplitude_error"][-1]
+    assert wrong >= 3.5 * right
+
+
+@pytest.mark.parametrize("optimizer", ["descent", "lbfgs"])
+def test_a_killed_run_resumes_with_the_same_bits(star, tmp_path, optimizer):
+    batches = 1 if optimizer == "lbfgs" else 4
+    options = []
+    for setting in (
+        "reconstruct.iterations=9",
+        f"reconstruct.batches={batches}",
+        f"reconstruct.optimizer={optimizer}",
+        "reconstruct.momentum=0.2",
+        "output.png=false",
+    ):
+        options += ["--set", setting]
+    run("run", star, *options, "--set", "output.folder=whole")
+    killed = tmp_path / "killed"
+    process = start("run", star, *options, "--set", "output.folder=killed")
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.h5").exists()
+    # An existing folder is never taken over silently.
+    refused = run("run", star, *options, "--set", "output.folder=killed", code=2)
+    assert "output.folder" in refused.stderr and "--resume" in refused.stderr
+    resumed = run("run", star, *options, "--set", "output.folder=killed", "--resume")
+    assert "resuming" in resumed.stderr
+    assert same_bits(result(tmp_path / "whole"), result(killed))
+    lines = [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()]
+    assert lines == list(range(1, 10))
+
+
+def test_ctrl_c_saves_everything_and_exits_130(star, tmp_path):
+    options = ["--set", "reconstruct.iterations=500"]
+    process = start("run", star, *options)
+    metrics = tmp_path / "star" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr
+    for name in ("result.h5", "checkpoint.h5", "object_phase.png", "probe.png", "config.toml"):
+        assert (tmp_path / "star" / name).exists()
+    done = len(result(tmp_path / "star")["history/loss"])
+    more = ["--set", f"reconstruct.iterations={done + 1}"]
+    run("run", star, *more, "--resume")
+    run("run", star, *more, "--set", "output.folder=whole")
+    assert same_bits(result(tmp_path / "star"), result(tmp_path / "whole"))
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads(star, tmp_path):
+    options = ["--set", "reconstruct.iterations=2", "--set", "output.png=false"]
+    for threads in (1, 2):
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        process = start(
+            "run", star, *options, "--set", f"output.folder=t{threads}", env=environment
+        )
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert same_bits(result(tmp_path / "t1"), result(tmp_path / "t2"))
+
+
+def test_a_config_of_another_run_is_refused_on_resume(star):
+    options = ["--set", "reconstruct.iterations=2", "--set", "output.png=false"]
+    run("run", star, *options)
+    refused = run("run", star, *options, "--set", "reconstruct.step=0.5", "--resume", code=2)
+    assert "reconstruct.step" in refused.stderr and "0.5" in refused.stderr
+
+
+def test_several_ranks_are_refused_in_one_sentence(star):
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
+    process = start("run", star, env=environment)
+    _, stderr = process.communicate()
+    assert process.returncode == 2 and "WORLD_SIZE" in stderr
+
+
+def test_a_loss_that_explodes_keeps_the_checkpoint(star, tmp_path):
+    first = ["--set", "reconstruct.iterations=2", "--set", "output.png=false"]
+    run("run", star, *first, "--set", "reconstruct.step=1e18", code=1)
+    process = run("run", star, *first, "--set", "reconstruct.step=1e18", "--overwrite", code=1)
+    assert "the loss must stay finite" in process.stderr
+    assert (tmp_path / "star" / "config.toml").exists()
