@@ -24,10 +24,11 @@ struct AmplitudeLikelihood {
   template <typename T>
   PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
     const T measured = sqrt(select(count > T(0), count, T(0)));
-    const bool lit = expected > T(0);
-    const T model = sqrt(select(lit, expected, T(0)));
+    // Asked this way round, an expected count that is not a number stays one and is noticed.
+    const bool dark = expected <= T(0);
+    const T model = sqrt(select(dark, T(0), expected));
     const T residual = model - measured;
-    return {residual * residual, select(lit, residual / select(lit, model, T(1)), T(0))};
+    return {residual * residual, select(dark, T(0), residual / select(dark, T(1), model))};
   }
 };
 
@@ -40,11 +41,11 @@ struct PoissonLikelihood {
     constexpr T kFloor = T(1e-6);
     const bool counted = count > T(0);
     const T n = select(counted, count, T(0));
-    const bool above = expected > kFloor;
-    const T argument = select(above, expected, kFloor);
+    const bool below = expected <= kFloor;
+    const T argument = select(below, kFloor, expected);
     // One logarithm of the ratio: the difference of two would cancel for large counts.
     const T loss = expected - n - n * log(argument / select(counted, n, T(1)));
-    return {select(counted, loss, expected), T(1) - select(above, n / argument, T(0))};
+    return {select(counted, loss, expected), T(1) - select(below, T(0), n / argument)};
   }
 };
 

@@ -95,17 +95,14 @@ Tensor detect_adjoint(const Tensor& gradient, const OptionalTensor& detector) {
 Tensor loss_slope(const Tensor& expected, const Tensor& counts, Likelihood likelihood) {
   switch (likelihood) {
     case Likelihood::kAmplitude: {
-      const Tensor lit = expected.gt(0);
-      const Tensor model = at::where(lit, expected, at::ones_like(expected)).sqrt();
-      return at::where(lit, counts.clamp_min(0).sqrt().div(model).neg().add(1),
-                       at::zeros_like(expected));
+      const Tensor dark = expected.le(0);
+      const Tensor model = expected.masked_fill(dark, 1).sqrt();
+      return counts.clamp_min(0).sqrt().div(model).neg().add(1).masked_fill(dark, 0);
     }
     case Likelihood::kPoisson: {
-      const Tensor above = expected.gt(1e-6);
-      const Tensor model = at::where(above, expected, at::ones_like(expected));
-      return at::where(above, counts.clamp_min(0).div(model), at::zeros_like(expected))
-          .neg()
-          .add(1);
+      const Tensor below = expected.le(1e-6);
+      const Tensor model = expected.masked_fill(below, 1);
+      return counts.clamp_min(0).div(model).masked_fill(below, 0).neg().add(1);
     }
     case Likelihood::kGaussian:
       return expected.sub(counts).mul(2);

@@ -42,6 +42,13 @@ double sum(const at::Tensor& losses) {
   return total;
 }
 
+[[noreturn]] void diverged(const State& state, const std::string& what, double value) {
+  throw RunError("the " + what + " must stay finite, got " + std::to_string(value) +
+                 " in iteration " + std::to_string(state.iteration + 1) +
+                 ": the steps are too long (reconstruct.step, probe_step, momentum, "
+                 "learning_rate); an earlier checkpoint is kept");
+}
+
 }  // namespace
 
 Engine::Engine(const Config& config, const Problem& problem)
@@ -163,12 +170,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     const Data data = data_of(batch);
     double squared_error = 0;
     const Evaluation at = evaluate(state, data, &squared_error);
-    if (!std::isfinite(at.loss)) {
-      throw RunError("the loss must stay finite, got " + std::to_string(at.loss) +
-                     " in iteration " + std::to_string(state.iteration + 1) +
-                     ": the steps are too long (reconstruct.step, probe_step, momentum, "
-                     "learning_rate); the last checkpoint is kept");
-    }
+    if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss);
     optimizer_->update(state, at, [&] { return evaluate(state, data, nullptr); });
     state.loss += at.loss;
     state.squared_error += squared_error;
@@ -195,6 +197,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
 
 void Engine::fix_power(State& state) {
   const double now = power(state.probe);
+  if (!std::isfinite(now)) diverged(state, "probe's power", now);
   if (!(now > 0) || !(state.start_power > 0)) return;
   const double probe_factor = std::sqrt(state.start_power / now);
   const auto slices = static_cast<double>(state.object.size(0));

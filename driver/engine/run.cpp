@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 #include <sys/resource.h>
+#include <vector>
 
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
@@ -133,9 +134,14 @@ void run(const Config& config, const RunOptions& options) {
                       std::to_string(last) + ": everything is saved in " + folder +
                       ", --resume goes on");
   }
-  log_info() << "amplitude_error "
-             << (state.history.amplitude_error.empty() ? 0.0 : state.history.amplitude_error.back())
-             << " after " << state.iteration << " iterations; result in " << folder << "/result.h5";
+  const std::vector<double>& error = state.history.amplitude_error;
+  if (error.size() > 1 && !(error.back() < error.front())) {
+    log_warning() << "the amplitude_error did not fall (" << error.front() << " in the first "
+                  << "iteration, " << error.back() << " in the last): check the geometry with "
+                  << "`ptyle check`, or shorten the steps";
+  }
+  log_info() << "amplitude_error " << (error.empty() ? 0.0 : error.back()) << " after "
+             << state.iteration << " iterations; result in " << folder << "/result.h5";
 }
 
 }  // namespace ptyle::driver

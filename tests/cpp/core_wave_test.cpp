@@ -108,5 +108,13 @@ TEST(Likelihoods, EdgesAreAsStated) {
   EXPECT_EQ(GaussianLikelihood{}(1.0, -2.0).loss, 9.0);
 }
 
+TEST(Likelihoods, WhatIsNotANumberStaysNotANumber) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(AmplitudeLikelihood{}(nan, 4.0).loss));
+  EXPECT_TRUE(std::isnan(AmplitudeLikelihood{}(nan, 4.0).slope));
+  EXPECT_TRUE(std::isnan(PoissonLikelihood{}(nan, 4.0).loss));
+  EXPECT_TRUE(std::isnan(GaussianLikelihood{}(nan, 4.0).loss));
+}
+
 }  // namespace
 }  // namespace ptyle

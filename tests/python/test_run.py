@@ -178,9 +178,25 @@ def test_several_ranks_are_refused_in_one_sentence(star):
     assert process.returncode == 2 and "WORLD_SIZE" in stderr
 
 
-def test_a_loss_that_explodes_keeps_the_checkpoint(star, tmp_path):
-    first = ["--set", "reconstruct.iterations=2", "--set", "output.png=false"]
-    run("run", star, *first, "--set", "reconstruct.step=1e18", code=1)
-    process = run("run", star, *first, "--set", "reconstruct.step=1e18", "--overwrite", code=1)
-    assert "the loss must stay finite" in process.stderr
-    assert (tmp_path / "star" / "config.toml").exists()
+def test_a_run_that_explodes_fails_and_keeps_its_checkpoint(star, tmp_path):
+    options = ["--set", "reconstruct.iterations=60", "--set", "output.png=false"]
+    options += ["--set", "reconstruct.momentum=0.9"]
+    failed = run("run", star, *options, code=1)
+    assert "must stay finite" in failed.stderr and "reconstruct.step" in failed.stderr
+    assert (tmp_path / "star" / "checkpoint.h5").exists()
+
+
+def test_an_error_that_does_not_fall_is_said(star):
+    options = ["--set", "reconstruct.iterations=2", "--set", "output.png=false"]
+    said = run(
+        "run",
+        star,
+        *options,
+        "--set",
+        "reconstruct.step=1e-9",
+        "--set",
+        'reconstruct.refine=["object"]',
+    ).stderr
+    assert "ptyle check" not in said
+    said = run("run", star, *options, "--overwrite", "--set", "reconstruct.step=4").stderr
+    assert "the amplitude_error did not fall" in said
