@@ -212,8 +212,10 @@ FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& obj
   const Tensor detected = detect(waves, detector);
   const Tensor intensity = at::real(detected.mul(detected.conj())).sum(1);
   const Tensor expected = background ? intensity.add(*background) : intensity;
-  Tensor slope = loss_slope(expected, patterns.to(intensity.scalar_type()),
-                            likelihood_from("diffraction_loss", likelihood));
+  Tensor counts = patterns.to(intensity.scalar_type());
+  // What lies under the mask may be anything, also not a number: 0 times that would not be 0.
+  if (mask) counts = counts.masked_fill(mask->to(at::kBool), 0);
+  Tensor slope = loss_slope(expected, counts, likelihood_from("diffraction_loss", likelihood));
   if (mask) slope = slope.masked_fill(mask->to(at::kBool), 0);
   if (weights) slope = slope.mul(weights->unsqueeze(1).unsqueeze(2));
   const Tensor scaled = detected.mul(slope.mul(gradient).mul(2).unsqueeze(1));

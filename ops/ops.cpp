@@ -55,21 +55,23 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
 const char* version() { return PTYLE_VERSION; }
 
 void load_cuda() {
-  static void* library = nullptr;
-  if (library != nullptr) return;
-  Dl_info here{};
-  TORCH_CHECK(dladdr(reinterpret_cast<const void*>(&version), &here) != 0,
-              "ptyle::load_cuda: the folder of libptyle_ops.so is unknown");
-  std::string path = here.dli_fname;
-  path = path.substr(0, path.find_last_of('/') + 1) + "libptyle_ops_cuda.so";
-  library = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  if (library == nullptr) {
-    const char* reason = dlerror();
-    TORCH_CHECK(false, "ptyle::load_cuda: the CUDA kernels cannot be loaded: ",
-                reason ? reason : "unknown reason",
-                ". They need ptyle built with CUDA and the CUDA libraries that the torch wheel "
-                "depends on");
-  }
+  static void* const library = [] {
+    Dl_info here{};
+    TORCH_CHECK(dladdr(reinterpret_cast<const void*>(&version), &here) != 0,
+                "ptyle::load_cuda: the folder of libptyle_ops.so is unknown");
+    std::string path = here.dli_fname;
+    path = path.substr(0, path.find_last_of('/') + 1) + "libptyle_ops_cuda.so";
+    void* const opened = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+    if (opened == nullptr) {
+      const char* reason = dlerror();
+      TORCH_CHECK(false, "ptyle::load_cuda: the CUDA kernels cannot be loaded: ",
+                  reason ? reason : "unknown reason",
+                  ". They need ptyle built with CUDA and the CUDA libraries that the torch wheel "
+                  "depends on");
+    }
+    return opened;
+  }();
+  (void)library;  // a failed attempt throws, and is tried anew by the next call
 }
 
 }  // namespace ptyle

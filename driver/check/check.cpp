@@ -65,7 +65,7 @@ std::string bytes(std::int64_t count) {
   return number(value / 1e3, 3) + " kB";
 }
 
-// ---- the scan ---------------------------------------------------------------------------------
+// ---- the scan ----
 
 using Point = std::array<double, 2>;
 
@@ -128,7 +128,7 @@ double scanned_area(std::vector<Point> points, double step) {
   return std::abs(area) + 0.5 * perimeter * step + step * step;
 }
 
-// ---- the probe and the patterns -----------------------------------------------------------------
+// ---- the probe and the patterns ----
 
 // Diameter in pixels of the disc of even intensity that is as concentrated as the probe:
 // area = (sum I)^2 / sum I^2.

@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// ---- values as text -------------------------------------------------------------------------
+// ---- values as text ----
 
 std::string write_number(double value) {
   char text[40];
@@ -63,7 +63,7 @@ std::string show(const toml::node& node) {
   return out.str();
 }
 
-// ---- rules ------------------------------------------------------------------------------------
+// ---- rules ----
 
 template <typename T>
 struct Rule {
@@ -127,7 +127,7 @@ Rule<std::string> not_empty() {
   return {"be given", [](const std::string& value) { return !value.empty(); }};
 }
 
-// ---- types ------------------------------------------------------------------------------------
+// ---- types ----
 // A codec knows one type of field: its name, how to read it from TOML and how to write it.
 
 struct BoolCodec {
@@ -294,7 +294,7 @@ struct DarkCodec {  // detector.dark
   }
 };
 
-// ---- the table of keys ------------------------------------------------------------------------
+// ---- the table of keys ----
 
 const std::vector<std::string>& aberration_names() {
   static const std::vector<std::string> names = {
@@ -490,7 +490,7 @@ void visit_keys(Config& c, Visitor& v) {
                             "write pictures of object and probe");
 }
 
-// ---- unknown keys -----------------------------------------------------------------------------
+// ---- unknown keys ----
 
 std::size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
@@ -526,7 +526,7 @@ std::string nearest_key(const std::string& key, const std::vector<std::string>& 
   return best;
 }
 
-// ---- reading ----------------------------------------------------------------------------------
+// ---- reading ----
 
 struct Source {
   std::string path;
@@ -636,7 +636,7 @@ void apply_override(toml::table& root, const std::string& text, Source& source) 
   source.overrides[key] = place;
 }
 
-// ---- rules between keys -------------------------------------------------------------------------
+// ---- rules between keys ----
 
 void check_together(const Config& c, const Source& source, const std::set<std::string>& given) {
   const auto has = [&given](const char* key) { return given.count(key) > 0; };
@@ -746,8 +746,7 @@ std::string absolute_dataset(const std::string& name, const fs::path& folder) {
   return absolute_path(name.substr(0, colon), folder) + name.substr(colon);
 }
 
-// ---- writing and describing
-// -----------------------------------------------------------------------
+// ---- writing and describing ----
 
 struct Writer {
   std::string text, table;

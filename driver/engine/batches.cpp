@@ -77,11 +77,12 @@ Batches::Batches(const at::Tensor& positions, std::int64_t batches, std::uint64_
   const std::int64_t count = std::max<std::int64_t>(1, std::min(batches, n));
   std::mt19937_64 generator(seed);
   const auto offset = static_cast<std::int64_t>(draw(generator, static_cast<std::uint64_t>(count)));
-  for (std::int64_t batch = 0; batch < count; ++batch) {
-    std::vector<std::int64_t> list;
-    for (std::int64_t i = 0; i < n; ++i) {
-      if ((i + offset) % count == batch) list.push_back(curve[static_cast<std::size_t>(i)]);
-    }
+  std::vector<std::vector<std::int64_t>> lists(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < n; ++i) {
+    lists[static_cast<std::size_t>((i + offset) % count)].push_back(
+        curve[static_cast<std::size_t>(i)]);
+  }
+  for (const std::vector<std::int64_t>& list : lists) {
     at::Tensor members = at::empty({static_cast<std::int64_t>(list.size())}, at::kLong);
     std::copy(list.begin(), list.end(), members.data_ptr<std::int64_t>());
     members_.push_back(std::move(members));

@@ -7,6 +7,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "driver/engine/vectors.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 
@@ -14,14 +15,6 @@ namespace ptyle::driver {
 namespace {
 
 constexpr std::int64_t kFormat = 1;
-
-// FNV-1a over the bytes, as a signed integer that an HDF5 attribute can hold.
-std::int64_t checksum(const at::Tensor& tensor, std::uint64_t hash = 14695981039346656037ULL) {
-  const at::Tensor plain = tensor.contiguous();
-  const auto* bytes = static_cast<const unsigned char*>(plain.const_data_ptr());
-  for (std::size_t i = 0; i < plain.nbytes(); ++i) hash = (hash ^ bytes[i]) * 1099511628211ULL;
-  return static_cast<std::int64_t>(hash);
-}
 
 at::Tensor as_tensor(const std::vector<double>& values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kDouble);
@@ -91,49 +84,51 @@ void check_same_config(const std::string& path, const std::string& then, const s
 
 }  // namespace
 
-void write_checkpoint(const std::string& path, const State& state, const Config& config) {
+void write_checkpoint(const std::string& path, const State& state, const Config& config,
+                      const std::string& data) {
   hdf5::write_atomically(path, [&](hdf5::File& file) {
     file.set_attribute("/", "format", kFormat);
     file.set_attribute("/", "config", to_toml(config));
-    file.set_attribute("/", "iteration", state.iteration);
-    file.set_attribute("/", "batch", state.batch);
-    file.set_attribute("/", "loss", state.loss);
-    file.set_attribute("/", "squared_error", state.squared_error);
-    file.set_attribute("/", "seconds", state.seconds);
-    file.set_attribute("/", "start_power", state.start_power);
+    file.set_attribute("/", "data", data);
     write_checked(file, "/object", state.object);
     write_checked(file, "/probe", state.probe);
     file.create_group("/optimizer");
     for (const auto& [name, tensor] : state.optimizer) {
       if (tensor.defined()) write_checked(file, "/optimizer/" + name, tensor);
     }
-    for (const auto& [name, number] : state.numbers) {
-      file.set_attribute("/optimizer", name, number);
-    }
+    // Scalars as one dataset, so that a checksum guards them too.
     std::string names;
-    for (const auto& [name, number] : state.numbers) names += name + "\n";
-    file.set_attribute("/optimizer", "numbers", names);
+    std::vector<double> numbers{static_cast<double>(state.iteration),
+                                static_cast<double>(state.batch),
+                                state.loss,
+                                state.squared_error,
+                                state.seconds,
+                                state.start_power};
+    for (const auto& [name, number] : state.numbers) {
+      names += name + "\n";
+      numbers.push_back(number);
+    }
+    write_checked(file, "/numbers", as_tensor(numbers));
+    file.set_attribute("/numbers", "names", names);
     write_checked(file, "/history/loss", as_tensor(state.history.loss));
     write_checked(file, "/history/amplitude_error", as_tensor(state.history.amplitude_error));
     write_checked(file, "/history/seconds", as_tensor(state.history.seconds));
   });
 }
 
-State read_checkpoint(const std::string& path, const Config& config) {
+State read_checkpoint(const std::string& path, const Config& config, const std::string& data) {
   const hdf5::File file = hdf5::File::open(path);
-  const std::int64_t format = file.integer_attribute("/", "format");
-  if (format != kFormat) {
-    throw DataError(path + ": the checkpoint's format must be " + std::to_string(kFormat) +
-                    ", got " + std::to_string(format));
+  if (!file.has_attribute("/", "format") || file.integer_attribute("/", "format") != kFormat) {
+    throw DataError(path + ": must be a checkpoint of this version of ptyle (format " +
+                    std::to_string(kFormat) + "), got another file");
   }
   check_same_config(path, file.string_attribute("/", "config"), to_toml(config));
+  const std::string then = file.string_attribute("/", "data");
+  if (then != data) {
+    throw DataError(path + ": must be resumed with the data it was made with, " + then + ", got " +
+                    data);
+  }
   State state;
-  state.iteration = file.integer_attribute("/", "iteration");
-  state.batch = file.integer_attribute("/", "batch");
-  state.loss = file.number_attribute("/", "loss");
-  state.squared_error = file.number_attribute("/", "squared_error");
-  state.seconds = file.number_attribute("/", "seconds");
-  state.start_power = file.number_attribute("/", "start_power");
   state.object = read_checked(file, "/object");
   state.probe = read_checked(file, "/probe");
   constexpr std::size_t kMostNames = 100000;
@@ -144,10 +139,23 @@ State read_checkpoint(const std::string& path, const Config& config) {
       state.optimizer[name.substr(prefix.size())] = read_checked(file, name);
     }
   }
-  std::istringstream names(file.string_attribute("/optimizer", "numbers"));
-  for (std::string name; std::getline(names, name);) {
-    state.numbers[name] = file.number_attribute("/optimizer", name);
+  const std::vector<double> numbers = as_vector(read_checked(file, "/numbers"));
+  std::istringstream names(file.string_attribute("/numbers", "names"));
+  constexpr std::size_t kFixed = 6;
+  std::size_t count = kFixed;
+  for (std::string name; std::getline(names, name) && count < numbers.size(); ++count) {
+    state.numbers[name] = numbers[count];
   }
+  if (count < kFixed || count != numbers.size()) {
+    throw DataError(path + ": /numbers must have one entry a name, got " +
+                    std::to_string(numbers.size()));
+  }
+  state.iteration = static_cast<std::int64_t>(numbers[0]);
+  state.batch = static_cast<std::int64_t>(numbers[1]);
+  state.loss = numbers[2];
+  state.squared_error = numbers[3];
+  state.seconds = numbers[4];
+  state.start_power = numbers[5];
   state.history.loss = as_vector(read_checked(file, "/history/loss"));
   state.history.amplitude_error = as_vector(read_checked(file, "/history/amplitude_error"));
   state.history.seconds = as_vector(read_checked(file, "/history/seconds"));

@@ -9,10 +9,13 @@
 
 namespace ptyle::driver {
 
-void write_checkpoint(const std::string& path, const State& state, const Config& config);
+// `data`: what the data is, in one line (Engine::fingerprint).
+void write_checkpoint(const std::string& path, const State& state, const Config& config,
+                      const std::string& data);
 
-// Throws DataError where the file is damaged, ConfigError where `config` differs from the one that
-// the checkpoint was made with in anything but the number of iterations and the output.
-State read_checkpoint(const std::string& path, const Config& config);
+// Throws DataError where the file is damaged or `data` is not what it was made with, ConfigError
+// where `config` differs from the one it was made with in anything but the number of iterations and
+// the output.
+State read_checkpoint(const std::string& path, const Config& config, const std::string& data);
 
 }  // namespace ptyle::driver

@@ -2,7 +2,9 @@
 
 #include <chrono>
 #include <cmath>
+#include <sstream>
 #include <string>
+#include <utility>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/index_select.h>
@@ -46,7 +48,17 @@ double sum(const at::Tensor& losses) {
   throw RunError("the " + what + " must stay finite, got " + std::to_string(value) +
                  " in iteration " + std::to_string(state.iteration + 1) +
                  ": the steps are too long (reconstruct.step, probe_step, momentum, "
-                 "learning_rate); an earlier checkpoint is kept");
+                 "learning_rate)");
+}
+
+// A loss is known only before an update; nothing that is not finite may become a checkpoint.
+void check_finite(const State& state) {
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const at::Tensor&>("object", state.object),
+        std::pair<const char*, const at::Tensor&>("probe", state.probe)}) {
+    const double sum = power(tensor);
+    if (!std::isfinite(sum)) diverged(state, std::string("sum of |") + name + "|^2", sum);
+  }
 }
 
 }  // namespace
@@ -64,6 +76,17 @@ Engine::Engine(const Config& config, const Problem& problem)
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ =
       pixels * static_cast<double>(positions_.size(0)) - static_cast<double>(problem.masked_pixels);
+}
+
+std::string Engine::fingerprint() const {
+  std::ostringstream out;
+  const auto& shape = problem_.object_shape;
+  out.precision(17);
+  out << positions_.size(0) << " positions (checksum " << checksum(positions_) << "), window "
+      << problem_.window[0] << " x " << problem_.window[1] << ", object " << shape[0] << " x "
+      << shape[1] << " x " << shape[2] << ", " << problem_.total_counts << " counts, "
+      << problem_.masked_pixels << " masked pixels, probe checksum " << checksum(problem_.probe);
+  return out.str();
 }
 
 State Engine::start() const {
@@ -183,8 +206,12 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     state.seconds +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     batch_done(done);
-    if (state.batch < batches_.count() && stop()) return false;
+    if (state.batch < batches_.count() && stop()) {
+      check_finite(state);
+      return false;
+    }
   }
+  check_finite(state);
   state.history.loss.push_back(state.loss);
   state.history.amplitude_error.push_back(
       unmasked_pixels_ > 0 ? state.squared_error / unmasked_pixels_ : 0.0);
@@ -197,8 +224,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
 
 void Engine::fix_power(State& state) {
   const double now = power(state.probe);
-  if (!std::isfinite(now)) diverged(state, "probe's power", now);
-  if (!(now > 0) || !(state.start_power > 0)) return;
+  if (!std::isfinite(now) || !(now > 0) || !(state.start_power > 0)) return;
   const double probe_factor = std::sqrt(state.start_power / now);
   const auto slices = static_cast<double>(state.object.size(0));
   const double object_factor = std::pow(probe_factor, -1.0 / slices);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "driver/config/config.h"
 #include "driver/engine/batches.h"
@@ -26,6 +27,8 @@ class Engine {
                const std::function<void(std::int64_t)>& batch_done);
 
   std::int64_t positions() const { return positions_.size(0); }
+  // What the data is, in one line: a checkpoint goes on with the same data alone.
+  std::string fingerprint() const;
 
  private:
   // What of the measurement a batch needs, as the operators take it.

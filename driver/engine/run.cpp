@@ -1,12 +1,16 @@
 #include "driver/engine/run.h"
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <sys/resource.h>
 #include <vector>
+
+#include <ATen/Parallel.h>
 
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
@@ -25,34 +29,105 @@ namespace fs = std::filesystem;
 
 std::atomic<bool> stop_asked{false};
 
-// The first signal asks for an orderly end; a second one ends the program at once.
+// The first signal asks for an orderly end; a second one, of either kind, ends the program at once.
 extern "C" void ask_to_stop(int signal) {
-  stop_asked.store(true);
-  std::signal(signal, SIG_DFL);
+  if (stop_asked.exchange(true)) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
 }
 
-const char* const kOwnFiles[] = {
+// Takes SIGINT and SIGTERM for the time of a run. A signal that was ignored from the start (nohup,
+// a job in a script's background) stays ignored.
+class Signals {
+ public:
+  Signals() {
+    stop_asked.store(false);
+    for (std::size_t k = 0; k < kSignals.size(); ++k) {
+      sigaction(kSignals[k], nullptr, &before_[k]);
+      if (before_[k].sa_handler == SIG_IGN) continue;
+      struct sigaction action {};
+      action.sa_handler = ask_to_stop;
+      sigemptyset(&action.sa_mask);
+      action.sa_flags = SA_RESTART;
+      sigaction(kSignals[k], &action, nullptr);
+    }
+  }
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
+  ~Signals() {
+    for (std::size_t k = 0; k < kSignals.size(); ++k) {
+      sigaction(kSignals[k], &before_[k], nullptr);
+    }
+  }
+
+ private:
+  static constexpr std::array<int, 2> kSignals{SIGINT, SIGTERM};
+  std::array<struct sigaction, 2> before_{};
+};
+
+// One thread while it lives. Loading, the start and the result's probe go through reductions of
+// ATen, which split by threads: their last bits, and with them all of a run, would depend on how
+// many.
+class OneThread {
+ public:
+  OneThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+  ~OneThread() { at::set_num_threads(threads_); }
+
+ private:
+  int threads_;
+};
+
+constexpr std::array<const char*, 7> kOwnFiles = {
     "checkpoint.h5",        "result.h5", "metrics.jsonl", "object_phase.png",
     "object_amplitude.png", "probe.png", "config.toml"};
 
-void prepare_folder(const std::string& folder, const RunOptions& options) {
+// Asked before the data is read: a wrong folder should not cost the minutes that takes.
+void check_folder(const std::string& folder, const RunOptions& options) {
   std::error_code error;
-  if (fs::exists(folder) && !fs::is_directory(folder)) {
+  if (!fs::exists(folder, error)) return;
+  if (!fs::is_directory(folder, error)) {
     throw ConfigError("output.folder: must be a folder, got the file " + folder);
   }
-  const bool used = fs::is_directory(folder) && !fs::is_empty(folder, error);
-  if (used && options.overwrite) {
-    for (const char* name : kOwnFiles) fs::remove(fs::path(folder) / name, error);
-  } else if (used && !options.resume) {
+  if (options.overwrite || fs::is_empty(folder, error)) return;
+  if (!options.resume) {
     throw ConfigError(
         "output.folder: must be new or empty (--resume goes on from its checkpoint, --overwrite "
         "replaces its files), got " +
         folder);
   }
+  if (fs::exists(fs::path(folder) / "checkpoint.h5", error)) return;
+  // Killed before its first checkpoint, a run leaves these two alone.
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "config.toml" && name != "metrics.jsonl" &&
+        name.find(".tmp.") == std::string::npos) {
+      throw ConfigError("output.folder: must hold a checkpoint.h5 to resume from, got " + folder +
+                        " with " + name + " and no checkpoint");
+    }
+  }
+}
+
+void prepare_folder(const std::string& folder, const RunOptions& options) {
+  std::error_code error;
   fs::create_directories(folder, error);
   if (error) {
     throw ConfigError("output.folder: must be a folder that can be written, got " + folder + " (" +
                       error.message() + ")");
+  }
+  // What a run that was killed while writing left behind.
+  std::vector<fs::path> leftovers;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    for (const char* own : kOwnFiles) {
+      if (name.rfind(std::string(own) + ".tmp.", 0) == 0) leftovers.push_back(entry.path());
+    }
+  }
+  for (const fs::path& path : leftovers) fs::remove(path, error);
+  if (options.overwrite) {
+    for (const char* name : kOwnFiles) fs::remove(fs::path(folder) / name, error);
   }
 }
 
@@ -74,21 +149,25 @@ void refuse_several_ranks() {
 
 void run(const Config& config, const RunOptions& options) {
   refuse_several_ranks();
-  const Problem problem = load_problem(config);
-  Engine engine(config, problem);
-  // Everything about config and data has been checked: only now is something written.
   const std::string& folder = config.output.folder;
   const std::string checkpoint = folder + "/checkpoint.h5";
+  check_folder(folder, options);
+  const Signals signals;
+  std::optional<OneThread> one_thread(std::in_place);
+  const Problem problem = load_problem(config);
+  Engine engine(config, problem);
+  const std::string data = engine.fingerprint();
   State state;
-  const bool resumed = options.resume && fs::exists(checkpoint);
-  if (resumed) {
-    state = read_checkpoint(checkpoint, config);
+  if (options.resume && fs::exists(checkpoint)) {
+    state = read_checkpoint(checkpoint, config, data);
     log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
   } else {
     if (options.resume) log_info() << "no checkpoint in " << folder << " yet: starting anew";
     state = engine.start();
   }
+  one_thread.reset();
+  // Everything about config and data has been checked: only now is something written.
   prepare_folder(folder, options);
   hdf5::write_text_atomically(folder + "/config.toml", to_toml(config));
   MetricsWriter metrics(folder + "/metrics.jsonl", state.iteration);
@@ -96,9 +175,6 @@ void run(const Config& config, const RunOptions& options) {
              << problem.window[1] << ", object " << problem.object_shape[0] << " x "
              << problem.object_shape[1] << " x " << problem.object_shape[2] << ", into " << folder;
 
-  stop_asked.store(false);
-  std::signal(SIGINT, ask_to_stop);
-  std::signal(SIGTERM, ask_to_stop);
   const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
   {
@@ -120,15 +196,14 @@ void run(const Config& config, const RunOptions& options) {
       progress.iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       const std::int64_t every = config.output.checkpoint_every;
       if (every > 0 && state.iteration % every == 0 && state.iteration < last) {
-        write_checkpoint(checkpoint, state, config);
+        write_checkpoint(checkpoint, state, config, data);
       }
     }
   }
-  write_checkpoint(checkpoint, state, config);
+  write_checkpoint(checkpoint, state, config, data);
+  one_thread.emplace();
   write_result(folder + "/result.h5", state, config, problem);
   if (config.output.png) write_pictures(folder, state, problem);
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
   if (state.iteration < last) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
                       std::to_string(last) + ": everything is saved in " + folder +

@@ -16,6 +16,9 @@ double power(const at::Tensor& a);
 // max of a real tensor; 0 where it has no element.
 double largest(const at::Tensor& a);
 
+// FNV-1a hash of a tensor's bytes, as the signed integer that an HDF5 attribute can hold.
+std::int64_t checksum(const at::Tensor& tensor);
+
 // y += factor x
 void add_scaled(at::Tensor& y, double factor, const at::Tensor& x);
 // y = factor y

@@ -271,7 +271,7 @@ std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t from = 
 
 }  // namespace
 
-// ---- the file ---------------------------------------------------------------------------------
+// ---- the file ----
 
 File::File(std::string path, std::int64_t id, bool writable)
     : path_(std::move(path)), id_(id), writable_(writable) {}
@@ -547,7 +547,7 @@ void File::write_rows(const std::string& name, std::int64_t first, const at::Ten
   }
 }
 
-// ---- attributes ---------------------------------------------------------------------------------
+// ---- attributes ----
 
 namespace {
 
@@ -681,8 +681,7 @@ std::int64_t File::integer_attribute(const std::string& object, const std::strin
   return value;
 }
 
-// ---- writing that survives a crash
-// ----------------------------------------------------------------
+// ---- writing that survives a crash ----
 
 namespace {
 

@@ -29,7 +29,7 @@ constexpr std::int64_t kLineHeight = (kGlyphRows + 3) * kTextScale;
 using Colour = std::array<std::uint8_t, 3>;
 constexpr Colour kBlack = {0, 0, 0};
 
-// ---- text -------------------------------------------------------------------------------------
+// ---- text ----
 
 // Seven rows of five pixels (nine with a descender), '#' = ink, rows separated by '/'.
 const std::map<char, std::string_view>& glyphs() {
@@ -133,7 +133,7 @@ std::string short_number(double value) {
   return text;
 }
 
-// ---- scale bar ----------------------------------------------------------------------------------
+// ---- scale bar ----
 
 struct ScaleBar {
   double pixels = 0.0;  // of the object
@@ -167,7 +167,7 @@ ScaleBar choose_scale_bar(std::int64_t columns, std::optional<double> pixel_A) {
   return {length / pixel, short_number(length / unit.in_A) + " " + unit.name};
 }
 
-// ---- contrast ---------------------------------------------------------------------------------
+// ---- contrast ----
 
 std::pair<double, double> percentiles(const at::Tensor& values, const PanelOptions& options) {
   at::Tensor part = values;
@@ -200,7 +200,7 @@ std::pair<double, double> percentiles(const at::Tensor& values, const PanelOptio
   return {low, high};
 }
 
-// ---- panels -----------------------------------------------------------------------------------
+// ---- panels ----
 
 // Mean over blocks, so that no picture is wider than kLargestSide. Returns the block's side.
 std::int64_t shrink(at::Tensor& values, std::optional<Region>& region) {

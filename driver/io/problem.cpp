@@ -47,7 +47,7 @@ std::string number_words(double value) {
   return out.str();
 }
 
-// ---- files and datasets that keys name ----------------------------------------------------------
+// ---- files and datasets that keys name ----
 
 struct Located {
   File file;
@@ -106,8 +106,7 @@ std::string first_not_finite(const at::Tensor& values) {
   return shape_words(index);
 }
 
-// ---- from the stored pattern to the window
-// --------------------------------------------------------
+// ---- from the stored pattern to the window ----
 
 // Which stored pixels make up each pixel of the window: orientation, crop, binning, padding and the
 // move of the zero frequency in one table, the same for patterns, masks and dark images.
@@ -187,7 +186,7 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
   return map;
 }
 
-// ---- reading in blocks ------------------------------------------------------------------------
+// ---- reading in blocks ----
 
 // A stack of patterns [n, H, W] or [scan_rows, scan_columns, H, W], read along its first axis.
 struct Stack {
@@ -263,7 +262,7 @@ void with_type(at::ScalarType type, const Function& function) {
   }
 }
 
-// ---- masks ------------------------------------------------------------------------------------
+// ---- masks ----
 
 // The mask of the config in window layout: [h, w], or [n, h, w] where it differs by pattern. Bytes,
 // 1 = bad. Unmeasured pixels are bad.
@@ -334,7 +333,7 @@ Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns)
   return mask;
 }
 
-// ---- patterns ---------------------------------------------------------------------------------
+// ---- patterns ----
 
 enum class Fault : std::uint8_t { kNone, kNotFinite, kTooLarge, kNotExact };
 
@@ -612,7 +611,7 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
   }
 }
 
-// ---- geometry ---------------------------------------------------------------------------------
+// ---- geometry ----
 
 void set_wavelength(const Config& config, Problem& problem) {
   if (!config.beam.energy_keV) return;
@@ -671,7 +670,7 @@ at::Tensor propagator_over(const Config& config, const Problem& problem, double 
               *problem.wavelength_A, distance_A);
 }
 
-// ---- positions --------------------------------------------------------------------------------
+// ---- positions ----
 
 at::Tensor stored_positions(const Config& config, const Stack& stack) {
   if (config.data.raster_step) {
@@ -758,7 +757,7 @@ void to_pixels(const Config& config, const Problem& problem, at::Tensor& positio
   }
 }
 
-// ---- the probe --------------------------------------------------------------------------------
+// ---- the probe ----
 
 // Modes beyond the stored ones: Hermite modes of the first, freed from what is there already.
 at::Tensor with_more_modes(const at::Tensor& probe, std::int64_t modes) {

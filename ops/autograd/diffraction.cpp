@@ -51,10 +51,7 @@ struct Diffraction : torch::autograd::Function<Diffraction> {
 at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
                        const at::Tensor& positions, const OptionalTensor& propagator,
                        c10::SymIntArrayRef origin, const OptionalTensor& detector) {
-  forbid_tangent("diffraction", "object", object);
-  forbid_tangent("diffraction", "probe", probe);
-  forbid_tangent("diffraction", "positions", positions);
-  forbid_tangent("diffraction", "propagator", propagator);
+  forbid_tangents_of_model("diffraction", object, probe, positions, propagator);
   forbid_gradient("diffraction", "detector", detector);
   const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
                                   wants_gradient(positions), wants_gradient(propagator)};
@@ -69,6 +66,8 @@ FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& o
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
                                  const OptionalTensor& detector, std::array<bool, 4> needs) {
+  forbid_tangent("diffraction_backward", "gradient", gradient);
+  forbid_tangents_of_model("diffraction_backward", object, probe, positions, propagator);
   forbid_gradient("diffraction_backward", "detector", detector);
   if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
       wants_gradient(positions) || wants_gradient(propagator)) {

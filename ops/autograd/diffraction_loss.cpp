@@ -78,14 +78,6 @@ void forbid_gradients_of_data(const char* name, const at::Tensor& patterns,
   forbid_gradient(name, "detector", detector);
 }
 
-void forbid_tangents_of_model(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                              const at::Tensor& positions, const OptionalTensor& propagator) {
-  forbid_tangent(name, "object", object);
-  forbid_tangent(name, "probe", probe);
-  forbid_tangent(name, "positions", positions);
-  forbid_tangent(name, "propagator", propagator);
-}
-
 std::tuple<at::Tensor, at::Tensor> diffraction_loss(
     const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
     const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
@@ -148,10 +140,33 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
   forbid_gradient(name, "positions", positions);
   forbid_gradient(name, "propagator", propagator);
   forbid_gradients_of_data(name, patterns, weights, mask, background, detector);
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  forbid_gradient(name, "grad_object", grad_object);
+  forbid_gradient(name, "grad_probe", grad_probe);
+  forbid_gradient(name, "grad_positions", grad_positions);
+  forbid_gradient(name, "grad_propagator", grad_propagator);
+  forbid_gradient(name, "losses", losses);
+  at::AutoDispatchBelowAutograd below_autograd;
   dispatch::diffraction_loss_accumulate_(
       object, probe, positions, propagator, patterns, weights, mask, background, likelihood, origin,
       detector, grad_object, grad_probe, grad_positions, grad_propagator, losses);
+}
+
+// Where torch itself counts changes in place, also under inference_mode: autograd then knows that a
+// buffer it has saved is no longer what it was.
+void count_change_of_buffers(const at::Tensor& object, const at::Tensor& probe,
+                             const at::Tensor& positions, const OptionalTensor& propagator,
+                             const at::Tensor& patterns, const OptionalTensor& weights,
+                             const OptionalTensor& mask, const OptionalTensor& background,
+                             std::string_view likelihood, c10::SymIntArrayRef origin,
+                             const OptionalTensor& detector, const OptionalTensor& grad_object,
+                             const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
+                             const OptionalTensor& grad_propagator, at::Tensor losses) {
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    dispatch::diffraction_loss_accumulate_(
+        object, probe, positions, propagator, patterns, weights, mask, background, likelihood,
+        origin, detector, grad_object, grad_probe, grad_positions, grad_propagator, losses);
+  }
   for (const OptionalTensor& changed :
        {grad_object, grad_probe, grad_positions, grad_propagator, OptionalTensor(losses)}) {
     if (changed && !changed->is_inference()) changed->unsafeGetTensorImpl()->bump_version();
@@ -165,4 +180,8 @@ TORCH_LIBRARY_IMPL(ptyle, Autograd, library) {
   library.impl("diffraction_loss", &ptyle::autograd::diffraction_loss);
   library.impl("diffraction_loss_gradients", &ptyle::autograd::diffraction_loss_gradients);
   library.impl("diffraction_loss_accumulate_", &ptyle::autograd::diffraction_loss_accumulate_);
+}
+
+TORCH_LIBRARY_IMPL(ptyle, ADInplaceOrView, library) {
+  library.impl("diffraction_loss_accumulate_", &ptyle::autograd::count_change_of_buffers);
 }

@@ -47,10 +47,7 @@ struct ExitWaves : torch::autograd::Function<ExitWaves> {
 at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       const at::Tensor& positions, const OptionalTensor& propagator,
                       c10::SymIntArrayRef origin) {
-  forbid_tangent("exit_waves", "object", object);
-  forbid_tangent("exit_waves", "probe", probe);
-  forbid_tangent("exit_waves", "positions", positions);
-  forbid_tangent("exit_waves", "propagator", propagator);
+  forbid_tangents_of_model("exit_waves", object, probe, positions, propagator);
   const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
                                   wants_gradient(positions), wants_gradient(propagator)};
   if (needs == std::array<bool, 4>{}) {
@@ -64,6 +61,8 @@ FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& ob
                                 const at::Tensor& probe, const at::Tensor& positions,
                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
                                 std::array<bool, 4> needs) {
+  forbid_tangent("exit_waves_backward", "gradient", gradient);
+  forbid_tangents_of_model("exit_waves_backward", object, probe, positions, propagator);
   if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
       wants_gradient(positions) || wants_gradient(propagator)) {
     return composite::exit_waves_gradients(gradient, object, probe, positions, propagator, origin,

@@ -27,6 +27,15 @@ inline void forbid_tangent(const char* name, const char* argument,
   if (tensor && tensor->defined()) forbid_tangent(name, argument, *tensor);
 }
 
+inline void forbid_tangents_of_model(const char* name, const at::Tensor& object,
+                                     const at::Tensor& probe, const at::Tensor& positions,
+                                     const std::optional<at::Tensor>& propagator) {
+  forbid_tangent(name, "object", object);
+  forbid_tangent(name, "probe", probe);
+  forbid_tangent(name, "positions", positions);
+  forbid_tangent(name, "propagator", propagator);
+}
+
 // Nothing is silently without a gradient.
 template <typename TensorOrOptional>
 void forbid_gradient(const char* name, const char* argument, const TensorOrOptional& tensor) {

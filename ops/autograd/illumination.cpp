@@ -2,7 +2,6 @@
 #include <torch/library.h>
 
 #include "ops/autograd/guards.h"
-#include "ops/checks.h"
 #include "ops/composite.h"
 #include "ops/dispatch.h"
 
@@ -13,12 +12,12 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
   forbid_tangent("illumination", "probe", probe);
   forbid_gradient("illumination", "positions", positions);
-  if (wants_gradient(probe)) {
-    check_illumination(probe, positions, shape, origin);
-    return composite::illumination(probe, positions, shape, origin);
+  at::Tensor plain;
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    plain = dispatch::illumination(probe, positions, shape, origin);  // with all its checks
   }
-  at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return dispatch::illumination(probe, positions, shape, origin);
+  return wants_gradient(probe) ? composite::illumination(probe, positions, shape, origin) : plain;
 }
 
 }  // namespace

@@ -11,9 +11,7 @@ class Detector {
  public:
   using C = Complex<T>;
 
-  explicit Detector(const std::optional<at::Tensor>& transfer) {
-    if (transfer) transfer_ = transfer->resolve_conj().resolve_neg().contiguous();
-  }
+  explicit Detector(const std::optional<at::Tensor>& transfer) : transfer_(plain(transfer)) {}
 
   // waves [b, modes, h, w]
   at::Tensor forward(const at::Tensor& waves) const {
@@ -35,7 +33,7 @@ class Detector {
   void multiply(at::Tensor& waves, const Product& product) const {
     const C* factor = complex_data<T>(transfer_);
     const int64_t pixels = transfer_.numel();
-    C* wave = complex_data<T>(waves);
+    C* wave = mutable_complex_data<T>(waves);
     for (int64_t k = 0; k < waves.size(0) * waves.size(1); ++k, wave += pixels) {
       for (int64_t i = 0; i < pixels; ++i) wave[i] = product(factor[i], wave[i]);
     }

@@ -17,7 +17,7 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
               c10::fromIntArrayRefSlow(origin));
   check_detector("diffraction", probe, detector);
   return with_precision(probe, [&]<typename T>() {
-    const Multislice<T> model(object, probe, positions, propagator, origin, false);
+    const Multislice<T> model("diffraction", object, probe, positions, propagator, origin, false);
     const Detector<T> detect(detector);
     at::Tensor out =
         at::empty({model.positions_count(), model.height(), model.width()}, model.real_options());
@@ -45,9 +45,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
                  probe.options().dtype(at::toRealValueType(probe.scalar_type())));
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
+    const Multislice<T> model(name, object, probe, positions, propagator, origin,
+                              needs[kPositions]);
     const Detector<T> detect(detector);
-    const at::Tensor slopes = gradient.contiguous();
+    const at::Tensor slopes = plain(gradient);
     const int64_t pixels = model.pixels();
     model.run_ordered(out, [&](auto& chunk) {
       at::Tensor waves = detect.forward(model.forward(chunk, true));
@@ -55,8 +56,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
       for (int64_t n = 0; n < chunk.size(); ++n) {
         const T* slope = slopes.const_data_ptr<T>() + (chunk.begin + n) * pixels;
         for (size_t i = 0; i < factor.size(); ++i) factor[i] = T(2) * slope[i];
-        scale_modes(complex_data<T>(waves) + n * model.modes() * pixels, model.modes(), pixels,
-                    factor.data());
+        scale_modes(mutable_complex_data<T>(waves) + n * model.modes() * pixels, model.modes(),
+                    pixels, factor.data());
       }
       model.adjoint(chunk, detect.adjoint(waves), out);
     });

@@ -1,6 +1,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
@@ -21,10 +22,6 @@ struct Measurement {
   at::Tensor background;  // [h, w] or [n, h, w], or undefined
   Likelihood likelihood;
 };
-
-at::Tensor plain(const std::optional<at::Tensor>& tensor) {
-  return tensor ? tensor->contiguous() : at::Tensor();
-}
 
 // Position n's image of a tensor [h, w] or [n, h, w]; null where undefined.
 template <typename V>
@@ -86,14 +83,15 @@ void with_count_type(const at::Tensor& patterns, const Work& work) {
 
 // Adds every pattern's loss to losses [n] (float64) and the gradients of sum(weights x losses) to
 // what is defined in `out`. The only place where loss and gradients are computed.
-void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-                const std::optional<at::Tensor>& propagator, const Measurement& measurement,
-                at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                const Gradients& out, double* losses) {
+void accumulate(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                const Measurement& measurement, at::IntArrayRef origin,
+                const std::optional<at::Tensor>& detector, const Gradients& out, double* losses) {
   const Needs needs = out.needs();
   const bool gradients = needs[kObject] || needs[kProbe] || needs[kPositions] || needs[kPropagator];
   with_precision(probe, [&]<typename T>() {
-    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
+    const Multislice<T> model(name, object, probe, positions, propagator, origin,
+                              needs[kPositions]);
     const Detector<T> detect(detector);
     const int64_t pixels = model.pixels();
     const T* weights =
@@ -106,7 +104,7 @@ void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Ten
         std::vector<T> factor(static_cast<size_t>(gradients ? pixels : 0));
         for (int64_t n = chunk.begin; n < chunk.end; ++n) {
           Complex<T>* detected =
-              complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
+              mutable_complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
           sum_intensity(detected, model.modes(), pixels, intensity.data());
           losses[n] +=
               compare(measurement.likelihood, intensity.data(), counts + n * pixels,
@@ -133,6 +131,30 @@ void check_all(const char* name, const at::Tensor& object, const at::Tensor& pro
   check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
 }
 
+// What is added into must lie apart from what is read and from one another: chunks read the inputs
+// while earlier ones are being added.
+void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                      const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                      const std::optional<at::Tensor>& mask,
+                      const std::optional<at::Tensor>& background,
+                      const std::optional<at::Tensor>& detector,
+                      const std::vector<std::optional<at::Tensor>>& buffers) {
+  const std::vector<std::optional<at::Tensor>> inputs{
+      object, probe, positions, propagator, patterns, weights, mask, background, detector};
+  const auto apart = [&](const std::optional<at::Tensor>& a, const std::optional<at::Tensor>& b) {
+    TORCH_CHECK_VALUE(
+        !a || !b || at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No || a->numel() == 0,
+        "ptyle::", name,
+        ": the buffers that are added into must not share memory with the inputs or "
+        "with one another, got two tensors that overlap");
+  };
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    for (const auto& input : inputs) apart(buffers[i], input);
+    for (size_t k = 0; k < i; ++k) apart(buffers[i], buffers[k]);
+  }
+}
+
 using LossAndGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
@@ -148,9 +170,9 @@ LossAndGradients compute(const char* name, const at::Tensor& object, const at::T
   const at::ScalarType real = at::toRealValueType(probe.scalar_type());
   const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
-  const Measurement measurement{patterns.contiguous(), plain(weights), plain(mask),
-                                plain(background), likelihood_from(name, likelihood)};
-  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
+  const Measurement measurement{plain(patterns), plain(weights), plain(mask), plain(background),
+                                likelihood_from(name, likelihood)};
+  accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
              losses.data_ptr<double>());
   double loss = 0;
   for (int64_t n = 0; n < losses.numel(); ++n) {
@@ -202,14 +224,16 @@ void diffraction_loss_accumulate_(
             likelihood, origin, detector);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
                      grad_positions, grad_propagator, losses);
+  check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
+                   detector, {grad_object, grad_probe, grad_positions, grad_propagator, losses});
   const auto or_none = [](const std::optional<at::Tensor>& buffer) {
     return buffer.value_or(at::Tensor());
   };
   const Gradients out{or_none(grad_object), or_none(grad_probe), or_none(grad_positions),
                       or_none(grad_propagator)};
-  const Measurement measurement{patterns.contiguous(), plain(weights), plain(mask),
-                                plain(background), likelihood_from(name, likelihood)};
-  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
+  const Measurement measurement{plain(patterns), plain(weights), plain(mask), plain(background),
+                                likelihood_from(name, likelihood)};
+  accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
              losses.data_ptr<double>());
 }
 

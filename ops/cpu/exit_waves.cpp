@@ -14,7 +14,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       at::IntArrayRef origin) {
   check_model("exit_waves", object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   return with_precision(probe, [&]<typename T>() {
-    const Multislice<T> model(object, probe, positions, propagator, origin, false);
+    const Multislice<T> model("exit_waves", object, probe, positions, propagator, origin, false);
     at::Tensor out =
         at::empty({model.positions_count(), model.modes(), model.height(), model.width()},
                   model.complex_options());
@@ -22,7 +22,8 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
     model.run_ordered({}, [&](auto& chunk) {
       const at::Tensor waves = model.forward(chunk, false);
       const Complex<T>* from = complex_data<T>(waves);
-      std::copy(from, from + chunk.size() * size, complex_data<T>(out) + chunk.begin * size);
+      std::copy(from, from + chunk.size() * size,
+                mutable_complex_data<T>(out) + chunk.begin * size);
     });
     return out;
   });
@@ -39,13 +40,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
                  probe.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    const Multislice<T> model(object, probe, positions, propagator, origin, needs[kPositions]);
-    const at::Tensor exit_gradient = gradient.resolve_conj().resolve_neg().contiguous();
+    const Multislice<T> model(name, object, probe, positions, propagator, origin,
+                              needs[kPositions]);
+    const at::Tensor exit_gradient = plain(gradient);
     const int64_t size = model.modes() * model.pixels();
     model.run_ordered(out, [&](auto& chunk) {
       at::Tensor waves = model.forward(chunk, true);
       const Complex<T>* from = complex_data<T>(exit_gradient) + chunk.begin * size;
-      std::copy(from, from + chunk.size() * size, complex_data<T>(waves));
+      std::copy(from, from + chunk.size() * size, mutable_complex_data<T>(waves));
       model.adjoint(chunk, std::move(waves), out);
     });
     return 0;

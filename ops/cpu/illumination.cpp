@@ -12,15 +12,15 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions, at
   check_illumination(probe, positions, c10::fromIntArrayRefSlow(shape),
                      c10::fromIntArrayRefSlow(origin));
   return with_precision(probe, [&]<typename T>() {
-    const at::Tensor waves = probe.resolve_conj().resolve_neg().contiguous();
-    const at::Tensor corners = positions.contiguous();
+    const at::Tensor waves = plain(probe);
+    const at::Tensor corners = plain(positions);
     const double* corner = corners.const_data_ptr<double>();
     const int64_t height = probe.size(1), width = probe.size(2);
     std::vector<T> intensity(static_cast<size_t>(height * width));
     sum_intensity(complex_data<T>(waves), probe.size(0), height * width, intensity.data());
     std::vector<std::pair<int64_t, int64_t>> windows;
     for (int64_t n = 0; n < positions.size(0); ++n) {
-      const auto [row, column] = window_corner(corner + 2 * n, n);
+      const auto [row, column] = window_corner("illumination", corner + 2 * n, n);
       windows.emplace_back(row - origin[0], column - origin[1]);
     }
     at::Tensor out =

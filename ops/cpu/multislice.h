@@ -26,29 +26,66 @@
 #include "csrc/scalar.h"
 #include "csrc/wave.h"
 
+// Inside libtorch_cpu where it was built with MKL; the thread's own number of threads, 0: the
+// global one; returns the one before.
+extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
+
 namespace ptyle::cpu {
 
 enum class Transform { kForward, kInverse };
 
-// Unitary 2-D transform over the last two of four axes.
+// The transform's library plans by the number of threads that it believes to have, even where it is
+// called by one of several workers, and another plan has other last bits. While this lives the
+// calling thread counts as one.
+class OneTransformThread {
+ public:
+  OneTransformThread() : before_(set_mkl_threads(1)) {}
+  OneTransformThread(const OneTransformThread&) = delete;
+  OneTransformThread& operator=(const OneTransformThread&) = delete;
+  ~OneTransformThread() { set_mkl_threads(before_); }
+
+ private:
+  static int set_mkl_threads(int threads) {
+    return MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(threads) : 0;
+  }
+  int before_;
+};
+
+// Unitary 2-D transform over the last two of four axes, on the calling thread.
 inline at::Tensor fourier(const at::Tensor& waves, Transform direction) {
   if (waves.numel() == 0) return at::empty_like(waves);
+  const OneTransformThread one_thread;
   constexpr int64_t kUnitary = 1;  // at::native::fft_norm_mode::by_root_n
   return at::_fft_c2c(waves, {2, 3}, kUnitary, direction == Transform::kForward);
 }
 
+// Inputs are read through const pointers alone: a mutable one would copy a copy-on-write tensor,
+// and torch forbids that inside parallel work.
 template <typename T>
-Complex<T>* complex_data(const at::Tensor& tensor) {
-  return reinterpret_cast<Complex<T>*>(tensor.data_ptr());
+const Complex<T>* complex_data(const at::Tensor& tensor) {
+  return static_cast<const Complex<T>*>(tensor.const_data_ptr());
+}
+template <typename T>
+Complex<T>* mutable_complex_data(const at::Tensor& tensor) {
+  return static_cast<Complex<T>*>(tensor.data_ptr());
+}
+
+// Conjugated, negated or strided views become plain memory: kernels read it as it lies.
+inline at::Tensor plain(const at::Tensor& tensor) {
+  return tensor.resolve_conj().resolve_neg().contiguous();
+}
+inline at::Tensor plain(const std::optional<at::Tensor>& tensor) {
+  return tensor ? plain(*tensor) : at::Tensor();
 }
 
 // The whole-pixel part of position n.
-inline std::pair<int64_t, int64_t> window_corner(const double* position, int64_t n) {
+inline std::pair<int64_t, int64_t> window_corner(const char* name, const double* position,
+                                                 int64_t n) {
   constexpr double kLimit = 4503599627370496.0;  // 2^52: beyond it there are no fractions
   for (int axis = 0; axis < 2; ++axis) {
-    TORCH_CHECK_VALUE(std::abs(position[axis]) < kLimit,
-                      "ptyle: positions must be finite and below 2^52, got ", position[axis],
-                      " at [", n, ", ", axis, "]");
+    TORCH_CHECK_VALUE(std::abs(position[axis]) < kLimit, "ptyle::", name,
+                      ": positions must be finite and below 2^52, got ", position[axis], " at [", n,
+                      ", ", axis, "]");
   }
   return {static_cast<int64_t>(std::floor(position[0])),
           static_cast<int64_t>(std::floor(position[1]))};
@@ -74,9 +111,9 @@ class Multislice {
  public:
   using C = Complex<T>;
 
-  Multislice(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-             const std::optional<at::Tensor>& propagator, at::IntArrayRef origin,
-             bool needs_positions)
+  Multislice(const char* name, const at::Tensor& object, const at::Tensor& probe,
+             const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+             at::IntArrayRef origin, bool needs_positions)
       : real_object_(!object.is_complex()),
         slices_(object.size(0)),
         rows_(object.size(1)),
@@ -85,12 +122,12 @@ class Multislice {
         height_(probe.size(1)),
         width_(probe.size(2)),
         positions_count_(positions.size(0)),
-        probe_(contiguous(probe)),
+        probe_(plain(probe)),
         needs_positions_(needs_positions) {
-    transmission_ = real_object_ ? transmission_of(contiguous(object)) : contiguous(object);
+    transmission_ = real_object_ ? transmission_of(plain(object)) : plain(object);
     // One slice is not followed by a propagation: a propagator given for it is ignored.
-    if (propagator && slices_ > 1) propagator_ = contiguous(*propagator);
-    place_windows(contiguous(positions), origin);
+    if (propagator && slices_ > 1) propagator_ = plain(*propagator);
+    place_windows(name, plain(positions), origin);
     if (any_shift_ || needs_positions_) {
       spectrum_ = fourier(probe_.unsqueeze(0), Transform::kForward).squeeze(0);
     }
@@ -139,15 +176,15 @@ class Multislice {
     for (int64_t s = 0; s < slices_; ++s) {
       if (keep) {
         at::Tensor transmitted = at::empty_like(wave);
-        transmit(c, s, complex_data<T>(wave), complex_data<T>(transmitted));
+        transmit(c, s, complex_data<T>(wave), mutable_complex_data<T>(transmitted));
         c.waves.push_back(std::move(wave));
         wave = std::move(transmitted);
       } else {
-        transmit(c, s, complex_data<T>(wave), complex_data<T>(wave));
+        transmit(c, s, complex_data<T>(wave), mutable_complex_data<T>(wave));
       }
       if (s + 1 < slices_ && propagator_.defined()) {
         wave = fourier(wave, Transform::kForward);
-        propagate(s, complex_data<T>(wave), c.size());
+        propagate(s, mutable_complex_data<T>(wave), c.size());
         wave = fourier(wave, Transform::kInverse);
       }
     }
@@ -164,13 +201,13 @@ class Multislice {
     }
     if (needs[kPropagator] && propagator_.defined()) c.propagator = at::zeros_like(propagator_);
     for (int64_t s = slices_ - 1; s >= 0; --s) {
-      transmit_adjoint(c, s, complex_data<T>(gradient), needs[kObject]);
+      transmit_adjoint(c, s, mutable_complex_data<T>(gradient), needs[kObject]);
       c.waves[static_cast<size_t>(s)].reset();
       if (s == 0 && !needs[kProbe] && !needs[kPositions]) return;
       if (s > 0 && propagator_.defined()) {
         gradient = fourier(gradient, Transform::kForward);
         if (c.propagator.defined()) add_propagator_gradient(c, s - 1, gradient);
-        propagate_adjoint(s - 1, complex_data<T>(gradient), c.size());
+        propagate_adjoint(s - 1, mutable_complex_data<T>(gradient), c.size());
         gradient = fourier(gradient, Transform::kInverse);
       }
     }
@@ -178,7 +215,8 @@ class Multislice {
   }
 
   // Adds a run of finished chunks to the caller's buffers, in ascending order of positions: each
-  // thread owns rows of the object (pixels of the probe) and goes through the positions in order.
+  // thread owns rows of the object and goes through the positions in order; the chunks' sums for
+  // the probe and the propagator follow one another.
   void add_in_order(std::vector<Chunk>& chunks, const Gradients& out,
                     at::Tensor& spectrum_sum) const {
     if (out.object.defined()) {
@@ -206,11 +244,9 @@ class Multislice {
     for (int64_t first = 0; first < chunks(); first += round) {
       const int64_t count = std::min(round, chunks() - first);
       std::vector<Chunk> done(static_cast<size_t>(count));
-      // The range is never shorter than two, so that a lone chunk runs inside a parallel region
-      // too: there the transform uses one thread, and its bits do not depend on how many there are.
-      at::parallel_for(0, std::max<int64_t>(2, count), 1, [&](int64_t begin, int64_t end) {
+      at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
         at::AutoDispatchBelowADInplaceOrView worker_below_autograd;
-        for (int64_t i = begin; i < std::min(end, count); ++i) {
+        for (int64_t i = begin; i < end; ++i) {
           Chunk c = chunk(first + i);
           work(c);
           done[static_cast<size_t>(i)] = std::move(c);
@@ -231,26 +267,21 @@ class Multislice {
     bool shifted() const { return row_shift != 0 || column_shift != 0; }
   };
 
-  // Conjugated or strided views become plain memory: the loops below read it as it lies.
-  static at::Tensor contiguous(const at::Tensor& tensor) {
-    return tensor.resolve_conj().resolve_neg().contiguous();
-  }
-
   at::Tensor transmission_of(const at::Tensor& phase) const {
     at::Tensor transmission = at::empty(phase.sizes(), complex_options());
     const T* from = phase.const_data_ptr<T>();
-    C* to = complex_data<T>(transmission);
+    C* to = mutable_complex_data<T>(transmission);
     at::parallel_for(0, phase.numel(), 4096, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) to[i] = unit_phasor(from[i]);
     });
     return transmission;
   }
 
-  void place_windows(const at::Tensor& positions, at::IntArrayRef origin) {
+  void place_windows(const char* name, const at::Tensor& positions, at::IntArrayRef origin) {
     const double* p = positions.const_data_ptr<double>();
     windows_.reserve(static_cast<size_t>(positions_count_));
     for (int64_t n = 0; n < positions_count_; ++n) {
-      const auto [row, column] = window_corner(p + 2 * n, n);
+      const auto [row, column] = window_corner(name, p + 2 * n, n);
       Window window{row - origin[0],
                     column - origin[1],
                     p[2 * n] - static_cast<double>(row),
@@ -297,7 +328,7 @@ class Multislice {
       const C* spectrum = complex_data<T>(spectrum_);
       for (int64_t n = c.begin; n < c.end; ++n) {
         const Ramp r = ramp(window(n));
-        C* to = complex_data<T>(wave) + (n - c.begin) * size;
+        C* to = mutable_complex_data<T>(wave) + (n - c.begin) * size;
         for (int64_t m = 0; m < modes_; ++m) {
           for (int64_t y = 0; y < height_; ++y) {
             const int64_t line = (m * height_ + y) * width_;
@@ -313,7 +344,7 @@ class Multislice {
     const C* probe = complex_data<T>(probe_);
     for (int64_t n = c.begin; n < c.end; ++n) {
       if (!window(n).shifted()) {
-        std::copy(probe, probe + size, complex_data<T>(wave) + (n - c.begin) * size);
+        std::copy(probe, probe + size, mutable_complex_data<T>(wave) + (n - c.begin) * size);
       }
     }
     return wave;
@@ -323,7 +354,7 @@ class Multislice {
     const int64_t size = modes_ * pixels();
     if (out.probe.defined()) {
       c.probe = at::zeros_like(probe_);
-      C* sum = complex_data<T>(c.probe);
+      C* sum = mutable_complex_data<T>(c.probe);
       for (int64_t n = c.begin; n < c.end; ++n) {
         if (window(n).shifted()) continue;
         const C* g = complex_data<T>(gradient) + (n - c.begin) * size;
@@ -339,7 +370,7 @@ class Multislice {
       const Ramp r = ramp(window(n));
       const C* g = complex_data<T>(transformed) + (n - c.begin) * size;
       if (c.spectrum.defined() && window(n).shifted()) {
-        C* sum = complex_data<T>(c.spectrum);
+        C* sum = mutable_complex_data<T>(c.spectrum);
         for (int64_t i = 0, m = 0; m < modes_; ++m) {
           for (int64_t y = 0; y < height_; ++y) {
             const C row = r.row[static_cast<size_t>(y)];
@@ -428,7 +459,7 @@ class Multislice {
             to[x] = conj_times(o[x], sum[static_cast<size_t>(x)]).im;
           }
         } else {
-          C* to = complex_data<T>(c.object_patches) + patch + y * width_;
+          C* to = mutable_complex_data<T>(c.object_patches) + patch + y * width_;
           std::copy(sum.begin() + in.column_begin,
                     sum.begin() + std::max(in.column_begin, in.column_end), to + in.column_begin);
         }
@@ -459,11 +490,12 @@ class Multislice {
   // double the memory of every chunk for a gradient that is rarely asked for.
   void add_propagator_gradient(Chunk& c, int64_t s, const at::Tensor& gradient) const {
     at::Tensor transmitted = at::empty_like(gradient);
-    transmit(c, s, complex_data<T>(c.waves[static_cast<size_t>(s)]), complex_data<T>(transmitted));
+    transmit(c, s, complex_data<T>(c.waves[static_cast<size_t>(s)]),
+             mutable_complex_data<T>(transmitted));
     transmitted = fourier(transmitted, Transform::kForward);
     const C* phi = complex_data<T>(transmitted);
     const C* g = complex_data<T>(gradient);
-    C* sum = complex_data<T>(c.propagator) + (propagator_.dim() == 3 ? s * pixels() : 0);
+    C* sum = mutable_complex_data<T>(c.propagator) + (propagator_.dim() == 3 ? s * pixels() : 0);
     for (int64_t k = 0; k < c.size() * modes_; ++k, phi += pixels(), g += pixels()) {
       for (int64_t i = 0; i < pixels(); ++i) sum[i] += conj_times(phi[i], g[i]);
     }

@@ -68,8 +68,7 @@ State reconstruct(const Config& config, const Problem& problem, int64_t iteratio
   return state;
 }
 
-// --- batches
-// ---------------------------------------------------------------------------------------
+// ---- batches ----
 
 TEST(Batches, HoldEveryPositionOnceAndInAnyNumber) {
   for (const int64_t n : {0, 1, 2, 7, 36}) {
@@ -112,8 +111,7 @@ TEST(HilbertOrder, GoesFromNeighbourToNeighbourOnARaster) {
   }
 }
 
-// --- arithmetic
-// ------------------------------------------------------------------------------------
+// ---- arithmetic ----
 
 TEST(Vectors, GiveTheSameBitsForAnyNumberOfThreads) {
   const int threads = at::get_num_threads();
@@ -172,8 +170,7 @@ TEST(Adam, TurnsItsStepWithThePhaseOfTheUnknown) {
   EXPECT_FALSE(at::allclose(x, a));
 }
 
-// --- reconstructions
-// -------------------------------------------------------------------------------
+// ---- reconstructions ----
 
 TEST(Reconstruction, DefaultStepNeverDivergesForAnyNumberOfSlices) {
   for (const int64_t slices : {1, 2, 4, 8, 20}) {
@@ -293,8 +290,7 @@ TEST(Reconstruction, ALossThatIsNotFiniteIsAnError) {
       RunError);
 }
 
-// --- checkpoints
-// -----------------------------------------------------------------------------------
+// ---- checkpoints ----
 
 class Checkpoint : public ::testing::Test {
  protected:
@@ -325,9 +321,9 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
     int batches = 0;
     first.iterate(
         state, [&] { return ++batches == 3; }, kIgnore);
-    write_checkpoint(path_, state, config);
+    write_checkpoint(path_, state, config, "data");
 
-    State resumed = read_checkpoint(path_, config);
+    State resumed = read_checkpoint(path_, config, "data");
     Engine second(config, problem);
     while (resumed.iteration < 6) second.iterate(resumed, kNeverStop, kIgnore);
     EXPECT_TRUE(at::equal(whole.object, resumed.object)) << optimizer;
@@ -340,12 +336,12 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
 TEST_F(Checkpoint, RefusesAnotherConfigAndNamesTheKey) {
   const Problem problem = make_problem(1);
   Config config;
-  write_checkpoint(path_, reconstruct(config, problem, 1), config);
+  write_checkpoint(path_, reconstruct(config, problem, 1), config, "data");
   config.reconstruct.iterations = 999;  // may change
-  EXPECT_NO_THROW(read_checkpoint(path_, config));
+  EXPECT_NO_THROW(read_checkpoint(path_, config, "data"));
   config.reconstruct.step = 0.5;
   try {
-    read_checkpoint(path_, config);
+    read_checkpoint(path_, config, "data");
     FAIL() << "another step was accepted";
   } catch (const ConfigError& error) {
     EXPECT_NE(std::string(error.what()).find("reconstruct.step"), std::string::npos)
@@ -357,7 +353,7 @@ TEST_F(Checkpoint, RefusesDamagedBytes) {
   const Problem problem = make_problem(1);
   const Config config;
   const State state = reconstruct(config, problem, 1);
-  write_checkpoint(path_, state, config);
+  write_checkpoint(path_, state, config, "data");
   // Find the object's bytes in the file and turn one over.
   std::ifstream in(path_, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
@@ -366,7 +362,7 @@ TEST_F(Checkpoint, RefusesDamagedBytes) {
   ASSERT_NE(at, std::string::npos);
   bytes[at + 5] = static_cast<char>(bytes[at + 5] ^ 1);
   std::ofstream(path_, std::ios::binary) << bytes;
-  EXPECT_THROW(read_checkpoint(path_, config), DataError);
+  EXPECT_THROW(read_checkpoint(path_, config, "data"), DataError);
 }
 
 }  // namespace

@@ -185,7 +185,19 @@ TEST(Diffraction, IsTheSumOverModesOfTheTransformedExitWaves) {
   }
 }
 
-TEST(Diffraction, AShiftByAWholePixelIsAWindowOneFurther) {
+TEST(Diffraction, AShiftByAWholePixelIsTheObjectRolledBack) {
+  const Case c{.slices = 2, .rows = 14, .columns = 13, .n = 3};
+  Inputs in = make(c);
+  in.positions = at::rand({3, 2}, at::kDouble) * 4 + 1;  // windows inside, sub-pixel
+  const Tensor there = ptyle::diffraction(in.object, in.probe, in.positions, in.propagator);
+  const Tensor moved =
+      ptyle::diffraction(in.object.roll({1, -1}, {1, 2}), in.probe,
+                         in.positions + at::tensor({1.0, -1.0}, at::kDouble), in.propagator);
+  // The fraction of position + 1 may round differently.
+  EXPECT_TRUE(at::allclose(there, moved, 1e-12, 1e-12));
+}
+
+TEST(Diffraction, AnOriginMovesTheFrameOfThePositions) {
   const Case c{.slices = 2, .n = 3, .whole_pixels = true};
   const Inputs in = make(c);
   const Tensor there = ptyle::diffraction(in.object, in.probe, in.positions, in.propagator);
@@ -207,7 +219,7 @@ TEST(Diffraction, NoFractionIsBitwiseNoShift) {
   EXPECT_FALSE(at::equal(alone[1], beside[1]));
 }
 
-// --- gradients -----------------------------------------------------------------------------------
+// ---- gradients ----
 
 ptyle::LossOptions loss_options(const Inputs& in, const std::string& likelihood) {
   ptyle::LossOptions options;
@@ -328,35 +340,38 @@ TEST(ExitWaves, AreLinearInProbeAndInOneSliceWithTheirAdjoints) {
   }
 }
 
-// --- bits, memory, edges
-// ---------------------------------------------------------------------------
+// ---- bits, memory, edges ----
 
 TEST(DiffractionLoss, HasTheSameBitsForAnyNumberOfThreads) {
   for (const at::ScalarType type : {at::kComplexFloat, at::kComplexDouble}) {
-    const Case c{.slices = 2, .rows = 90, .columns = 80, .modes = 2, .h = 32, .w = 27, .n = 101};
-    Inputs in = make(c, type);
-    std::vector<std::vector<Tensor>> results;
-    const int threads = at::get_num_threads();
-    for (const int count : {1, 2, 3, 7}) {
-      at::set_num_threads(count);
-      ptyle::GradientBuffers buffers;
-      buffers.object = at::zeros_like(in.object);
-      buffers.probe = at::zeros_like(in.probe);
-      buffers.positions = at::zeros_like(in.positions);
-      buffers.propagator = at::zeros_like(*in.propagator);
-      Tensor losses = at::zeros({c.n}, at::kDouble);
-      ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
-                                          in.patterns, buffers, losses,
-                                          loss_options(in, "amplitude"));
-      results.push_back({*buffers.object, *buffers.probe, *buffers.positions, *buffers.propagator,
-                         losses,
-                         ptyle::exit_waves(in.object, in.probe, in.positions, in.propagator),
-                         ptyle::illumination(in.probe, in.positions, {c.rows, c.columns})});
-    }
-    at::set_num_threads(threads);
-    for (size_t k = 1; k < results.size(); ++k) {
-      for (size_t i = 0; i < results[k].size(); ++i) {
-        EXPECT_TRUE(at::equal(results[0][i], results[k][i])) << "result " << i << ", run " << k;
+    for (const Case& c :
+         {Case{.slices = 2, .rows = 90, .columns = 80, .modes = 2, .h = 32, .w = 27, .n = 101},
+          Case{.slices = 1, .rows = 3, .columns = 5000, .modes = 1, .h = 1, .w = 4096, .n = 3}}) {
+      const Inputs in = make(c, type);
+      std::vector<std::vector<Tensor>> results;
+      const int threads = at::get_num_threads();
+      for (const int count : {1, 2, 3, 7}) {
+        at::set_num_threads(count);
+        ptyle::GradientBuffers buffers;
+        buffers.object = at::zeros_like(in.object);
+        buffers.probe = at::zeros_like(in.probe);
+        buffers.positions = at::zeros_like(in.positions);
+        if (in.propagator) buffers.propagator = at::zeros_like(*in.propagator);
+        Tensor losses = at::zeros({c.n}, at::kDouble);
+        ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
+                                            in.patterns, buffers, losses,
+                                            loss_options(in, "amplitude"));
+        results.push_back({*buffers.object, *buffers.probe, *buffers.positions,
+                           buffers.propagator.value_or(losses), losses,
+                           ptyle::diffraction(in.object, in.probe, in.positions, in.propagator),
+                           ptyle::exit_waves(in.object, in.probe, in.positions, in.propagator),
+                           ptyle::illumination(in.probe, in.positions, {c.rows, c.columns})});
+      }
+      at::set_num_threads(threads);
+      for (size_t k = 1; k < results.size(); ++k) {
+        for (size_t i = 0; i < results[k].size(); ++i) {
+          EXPECT_TRUE(at::equal(results[0][i], results[k][i])) << "result " << i << ", run " << k;
+        }
       }
     }
   }
@@ -443,8 +458,7 @@ TEST(Illumination, IsTheAdjointOfReadingWindows) {
   const Inputs in = make(c);
   const Tensor image = at::randn({1, c.rows, c.columns}, at::kDouble);
   const Tensor lit = ptyle::illumination(in.probe, in.positions, {c.rows, c.columns});
-  // <illumination, image> = sum over positions of <|probe|^2, image in the window>, vacuum as 0:
-  // read through one slice of exit waves with a probe of ones, minus the vacuum's.
+  // <illumination, image> = sum over positions of <|probe|^2, image in the window>, 0 outside.
   double sum = 0;
   const Tensor intensity = in.probe.abs().square().sum(0);
   for (int64_t n = 0; n < c.n; ++n) {
@@ -460,8 +474,7 @@ TEST(Illumination, IsTheAdjointOfReadingWindows) {
   EXPECT_NEAR((lit * image[0]).sum().item<double>(), sum, 1e-11 * lit.norm().item<double>());
 }
 
-// --- errors
-// ----------------------------------------------------------------------------------------
+// ---- errors ----
 
 void expect_error(const std::function<void()>& call, const std::string& words) {
   try {
@@ -493,7 +506,7 @@ TEST(Errors, NameTheOperatorTheArgumentTheRuleAndTheValue) {
   expect_error(waves(in.object, in.probe, at::zeros({3, 3}, at::kDouble), in.propagator),
                "positions must have shape [n, 2] (row, column), got [3, 3]");
   expect_error(waves(in.object, in.probe, at::full({1, 2}, NAN, at::kDouble), in.propagator),
-               "positions must be finite");
+               "ptyle::exit_waves: positions must be finite");
   expect_error(waves(in.object, in.probe, in.positions, {}),
                "propagator must be given for more than one slice, got None with 2 slices");
   expect_error(waves(in.object, in.probe, in.positions, at::ones({3, 5, 7}, at::kComplexDouble)),

@@ -171,6 +171,55 @@ def test_a_config_of_another_run_is_refused_on_resume(star):
     assert "reconstruct.step" in refused.stderr and "0.5" in refused.stderr
 
 
+def test_other_data_is_refused_on_resume(star, tmp_path):
+    data = tmp_path / "copy.h5"
+    with h5py.File(measured("siemens-star/siemens-star-small.h5")) as file:
+        with h5py.File(data, "w") as out:
+            for name in file:
+                out[name] = file[name][()]
+    options = ["--set", "reconstruct.iterations=2", "--set", f"data.file={data}"]
+    run("run", star, *options)
+    with h5py.File(data, "a") as file:
+        file["positions"][0] += 40
+    refused = run("run", star, *options, "--resume", code=3)
+    assert "must be resumed with the data it was made with" in refused.stderr
+
+
+def test_a_result_without_a_checkpoint_is_not_started_anew(star, tmp_path):
+    options = ["--set", "reconstruct.iterations=1", "--set", "output.png=false"]
+    run("run", star, *options)
+    (tmp_path / "star" / "checkpoint.h5").unlink()
+    before = (tmp_path / "star" / "result.h5").read_bytes()
+    refused = run("run", star, *options, "--resume", code=2)
+    assert "must hold a checkpoint.h5 to resume from" in refused.stderr
+    assert (tmp_path / "star" / "result.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("modes", [1, 3])
+def test_large_windows_in_double_do_not_depend_on_the_threads_either(tmp_path, modes):
+    """Reductions of torch split by threads from some size on: nothing of a run may use them."""
+    data = tmp_path / "film.h5"
+    run("simulate", "PbTiO3", "-o", data, "--window", "200", "--scan", "2", "2")
+    for threads in (1, 2):
+        process = start(
+            *("run", tmp_path / "film.toml", "--set", "reconstruct.precision=double"),
+            *("--set", "reconstruct.iterations=2", "--set", f"probe.modes={modes}"),
+            *("--set", "probe.file=", "--set", "probe.semiangle_mrad=21"),
+            *("--set", "output.png=false", "--set", f"output.folder=t{threads}"),
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert same_bits(result(tmp_path / "t1"), result(tmp_path / "t2"))
+
+
+def test_a_step_that_leaves_nothing_finite_fails(star, tmp_path):
+    options = ["--set", "reconstruct.iterations=1", "--set", "reconstruct.step=1e300"]
+    failed = run("run", star, *options, "--set", 'reconstruct.refine=["object"]', code=1)
+    assert "must stay finite" in failed.stderr
+    assert not (tmp_path / "star" / "result.h5").exists()
+
+
 def test_several_ranks_are_refused_in_one_sentence(star):
     environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
     process = start("run", star, env=environment)
@@ -183,7 +232,8 @@ def test_a_run_that_explodes_fails_and_keeps_its_checkpoint(star, tmp_path):
     options += ["--set", "reconstruct.momentum=0.9"]
     failed = run("run", star, *options, code=1)
     assert "must stay finite" in failed.stderr and "reconstruct.step" in failed.stderr
-    assert (tmp_path / "star" / "checkpoint.h5").exists()
+    with h5py.File(tmp_path / "star" / "checkpoint.h5") as file:
+        assert np.isfinite(file["object"][()]).all() and np.isfinite(file["probe"][()]).all()
 
 
 def test_an_error_that_does_not_fall_is_said(star):

@@ -18,23 +18,32 @@ def cases():
     model = (obj, probe, positions, propagator)
     yield "exit_waves", model, {}
     yield "exit_waves", single[:4], dict(origin=[2, 1])
+    yield "exit_waves", make_problem(n=3, real_object=True)[:4], {}
     yield "exit_waves_backward", (waves, *model), dict(origin=origin, needs=needs)
     yield "diffraction", model, {}
     yield "diffraction", single[:4], {}
     yield "diffraction_backward", (slopes, *model), dict(origin=origin, detector=None, needs=needs)
     yield "diffraction_loss", (*model, patterns), {}
-    yield "diffraction_loss", (*model, patterns), dict(likelihood="poisson")
+    options = dict(
+        likelihood="poisson",
+        mask=torch.rand(8, 7) < 0.2,
+        weights=torch.rand(3, dtype=torch.double),
+        background=torch.rand(8, 7, dtype=torch.double),
+        detector=propagator,
+    )
+    yield "diffraction_loss", (*model, patterns), options
     yield "diffraction_loss_gradients", (*model, patterns), dict(needs=[True, False, True, False])
     yield "illumination", (probe, positions, [15, 13]), {}
 
 
-def with_gradients(args):
-    return tuple(
-        t.clone().requires_grad_()
-        if isinstance(t, torch.Tensor) and t.dtype.is_complex and t.dim() > 2
-        else t
-        for t in args
-    )
+def with_gradients(name, args):
+    def needs_gradient(t):
+        if not isinstance(t, torch.Tensor):
+            return False
+        positions = t.shape[1:] == (2,) and name != "illumination"  # which has none for them
+        return t.dtype.is_complex or positions
+
+    return tuple(t.clone().requires_grad_() if needs_gradient(t) else t for t in args)
 
 
 # Gradient operators are differentiated through plain torch, which opcheck is not about.
@@ -50,7 +59,7 @@ CHECKS = [
 def test_opcheck(case, gradients):
     name, args, options = case
     if gradients:
-        args = with_gradients(args)
+        args = with_gradients(name, args)
     torch.library.opcheck(getattr(torch.ops.ptyle, name).default, args, options)
 
 
@@ -68,19 +77,21 @@ def test_opcheck_of_the_operator_that_adds_into_buffers():
     )
 
 
-def test_adding_into_a_buffer_is_seen_by_autograd():
+@pytest.mark.parametrize("inference", [False, True])
+def test_adding_into_a_buffer_is_seen_by_autograd(inference):
     *model, patterns = make_problem(n=3)
     losses = torch.zeros(3, dtype=torch.double)
     version = losses._version
-    torch.ops.ptyle.diffraction_loss_accumulate_(
-        *model,
-        patterns,
-        grad_object=None,
-        grad_probe=None,
-        grad_positions=None,
-        grad_propagator=None,
-        losses=losses,
-    )
+    with torch.inference_mode(inference):
+        torch.ops.ptyle.diffraction_loss_accumulate_(
+            *model,
+            patterns,
+            grad_object=None,
+            grad_probe=None,
+            grad_positions=None,
+            grad_propagator=None,
+            losses=losses,
+        )
     assert losses._version > version and losses.abs().sum() > 0
 
 

@@ -1,19 +1,19 @@
 // ptyle's operators for C++: differentiable forward models of ptychography on LibTorch.
 //
+// clang-format off
 //   object      [slices, rows, columns]  complex = transmission; real = phase shift in radians,
 //                                        transmission exp(i object); vacuum outside
 //   probe       [modes, h, w]            complex, incoherent modes; h x w is the window
 //   positions   [n, 2]                   float64, (row, column) of the window's top-left corner in
 //                                        object pixels; the fraction moves the probe
 //   propagator  [h, w] or [slices-1, h, w]  complex transfer function between slices, zero
-//   frequency
-//                                        at [0, 0]; none for one slice
+//                                        frequency at [0, 0]; none for one slice
 //   detector    [h, w]                   complex transfer function from the exit plane to a
-//   near-field
-//                                        detector, zero frequency at [0, 0]; none for the far field
+//                                        near-field detector, zero frequency at [0, 0]; none for
+//                                        the far field
 //   patterns    [n, h, w]                uint8, int16, uint16, int32, float32 or float64 counts,
-//   zero
-//                                        frequency at [0, 0] in the far field
+//                                        zero frequency at [0, 0] in the far field
+// clang-format on
 //
 // All tensors on one device, in one precision (complex64 with float32, complex128 with float64).
 // `origin` is the corner of the given object in the frame of the positions. Gradients follow torch:

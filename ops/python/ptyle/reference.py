@@ -78,6 +78,8 @@ def diffraction_loss(
     if background is not None:
         expected = expected + background
     counts = patterns.to(expected.dtype)
+    if mask is not None:  # under it may be anything, also not a number
+        counts = torch.where(mask.bool(), 0, counts)
     if likelihood == "gaussian":
         pixel = (expected - counts).square()
     elif likelihood == "amplitude":

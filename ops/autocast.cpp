@@ -1,0 +1,66 @@
+// Under autocast real inputs in half precision or bfloat16 are taken in float32: there are no
+// complex waves of 16 bits to go with them.
+#include <ATen/autocast_mode.h>
+#include <torch/library.h>
+
+#include "ops/dispatch.h"
+
+namespace ptyle::autocast {
+namespace {
+
+using dispatch::OptionalTensor;
+
+template <c10::DeviceType kDevice>
+struct Autocast {
+  static constexpr c10::DispatchKey kKey =
+      kDevice == c10::kCUDA ? c10::DispatchKey::AutocastCUDA : c10::DispatchKey::AutocastCPU;
+
+  static at::Tensor single(const at::Tensor& tensor) {
+    const bool low = tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16;
+    return low ? at::autocast::cached_cast(at::kFloat, tensor, kDevice) : tensor;
+  }
+  static OptionalTensor single(const OptionalTensor& tensor) {
+    return tensor ? OptionalTensor(single(*tensor)) : std::nullopt;
+  }
+
+  static at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
+                               const at::Tensor& positions, const OptionalTensor& propagator,
+                               c10::SymIntArrayRef origin) {
+    const c10::impl::ExcludeDispatchKeyGuard once(kKey);
+    return dispatch::exit_waves(single(object), probe, positions, propagator, origin);
+  }
+
+  static at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
+                                const at::Tensor& positions, const OptionalTensor& propagator,
+                                c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+    const c10::impl::ExcludeDispatchKeyGuard once(kKey);
+    return dispatch::diffraction(single(object), probe, positions, propagator, origin, detector);
+  }
+
+  static std::tuple<at::Tensor, at::Tensor> diffraction_loss(
+      const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+      const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+      const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+      c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+    const c10::impl::ExcludeDispatchKeyGuard once(kKey);
+    return dispatch::diffraction_loss(single(object), probe, positions, propagator,
+                                      single(patterns), single(weights), mask, single(background),
+                                      likelihood, origin, detector);
+  }
+
+  static void add_to(torch::Library& library) {
+    library.impl("exit_waves", &exit_waves);
+    library.impl("diffraction", &diffraction);
+    library.impl("diffraction_loss", &diffraction_loss);
+  }
+};
+
+}  // namespace
+}  // namespace ptyle::autocast
+
+TORCH_LIBRARY_IMPL(ptyle, AutocastCPU, library) {
+  ptyle::autocast::Autocast<c10::kCPU>::add_to(library);
+}
+TORCH_LIBRARY_IMPL(ptyle, AutocastCUDA, library) {
+  ptyle::autocast::Autocast<c10::kCUDA>::add_to(library);
+}
