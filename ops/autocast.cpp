@@ -48,10 +48,24 @@ struct Autocast {
                                       likelihood, origin, detector);
   }
 
+  static at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
+                                    c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
+    const c10::impl::ExcludeDispatchKeyGuard once(kKey);
+    return dispatch::extract_patches(single(object), positions, window, origin);
+  }
+
+  static at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
+                                c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+    const c10::impl::ExcludeDispatchKeyGuard once(kKey);
+    return dispatch::add_patches(single(patches), positions, shape, origin);
+  }
+
   static void add_to(torch::Library& library) {
     library.impl("exit_waves", &exit_waves);
     library.impl("diffraction", &diffraction);
     library.impl("diffraction_loss", &diffraction_loss);
+    library.impl("extract_patches", &extract_patches);
+    library.impl("add_patches", &add_patches);
   }
 };
 

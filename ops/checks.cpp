@@ -58,9 +58,10 @@ void check_window(const char* name, const char* argument, const at::Tensor& tens
 
 void check_count(const char* name, const char* argument, const at::Tensor& tensor,
                  const at::Tensor& positions) {
-  TORCH_SYM_CHECK(tensor.sym_size(0).sym_eq(positions.sym_size(0)), "ptyle::", name, ": ", argument,
-                  " must have as many entries as there are positions, ", positions.sym_size(0),
-                  ", got shape ", tensor.sym_sizes());
+  TORCH_CHECK_VALUE(
+      tensor.sym_size(0).sym_eq(positions.sym_size(0)).expect_true(__FILE__, __LINE__),
+      "ptyle::", name, ": ", argument, " must have as many entries as there are positions, ",
+      positions.sym_size(0), ", got shape ", tensor.sym_sizes());
 }
 
 // [h, w] or [n, h, w]
@@ -162,9 +163,11 @@ void check_gradient(const char* name, const char* argument, const at::Tensor& gr
   TORCH_CHECK_VALUE(gradient.dim() == static_cast<int64_t>(sizes.size()), "ptyle::", name, ": ",
                     argument, " must have shape ", sizes, ", got ", gradient.sym_sizes());
   for (size_t axis = 0; axis < sizes.size(); ++axis) {
-    TORCH_SYM_CHECK(gradient.sym_size(static_cast<int64_t>(axis)).sym_eq(sizes[axis]),
-                    "ptyle::", name, ": ", argument, " must have shape ", sizes, ", got ",
-                    gradient.sym_sizes());
+    TORCH_CHECK_VALUE(gradient.sym_size(static_cast<int64_t>(axis))
+                          .sym_eq(sizes[axis])
+                          .expect_true(__FILE__, __LINE__),
+                      "ptyle::", name, ": ", argument, " must have shape ", sizes, ", got ",
+                      gradient.sym_sizes());
   }
   check_type(name, argument, gradient, c10::typeMetaToScalarType(like.dtype()));
   TORCH_CHECK_VALUE(gradient.device() == like.device(), "ptyle::", name, ": ", argument,
@@ -207,6 +210,22 @@ void check_illumination(const at::Tensor& probe, const at::Tensor& positions,
   check_pair(name, "origin", origin);
   TORCH_CHECK_VALUE(shape[0] >= 0 && shape[1] >= 0, "ptyle::", name,
                     ": shape must not be negative, got ", shape);
+}
+
+void check_patches(const char* name, const char* argument, const at::Tensor& image, int64_t rank,
+                   const at::Tensor& positions, const char* size_argument, c10::SymIntArrayRef size,
+                   c10::SymIntArrayRef origin) {
+  check_rank(name, argument, image, rank,
+             rank == 3 ? "[slices, rows, columns]" : "[n, slices, h, w]");
+  const at::ScalarType real = at::toRealValueType(image.scalar_type());
+  TORCH_CHECK_TYPE(real == at::kFloat || real == at::kDouble, "ptyle::", name, ": ", argument,
+                   " must be float32, float64, complex64 or complex128, got ", image.scalar_type());
+  check_positions(name, positions, image);
+  if (rank == 4) check_count(name, argument, image, positions);
+  check_pair(name, size_argument, size);
+  check_pair(name, "origin", origin);
+  TORCH_CHECK_VALUE(size[0] >= 0 && size[1] >= 0, "ptyle::", name, ": ", size_argument,
+                    " must not be negative, got ", size);
 }
 
 Likelihood likelihood_from(const char* name, std::string_view likelihood) {

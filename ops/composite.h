@@ -1,6 +1,7 @@
 // The gradients of the operators once more, in differentiable ATen operations: what autograd runs
 // when somebody asks for a derivative of a gradient (create_graph), to any order. Slower than the
-// kernels and with every wave in memory; nothing else uses them.
+// kernels and with every wave of the given positions in memory: ops/autograd/recompute gives them a
+// block at a time.
 #pragma once
 
 #include "ops/dispatch.h"

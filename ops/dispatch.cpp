@@ -70,6 +70,16 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
              grad_positions, grad_propagator, losses);
 }
 
+at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
+                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
+  PTYLE_CALL(extract_patches, object, positions, window, origin);
+}
+
+at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
+                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  PTYLE_CALL(add_patches, patches, positions, shape, origin);
+}
+
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
   PTYLE_CALL(illumination, probe, positions, shape, origin);

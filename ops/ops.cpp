@@ -52,6 +52,16 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
   return dispatch::illumination(probe, positions, symbolic(shape), symbolic(origin));
 }
 
+at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
+                           std::array<int64_t, 2> window, std::array<int64_t, 2> origin) {
+  return dispatch::extract_patches(object, positions, symbolic(window), symbolic(origin));
+}
+
+at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
+                       std::array<int64_t, 2> shape, std::array<int64_t, 2> origin) {
+  return dispatch::add_patches(patches, positions, symbolic(shape), symbolic(origin));
+}
+
 const char* version() { return PTYLE_VERSION; }
 
 void load_cuda() {

@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "ops/autograd/guards.h"
+#include "ops/autograd/recompute.h"
 #include "ops/composite.h"
 #include "ops/dispatch.h"
 
@@ -69,10 +70,19 @@ FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& o
   forbid_tangent("diffraction_backward", "gradient", gradient);
   forbid_tangents_of_model("diffraction_backward", object, probe, positions, propagator);
   forbid_gradient("diffraction_backward", "detector", detector);
+  const std::vector<c10::SymInt> corner = origin.vec();
   if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
       wants_gradient(positions) || wants_gradient(propagator)) {
-    return composite::diffraction_gradients(gradient, object, probe, positions, propagator, origin,
-                                            detector, needs);
+    return differentiable_gradients(
+        {gradient, object, probe, positions, propagator}, needs,
+        [=] {
+          return dispatch::diffraction_backward(gradient, object, probe, positions, propagator,
+                                                corner, detector, needs);
+        },
+        [=](const DifferentiableInputs& in, const c10::SymInt&, const c10::SymInt&) {
+          return composite::diffraction_gradients(in.gradient, in.object, in.probe, in.positions,
+                                                  in.propagator, corner, detector, needs);
+        });
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return dispatch::diffraction_backward(gradient, object, probe, positions, propagator, origin,

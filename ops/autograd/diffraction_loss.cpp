@@ -1,7 +1,9 @@
+#include <ATen/ops/ones.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "ops/autograd/guards.h"
+#include "ops/autograd/recompute.h"
 #include "ops/composite.h"
 #include "ops/dispatch.h"
 
@@ -12,6 +14,21 @@ using dispatch::OptionalTensor;
 using dispatch::SixTensors;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+
+// The gradients' formula for a block of positions, with the block's patterns.
+GradientFormula loss_formula(const at::Tensor& patterns, const OptionalTensor& weights,
+                             const OptionalTensor& mask, const OptionalTensor& background,
+                             std::string likelihood, std::vector<c10::SymInt> origin,
+                             const OptionalTensor& detector, std::array<bool, 4> needs) {
+  return [=](const DifferentiableInputs& in, const c10::SymInt& begin, const c10::SymInt& end) {
+    const auto part = [&](const OptionalTensor& tensor, int64_t rank) {
+      return tensor && tensor->dim() == rank ? tensor->slice_symint(0, begin, end) : tensor;
+    };
+    return composite::diffraction_loss_gradients(
+        in.gradient, in.object, in.probe, in.positions, in.propagator, *part(patterns, 3),
+        part(weights, 1), part(mask, 3), part(background, 3), likelihood, origin, detector, needs);
+  };
+}
 
 struct DiffractionLoss : torch::autograd::Function<DiffractionLoss> {
   static constexpr bool is_traceable = true;
@@ -52,11 +69,18 @@ struct DiffractionLoss : torch::autograd::Function<DiffractionLoss> {
       const auto optional = [&](size_t k) {
         return saved[k].defined() ? OptionalTensor(saved[k]) : std::nullopt;
       };
-      auto [by_object, by_probe, by_positions, by_propagator] =
-          composite::diffraction_loss_gradients(
-              gradients[0], saved[0], saved[1], saved[2], optional(3), saved[4], optional(5),
-              optional(6), optional(7), context->saved_data["likelihood"].toStringView(),
-              context->saved_data["origin"].toSymIntVector(), optional(8), needs);
+      const at::Tensor gradient = gradients[0];
+      auto [by_object, by_probe, by_positions, by_propagator] = differentiable_gradients(
+          {gradient, saved[0], saved[1], saved[2], optional(3)}, needs,
+          [=] {
+            const auto scaled = [&](size_t k) {
+              return needs[k] ? saved[9 + k].mul(gradient) : saved[9 + k];
+            };
+            return std::make_tuple(scaled(0), scaled(1), scaled(2), scaled(3));
+          },
+          loss_formula(saved[4], optional(5), optional(6), optional(7),
+                       context->saved_data["likelihood"].toStringRef(),
+                       context->saved_data["origin"].toSymIntVector(), optional(8), needs));
       const std::array<at::Tensor, 4> all{by_object, by_probe, by_positions, by_propagator};
       for (size_t k = 0; k < 4; ++k) result[k] = if_needed(needs[k], all[k]);
       return result;
@@ -113,9 +137,18 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
     auto [loss, losses] =
         dispatch::diffraction_loss(object, probe, positions, propagator, patterns, weights, mask,
                                    background, likelihood, origin, detector);
-    auto [by_object, by_probe, by_positions, by_propagator] = composite::diffraction_loss_gradients(
-        loss.detach().mul(0).add(1), object, probe, positions, propagator, patterns, weights, mask,
-        background, likelihood, origin, detector, needs);
+    const std::vector<c10::SymInt> corner = origin.vec();
+    const std::string name_of_likelihood(likelihood);
+    auto [by_object, by_probe, by_positions, by_propagator] = differentiable_gradients(
+        {at::ones({}, loss.options()), object, probe, positions, propagator}, needs,
+        [&] {
+          auto [l, ls, o, p, x, h] = dispatch::diffraction_loss_gradients(
+              object, probe, positions, propagator, patterns, weights, mask, background,
+              name_of_likelihood, corner, detector, needs);
+          return std::make_tuple(o, p, x, h);
+        },
+        loss_formula(patterns, weights, mask, background, name_of_likelihood, corner, detector,
+                     needs));
     return {loss, losses, by_object, by_probe, by_positions, by_propagator};
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;

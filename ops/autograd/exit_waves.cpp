@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "ops/autograd/guards.h"
+#include "ops/autograd/recompute.h"
 #include "ops/composite.h"
 #include "ops/dispatch.h"
 
@@ -63,10 +64,19 @@ FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& ob
                                 std::array<bool, 4> needs) {
   forbid_tangent("exit_waves_backward", "gradient", gradient);
   forbid_tangents_of_model("exit_waves_backward", object, probe, positions, propagator);
+  const std::vector<c10::SymInt> corner = origin.vec();
   if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
       wants_gradient(positions) || wants_gradient(propagator)) {
-    return composite::exit_waves_gradients(gradient, object, probe, positions, propagator, origin,
-                                           needs);
+    return differentiable_gradients(
+        {gradient, object, probe, positions, propagator}, needs,
+        [=] {
+          return dispatch::exit_waves_backward(gradient, object, probe, positions, propagator,
+                                               corner, needs);
+        },
+        [=](const DifferentiableInputs& in, const c10::SymInt&, const c10::SymInt&) {
+          return composite::exit_waves_gradients(in.gradient, in.object, in.probe, in.positions,
+                                                 in.propagator, corner, needs);
+        });
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return dispatch::exit_waves_backward(gradient, object, probe, positions, propagator, origin,

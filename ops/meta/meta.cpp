@@ -128,6 +128,19 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
                      grad_positions, grad_propagator, losses);
 }
 
+at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
+                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
+  check_patches("extract_patches", "object", object, 3, positions, "window", window, origin);
+  return at::empty_symint({positions.sym_size(0), object.sym_size(0), window[0], window[1]},
+                          object.options());
+}
+
+at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
+                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+  check_patches("add_patches", "patches", patches, 4, positions, "shape", shape, origin);
+  return at::empty_symint({patches.sym_size(1), shape[0], shape[1]}, patches.options());
+}
+
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
   check_illumination(probe, positions, shape, origin);
@@ -145,5 +158,7 @@ TORCH_LIBRARY_IMPL(ptyle, Meta, library) {
   library.impl("diffraction_loss", &ptyle::meta::diffraction_loss);
   library.impl("diffraction_loss_gradients", &ptyle::meta::diffraction_loss_gradients);
   library.impl("diffraction_loss_accumulate_", &ptyle::meta::diffraction_loss_accumulate_);
+  library.impl("extract_patches", &ptyle::meta::extract_patches);
+  library.impl("add_patches", &ptyle::meta::add_patches);
   library.impl("illumination", &ptyle::meta::illumination);
 }

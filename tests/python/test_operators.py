@@ -145,6 +145,37 @@ def test_hessian_vector_product_of_the_squared_loss_is_plain_torchs(likelihood, 
         close(a, b, 1e-10)
 
 
+def hessian_vector_product(module, model, patterns, directions, **options):
+    inputs = leaves(*model)
+    loss = module.diffraction_loss(*inputs, patterns)[0]
+    gradients = torch.autograd.grad(loss, inputs, create_graph=True)
+    along = sum((g.conj() * d).real.sum() for g, d in zip(gradients, directions, strict=True))
+    return inputs, torch.autograd.grad(along, inputs, **options)
+
+
+def test_second_derivatives_of_several_blocks_of_positions():
+    *model, patterns = make_problem(slices=4, h=64, w=64, rows=100, columns=90, n=70)
+    directions = [torch.randn_like(t) for t in model]
+    _, ours = hessian_vector_product(ptyle, model, patterns, directions)
+    _, theirs = hessian_vector_product(reference, model, patterns, directions)
+    for a, b in zip(ours, theirs, strict=True):
+        close(a, b, 1e-10)
+
+
+def test_third_derivatives_are_plain_torchs():
+    *model, patterns = make_problem(h=4, w=5, rows=9, columns=8, n=3)
+    directions = [torch.randn_like(t) for t in model]
+    thirds = []
+    for module in (ptyle, reference):
+        inputs, product = hessian_vector_product(
+            module, model, patterns, directions, create_graph=True
+        )
+        along = sum((p.conj() * d).real.sum() for p, d in zip(product, directions, strict=True))
+        thirds.append(torch.autograd.grad(along, inputs))
+    for a, b in zip(*thirds, strict=True):
+        close(a, b, 1e-9)
+
+
 def test_the_gradient_scales_with_what_follows_the_loss():
     *model, patterns = make_problem()
     a, b = leaves(*model), leaves(*model)

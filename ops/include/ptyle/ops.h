@@ -96,6 +96,18 @@ PTYLE_API at::Tensor illumination(const at::Tensor& probe, const at::Tensor& pos
                                   std::array<int64_t, 2> shape,
                                   std::array<int64_t, 2> origin = {0, 0});
 
+// Windows of an object: [slices, rows, columns] (real or complex) -> [n, slices, h, w], 0 outside
+// the object. Positions must be whole pixels. Differentiable; its adjoint is add_patches.
+PTYLE_API at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
+                                     std::array<int64_t, 2> window,
+                                     std::array<int64_t, 2> origin = {0, 0});
+
+// Patches [n, slices, h, w] added up in an object [slices, rows, columns] of the given shape (rows,
+// columns), in ascending order of positions; what hangs over the edge is dropped.
+PTYLE_API at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
+                                 std::array<int64_t, 2> shape,
+                                 std::array<int64_t, 2> origin = {0, 0});
+
 // ptyle's version, for example "0.1.0".
 PTYLE_API const char* version();
 

@@ -16,7 +16,8 @@ def exit_waves(
 ) -> Tensor:
     """Waves behind the last slice, by the multislice method.
 
-    Differentiable, to any order, in object, probe, positions and propagator.
+    ``psi_{s+1} = F^-1[H_s F(psi_s O_s)]`` (Cowley & Moodie 1957, Acta Cryst. 10, 609); one slice
+    is the product of probe and object. Differentiable, to any order, in object, probe, positions and propagator.
 
     Args:
         object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
@@ -30,6 +31,15 @@ def exit_waves(
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
+
+    Example:
+        >>> import torch, ptyle
+        >>> probe = torch.randn(2, 16, 16, dtype=torch.complex64)
+        >>> positions = ptyle.raster_positions((3, 4), 2.5)
+        >>> phase = torch.rand(4, *ptyle.object_shape(positions, (16, 16)))
+        >>> propagator = ptyle.fresnel_propagator((16, 16), 0.2, 0.0251, 20.0)
+        >>> ptyle.exit_waves(phase, probe, positions, propagator).shape
+        torch.Size([12, 2, 16, 16])
     """
     return torch.ops.ptyle.exit_waves(object, probe, positions, propagator, origin=list(origin))
 
@@ -54,6 +64,17 @@ def diffraction(
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
+
+    Example:
+        >>> import torch, ptyle
+        >>> probe = torch.randn(2, 16, 16, dtype=torch.complex64)
+        >>> positions = ptyle.raster_positions((3, 4), 2.5)
+        >>> phase = torch.rand(1, *ptyle.object_shape(positions, (16, 16)))
+        >>> intensity = ptyle.diffraction(phase, probe, positions)
+        >>> intensity.shape, intensity.dtype
+        (torch.Size([12, 16, 16]), torch.float32)
+        >>> torch.allclose(intensity[0].sum(), probe.abs().square().sum())  # a phase absorbs none
+        True
     """
     return torch.ops.ptyle.diffraction(
         object, probe, positions, propagator, origin=list(origin), detector=detector
@@ -95,6 +116,20 @@ def diffraction_loss(
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
         NotImplementedError: a gradient is asked for patterns, weights, mask, background, detector.
+
+    Example:
+        >>> import torch, ptyle
+        >>> probe = torch.randn(2, 16, 16, dtype=torch.complex64)
+        >>> positions = ptyle.raster_positions((3, 4), 2.5)
+        >>> phase = torch.rand(1, *ptyle.object_shape(positions, (16, 16)))
+        >>> patterns = ptyle.diffraction(phase, probe, positions)
+        >>> guess = torch.zeros_like(phase, requires_grad=True)
+        >>> loss, losses = ptyle.diffraction_loss(guess, probe, positions, None, patterns)
+        >>> loss.backward()
+        >>> losses.shape, guess.grad.shape == phase.shape
+        (torch.Size([12]), True)
+        >>> ptyle.diffraction_loss(phase, probe, positions, None, patterns)[0] < 1e-6 * loss
+        tensor(True)
     """
     return torch.ops.ptyle.diffraction_loss(
         object,
@@ -111,11 +146,167 @@ def diffraction_loss(
     )
 
 
+def diffraction_loss_accumulate_(
+    object: Tensor,
+    probe: Tensor,
+    positions: Tensor,
+    propagator: Tensor | None,
+    patterns: Tensor,
+    *,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    background: Tensor | None = None,
+    likelihood: str = "amplitude",
+    origin: Sequence[int] = (0, 0),
+    detector: Tensor | None = None,
+    grad_object: Tensor | None = None,
+    grad_probe: Tensor | None = None,
+    grad_positions: Tensor | None = None,
+    grad_propagator: Tensor | None = None,
+    losses: Tensor,
+) -> None:
+    """`diffraction_loss` without autograd, adding into the caller's buffers.
+
+    For optimisers of one's own: one buffer a run instead of a gradient a call. The other arguments
+    are those of `diffraction_loss`.
+
+    Args:
+        grad_object: like `object`; the gradient of the weighted sum is added. None: not computed.
+        grad_probe: like `probe`.
+        grad_positions: like `positions`.
+        grad_propagator: like `propagator`.
+        losses: ``[n]`` float64; every pattern's unweighted loss is added.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received; buffers that
+            share memory with each other or with an input.
+        NotImplementedError: a tensor requires a gradient.
+
+    Example:
+        >>> import torch, ptyle
+        >>> probe = torch.randn(2, 16, 16, dtype=torch.complex64)
+        >>> positions = ptyle.raster_positions((3, 4), 2.5)
+        >>> phase = torch.rand(1, *ptyle.object_shape(positions, (16, 16)))
+        >>> patterns = ptyle.diffraction(phase, probe, positions)
+        >>> guess = torch.zeros_like(phase)
+        >>> gradient = torch.zeros_like(guess)
+        >>> losses = torch.zeros(len(positions), dtype=torch.double)
+        >>> for batch in (slice(0, 6), slice(6, 12)):
+        ...     ptyle.diffraction_loss_accumulate_(
+        ...         guess,
+        ...         probe,
+        ...         positions[batch],
+        ...         None,
+        ...         patterns[batch],
+        ...         grad_object=gradient,
+        ...         losses=losses[batch],
+        ...     )
+        >>> bool((losses > 0).all()), gradient.abs().sum().item() > 0
+        (True, True)
+    """
+    torch.ops.ptyle.diffraction_loss_accumulate_(
+        object,
+        probe,
+        positions,
+        propagator,
+        patterns,
+        weights=weights,
+        mask=mask,
+        background=background,
+        likelihood=likelihood,
+        origin=list(origin),
+        detector=detector,
+        grad_object=grad_object,
+        grad_probe=grad_probe,
+        grad_positions=grad_positions,
+        grad_propagator=grad_propagator,
+        losses=losses,
+    )
+
+
+def extract_patches(
+    object: Tensor, positions: Tensor, window: Sequence[int], *, origin: Sequence[int] = (0, 0)
+) -> Tensor:
+    """Windows of an object, 0 outside it.
+
+    Linear and differentiable in the object; the adjoint of `add_patches`.
+
+    Args:
+        object: ``[slices, rows, columns]`` real or complex.
+        positions: ``[n, 2]`` float64, whole pixels, (row, column) of the window's corner.
+        window: (h, w).
+        origin: corner of `object` in the frame of `positions`.
+
+    Returns:
+        ``[n, slices, h, w]`` in the object's type.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+
+    Example:
+        >>> import torch, ptyle
+        >>> object = torch.arange(12.0).reshape(1, 3, 4)
+        >>> positions = torch.tensor([[0.0, 1.0], [2.0, 3.0]], dtype=torch.double)
+        >>> ptyle.extract_patches(object, positions, (2, 2))[:, 0].tolist()
+        [[[1.0, 2.0], [5.0, 6.0]], [[11.0, 0.0], [0.0, 0.0]]]
+    """
+    return torch.ops.ptyle.extract_patches(object, positions, list(window), origin=list(origin))
+
+
+def add_patches(
+    patches: Tensor, positions: Tensor, shape: Sequence[int], *, origin: Sequence[int] = (0, 0)
+) -> Tensor:
+    """Patches added up in an object, in ascending order of positions.
+
+    Linear and differentiable in the patches; the adjoint of `extract_patches`. What hangs over the
+    edge is dropped.
+
+    Args:
+        patches: ``[n, slices, h, w]`` real or complex.
+        positions: ``[n, 2]`` float64, whole pixels, (row, column) of the patches' corners.
+        shape: (rows, columns) of the object.
+        origin: corner of the object in the frame of `positions`.
+
+    Returns:
+        ``[slices, rows, columns]`` in the patches' type.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+
+    Example:
+        >>> import torch, ptyle
+        >>> positions = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.double)
+        >>> ptyle.add_patches(torch.ones(2, 1, 2, 2), positions, (2, 4)).tolist()
+        [[[1.0, 2.0, 1.0, 0.0], [1.0, 2.0, 1.0, 0.0]]]
+    """
+    return torch.ops.ptyle.add_patches(patches, positions, list(shape), origin=list(origin))
+
+
 def illumination(
     probe: Tensor, positions: Tensor, shape: Sequence[int], *, origin: Sequence[int] = (0, 0)
 ) -> Tensor:
-    """Sum of ``|probe|^2`` over modes and positions, ``[rows, columns]`` real.
+    """Sum of ``|probe|^2`` over modes and positions.
 
-    The whole-pixel part of the positions is used. Differentiable in the probe.
+    The whole-pixel part of the positions is used. Differentiable in the probe, to any order.
+
+    Args:
+        probe: ``[modes, h, w]`` complex.
+        positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
+        shape: (rows, columns) of the object.
+        origin: corner of the object in the frame of `positions`.
+
+    Returns:
+        ``[rows, columns]`` real.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+        NotImplementedError: a gradient is asked for the positions.
+
+    Example:
+        >>> import torch, ptyle
+        >>> probe = 2 * torch.ones(1, 2, 2, dtype=torch.complex64)
+        >>> positions = torch.tensor([[0.0, 0.0], [0.0, 1.7]], dtype=torch.double)
+        >>> ptyle.illumination(probe, positions, (2, 4)).tolist()
+        [[4.0, 8.0, 4.0, 0.0], [4.0, 8.0, 4.0, 0.0]]
     """
     return torch.ops.ptyle.illumination(probe, positions, list(shape), origin=list(origin))

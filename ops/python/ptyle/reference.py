@@ -110,3 +110,19 @@ def illumination(probe, positions, shape, *, origin=(0, 0)):
                 top - row : bottom - row, left - column : right - column
             ]
     return total
+
+
+def extract_patches(object, positions, window, *, origin=(0, 0)):
+    return torch.stack(
+        [_patches(image, positions, window, origin, 0.0)[:, 0] for image in object], 1
+    )
+
+
+def add_patches(patches, positions, shape, *, origin=(0, 0)):
+    n, slices, h, w = patches.shape
+    padded = torch.zeros(slices, shape[0] + 2 * h, shape[1] + 2 * w, dtype=patches.dtype)
+    for patch, (row, column) in zip(patches, positions.long().tolist(), strict=True):
+        row, column = row - origin[0] + h, column - origin[1] + w
+        if 0 <= row <= shape[0] + h and 0 <= column <= shape[1] + w:
+            padded[:, row : row + h, column : column + w] += patch
+    return padded[:, h : h + shape[0], w : w + shape[1]]
