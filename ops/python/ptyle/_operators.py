@@ -17,13 +17,15 @@ def exit_waves(
     """Waves behind the last slice, by the multislice method.
 
     ``psi_{s+1} = F^-1[H_s F(psi_s O_s)]`` (Cowley & Moodie 1957, Acta Cryst. 10, 609); one slice
-    is the product of probe and object. Differentiable, to any order, in object, probe, positions and propagator.
+    is the product of probe and object. Differentiable, to any order, in object, probe, positions
+    and propagator.
 
     Args:
         object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
         probe: ``[modes, h, w]`` complex.
         positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
-        propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``.
+        propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
+            for one slice.
         origin: corner of `object` in the frame of `positions`.
 
     Returns:
@@ -55,9 +57,20 @@ def diffraction(
 ) -> Tensor:
     """Diffracted intensity, modes summed.
 
-    ``|F psi|^2`` with the unitary Fourier transform in the far field; with `detector`, a transfer
-    function ``[h, w]``, ``|F^-1[detector F psi]|^2`` in the near field. Differentiable as
-    `exit_waves`, whose arguments it shares.
+    With the exit waves psi, ``|F psi|^2`` with the unitary Fourier transform in the far field,
+    ``|F^-1[detector F psi]|^2`` in the near field (Goodman 2005, Introduction to Fourier Optics,
+    chapter 4; modes: Thibault & Menzel 2013, Nature 494, 68). Differentiable, to any order, in
+    object, probe, positions and propagator.
+
+    Args:
+        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
+        probe: ``[modes, h, w]`` complex.
+        positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
+        propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
+            for one slice.
+        origin: corner of `object` in the frame of `positions`.
+        detector: ``[h, w]`` complex transfer function from the exit plane to a near-field detector,
+            zero frequency at ``[0, 0]``; None for the far field.
 
     Returns:
         ``[n, h, w]`` real, zero frequency at ``[0, 0]`` in the far field.
@@ -103,11 +116,19 @@ def diffraction_loss(
     063004).
 
     Args:
-        patterns: ``[n, h, w]`` counts as stored.
+        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
+        probe: ``[modes, h, w]`` complex.
+        positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
+        propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
+            for one slice.
+        patterns: ``[n, h, w]`` uint8, int16, uint16, int32, float32 or float64 counts.
         weights: ``[n]`` real factors of the patterns' losses in the sum.
         mask: ``[h, w]`` or ``[n, h, w]`` bool or uint8, nonzero = bad pixel.
         background: ``[h, w]`` or ``[n, h, w]`` real.
         likelihood: "amplitude", "poisson" or "gaussian".
+        origin: corner of `object` in the frame of `positions`.
+        detector: ``[h, w]`` complex transfer function from the exit plane to a near-field detector,
+            zero frequency at ``[0, 0]``; None for the far field.
 
     Returns:
         loss ``[]``, the weighted sum, differentiable in object, probe, positions and propagator;
