@@ -5,7 +5,11 @@
 # same site-packages), in PTYLE_TORCH_ROOT (the wheel's "torch" folder), with Python3.
 # Result: TorchWheel_FOUND, or TorchWheel_REASON; torchwheel::cpu; PTYLE_TORCH_DIR (the folder
 # found), TORCH_WHEEL_VERSION, TORCH_WHEEL_CUDA (the CUDA version the wheel was built with).
-include_guard(GLOBAL)
+# No include_guard: after a failure another call may name another folder, and must be told why again.
+if(TARGET torchwheel::cpu)
+  set(TorchWheel_FOUND TRUE)
+  return()
+endif()
 
 set(TorchWheel_FOUND FALSE)
 set(TorchWheel_REASON "")

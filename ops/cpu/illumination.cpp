@@ -27,17 +27,20 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions, at
         at::zeros(shape, probe.options().dtype(at::toRealValueType(probe.scalar_type())));
     T* sums = out.data_ptr<T>();
     // Each thread owns rows and goes through the positions in order.
-    at::parallel_for(0, shape[0], 16, [&](int64_t begin, int64_t end) {
-      for (const auto& [row, column] : windows) {
-        const Footprint in = footprint(row, column, height, width, shape[0], shape[1]);
-        for (int64_t y = std::max(in.row_begin, begin - row); y < std::min(in.row_end, end - row);
-             ++y) {
-          T* sum = sums + (row + y) * shape[1] + column;
-          const T* from = intensity.data() + y * width;
-          for (int64_t x = in.column_begin; x < in.column_end; ++x) sum[x] += from[x];
-        }
-      }
-    });
+    at::parallel_for(0, shape[0], grain(shape[0], positions.size(0) * height * width),
+                     [&](int64_t begin, int64_t end) {
+                       for (const auto& [row, column] : windows) {
+                         const Footprint in =
+                             footprint(row, column, height, width, shape[0], shape[1]);
+                         for (int64_t y = std::max(in.row_begin, begin - row);
+                              y < std::min(in.row_end, end - row); ++y) {
+                           T* sum = sums + (row + y) * shape[1] + column;
+                           const T* from = intensity.data() + y * width;
+                           for (int64_t x = in.column_begin; x < in.column_end; ++x)
+                             sum[x] += from[x];
+                         }
+                       }
+                     });
     return out;
   });
 }

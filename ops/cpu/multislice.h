@@ -91,6 +91,13 @@ inline std::pair<int64_t, int64_t> window_corner(const char* name, const double*
           static_cast<int64_t>(std::floor(position[1]))};
 }
 
+// The grain of a parallel loop over `items` that touches `elements` in all: waking a thread takes
+// longer than 2^17 of them.
+inline int64_t grain(int64_t items, int64_t elements) {
+  constexpr int64_t kWorthAThread = int64_t{1} << 17;
+  return std::max<int64_t>(1, items * kWorthAThread / std::max<int64_t>(1, elements));
+}
+
 // What a call asks for: gradients with respect to object, probe, positions and propagator.
 enum Need : size_t { kObject, kProbe, kPositions, kPropagator };
 using Needs = std::array<bool, 4>;

@@ -64,19 +64,21 @@ at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions
   with_type(memory, [&]<typename V>() {
     const V* from = static_cast<const V*>(memory.const_data_ptr());
     V* to = static_cast<V*>(patches.data_ptr());
-    at::parallel_for(0, positions.size(0), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        const auto& [row, column] = corners[static_cast<size_t>(n)];
-        const Footprint& in = footprints[static_cast<size_t>(n)];
-        for (int64_t s = 0; s < slices; ++s) {
-          for (int64_t y = in.row_begin; y < in.row_end; ++y) {
-            const V* line = from + (s * rows + row + y) * columns + column;
-            std::copy(line + in.column_begin, line + in.column_end,
-                      to + ((n * slices + s) * window[0] + y) * window[1] + in.column_begin);
+    at::parallel_for(
+        0, positions.size(0), grain(positions.size(0), patches.numel()),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t n = begin; n < end; ++n) {
+            const auto& [row, column] = corners[static_cast<size_t>(n)];
+            const Footprint& in = footprints[static_cast<size_t>(n)];
+            for (int64_t s = 0; s < slices; ++s) {
+              for (int64_t y = in.row_begin; y < in.row_end; ++y) {
+                const V* line = from + (s * rows + row + y) * columns + column;
+                std::copy(line + in.column_begin, line + in.column_end,
+                          to + ((n * slices + s) * window[0] + y) * window[1] + in.column_begin);
+              }
+            }
           }
-        }
-      }
-    });
+        });
   });
   return patches;
 }
@@ -94,20 +96,22 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
     const V* from = static_cast<const V*>(memory.const_data_ptr());
     V* to = static_cast<V*>(sums.data_ptr());
     // Each thread owns rows of all slices and goes through the positions in order.
-    at::parallel_for(0, shape[0], 16, [&](int64_t begin, int64_t end) {
-      for (int64_t n = 0; n < positions.size(0); ++n) {
-        const auto& [row, column] = corners[static_cast<size_t>(n)];
-        const Footprint& in = footprints[static_cast<size_t>(n)];
-        for (int64_t s = 0; s < slices; ++s) {
-          for (int64_t y = std::max(in.row_begin, begin - row); y < std::min(in.row_end, end - row);
-               ++y) {
-            const V* patch = from + ((n * slices + s) * height + y) * width;
-            V* sum = to + (s * shape[0] + row + y) * shape[1] + column;
-            for (int64_t x = in.column_begin; x < in.column_end; ++x) sum[x] += patch[x];
-          }
-        }
-      }
-    });
+    at::parallel_for(0, shape[0], grain(shape[0], patches.numel()),
+                     [&](int64_t begin, int64_t end) {
+                       for (int64_t n = 0; n < positions.size(0); ++n) {
+                         const auto& [row, column] = corners[static_cast<size_t>(n)];
+                         const Footprint& in = footprints[static_cast<size_t>(n)];
+                         for (int64_t s = 0; s < slices; ++s) {
+                           for (int64_t y = std::max(in.row_begin, begin - row);
+                                y < std::min(in.row_end, end - row); ++y) {
+                             const V* patch = from + ((n * slices + s) * height + y) * width;
+                             V* sum = to + (s * shape[0] + row + y) * shape[1] + column;
+                             for (int64_t x = in.column_begin; x < in.column_end; ++x)
+                               sum[x] += patch[x];
+                           }
+                         }
+                       }
+                     });
   });
   return sums;
 }

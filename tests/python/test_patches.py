@@ -69,8 +69,8 @@ def test_opcheck(gradient):
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():
-    patches = torch.randn(200, 2, 16, 16)
-    positions = torch.randint(-5, 90, (200, 2)).double()
+    patches = torch.randn(400, 2, 32, 32)
+    positions = torch.randint(-5, 90, (400, 2)).double()
     threads = torch.get_num_threads()
     sums = []
     for count in (1, 2, 3):
