@@ -5,6 +5,7 @@ import io
 import ptyle
 import pytest
 import torch
+import torch.utils.checkpoint
 from conftest import leaves, make_problem
 
 
@@ -93,6 +94,21 @@ def test_adding_into_a_buffer_is_seen_by_autograd(inference):
             losses=losses,
         )
     assert losses._version > version and losses.abs().sum() > 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpoint_gives_the_same_gradient(reentrant):
+    obj, probe, positions, propagator, patterns = make_problem()
+
+    def loss(probe):
+        waves = ptyle.exit_waves(obj, probe, positions, propagator)
+        return (torch.fft.fft2(waves, norm="ortho").abs() - patterns[:, None].sqrt()).square().sum()
+
+    a, b = leaves(probe, probe)
+    (expected,) = torch.autograd.grad(loss(a), a)
+    checkpointed = torch.utils.checkpoint.checkpoint(loss, b, use_reentrant=reentrant)
+    checkpointed.backward()
+    assert torch.equal(b.grad, expected)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
