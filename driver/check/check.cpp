@@ -8,6 +8,7 @@
 #include <sstream>
 #include <utility>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
@@ -323,7 +324,17 @@ std::int64_t predicted_bytes(const Config& config, const Problem& problem) {
       problem.patterns.numel() * static_cast<std::int64_t>(problem.patterns.element_size());
   const std::int64_t mask = problem.mask ? problem.mask->numel() : 0;
   const std::int64_t illumination = rows * columns * unit / 2;
-  return kBaseBytes + patterns + mask + copies * (object + probe) + illumination;
+  // Each thread's waves in all slices and their object patches: of one position, or of as many as
+  // fit in what the operators allow a thread (64 MiB of waves).
+  const std::int64_t stack = slices * problem.probe.numel() * unit;
+  const std::int64_t patches = slices * problem.window[0] * problem.window[1] * unit;
+  constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
+  const std::int64_t at_once = std::min(
+      std::max<std::int64_t>(1, kStackBytes / std::max<std::int64_t>(1, stack)),
+      std::max<std::int64_t>(
+          1, (kStackBytes / 128) / std::max<std::int64_t>(1, problem.probe.numel() * unit)));
+  const std::int64_t scratch = at::get_num_threads() * at_once * (stack + patches);
+  return kBaseBytes + patterns + mask + copies * (object + probe) + illumination + scratch;
 }
 
 int check(const Config& config, std::ostream& out) {

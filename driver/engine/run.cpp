@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <sys/resource.h>
@@ -12,6 +13,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "driver/check/check.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/result.h"
@@ -137,6 +139,29 @@ std::int64_t peak_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
 }
 
+// A run that does not fit would drag the whole machine down before it is killed.
+void refuse_too_much_memory(const Config& config, const Problem& problem) {
+  std::ifstream in("/proc/meminfo");
+  std::string word;
+  while (in >> word && word != "MemAvailable:") {
+  }
+  std::int64_t available_KiB = 0;
+  if (!(in >> available_KiB)) return;
+  const auto gigabytes = [](std::int64_t bytes) {
+    return std::to_string(bytes / 1000000000) + "." + std::to_string(bytes / 100000000 % 10) +
+           " GB";
+  };
+  // The patterns are in memory already, and counted in neither.
+  const std::int64_t needed =
+      predicted_bytes(config, problem) - static_cast<std::int64_t>(problem.patterns.nbytes());
+  if (needed > available_KiB * 1024) {
+    throw RunError("the run must fit into the memory that is free, " +
+                   gigabytes(available_KiB * 1024) + ", got a need of about " + gigabytes(needed) +
+                   " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says "
+                   "what)");
+  }
+}
+
 void refuse_several_ranks() {
   const char* world = std::getenv("WORLD_SIZE");
   if (world != nullptr && std::string(world) != "1") {
@@ -155,6 +180,9 @@ void run(const Config& config, const RunOptions& options) {
   const Signals signals;
   std::optional<OneThread> one_thread(std::in_place);
   const Problem problem = load_problem(config);
+  one_thread.reset();
+  refuse_too_much_memory(config, problem);
+  one_thread.emplace();
   Engine engine(config, problem);
   const std::string data = engine.fingerprint();
   State state;

@@ -141,8 +141,11 @@ class Multislice {
     // About half a mebibyte of waves a chunk: enough to hide the cost of a call to the transform,
     // small enough for a second-level cache.
     constexpr int64_t kChunkBytes = int64_t{512} << 10;
+    // The waves of all slices are kept for the adjoint: with many slices they decide.
+    constexpr int64_t kStackBytes = int64_t{64} << 20;
     const int64_t bytes = std::max<int64_t>(1, modes_ * pixels()) * int64_t(sizeof(C));
-    chunk_positions_ = std::max<int64_t>(1, kChunkBytes / bytes);
+    chunk_positions_ = std::max<int64_t>(
+        1, std::min(kChunkBytes / bytes, kStackBytes / (bytes * std::max<int64_t>(1, slices_))));
   }
 
   int64_t pixels() const { return height_ * width_; }

@@ -220,6 +220,15 @@ def test_a_step_that_leaves_nothing_finite_fails(star, tmp_path):
     assert not (tmp_path / "star" / "result.h5").exists()
 
 
+def test_a_run_that_does_not_fit_into_memory_is_refused(star, tmp_path):
+    options = ["--set", "object.slices=10000", "--set", "object.thickness_nm=1000"]
+    options += ["--set", "object.padding=3000"]
+    options += ["--set", "beam.energy_keV=8", "--set", 'beam.kind="xray"']
+    refused = run("run", star, *options, "--set", "detector.object_pixel_nm=10", code=1)
+    assert "must fit into the memory" in refused.stderr
+    assert not (tmp_path / "star").exists()
+
+
 def test_several_ranks_are_refused_in_one_sentence(star):
     environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
     process = start("run", star, env=environment)
