@@ -2,7 +2,8 @@
 //
 // Each functor takes the expected count `expected` = I + b (intensity plus background) and the
 // measured count, and gives one pixel's loss and d loss / d I. Sums over pixels are made by the
-// caller, in double.
+// caller, in double. What is not a number stays one, in either argument: questions are asked so
+// that it is noticed.
 #pragma once
 
 #include "csrc/scalar.h"
@@ -23,8 +24,7 @@ struct LossAndSlope {
 struct AmplitudeLikelihood {
   template <typename T>
   PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
-    const T measured = sqrt(select(count > T(0), count, T(0)));
-    // Asked this way round, an expected count that is not a number stays one and is noticed.
+    const T measured = sqrt(select(count <= T(0), T(0), count));
     const bool dark = expected <= T(0);
     const T model = sqrt(select(dark, T(0), expected));
     const T residual = model - measured;
@@ -39,13 +39,13 @@ struct PoissonLikelihood {
   template <typename T>
   PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
     constexpr T kFloor = T(1e-6);
-    const bool counted = count > T(0);
-    const T n = select(counted, count, T(0));
+    const bool none = count <= T(0);
+    const T n = select(none, T(0), count);
     const bool below = expected <= kFloor;
     const T argument = select(below, kFloor, expected);
     // One logarithm of the ratio: the difference of two would cancel for large counts.
-    const T loss = expected - n - n * log(argument / select(counted, n, T(1)));
-    return {select(counted, loss, expected), T(1) - select(below, T(0), n / argument)};
+    const T loss = expected - n - n * log(argument / select(none, T(1), n));
+    return {select(none, expected, loss), T(1) - select(below, T(0), n / argument)};
   }
 };
 

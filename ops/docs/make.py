@@ -120,7 +120,7 @@ def page(name: str) -> str:
 
 
 def first_page() -> str:
-    words = inspect.getdoc(ptyle).split("everywhere in ptyle:\n\n")[1]
+    words, rules = inspect.getdoc(ptyle).split("everywhere in ptyle:\n\n")[1].split("\n\n")
     rows = []
     for line in words.splitlines():
         match = re.match(r"``(\w+)`` +(.*)", line)
@@ -141,6 +141,8 @@ def first_page() -> str:
         "| word | shape and meaning |",
         "| --- | --- |",
         *(f"| `{word}` | {markdown(meaning)} |" for word, meaning in rows),
+        "",
+        markdown(rules),
         "",
         "Formulae: [csrc/README.md](../../csrc/README.md). Every example here is run by the tests.",
         "",

@@ -106,6 +106,12 @@ TEST(Likelihoods, EdgesAreAsStated) {
   EXPECT_EQ(PoissonLikelihood{}(0.0, 3.0).slope, 1.0);  // below the floor: that of I + b alone
   EXPECT_TRUE(std::isfinite(PoissonLikelihood{}(0.0, 3.0).loss));
   EXPECT_EQ(GaussianLikelihood{}(1.0, -2.0).loss, 9.0);
+  const double none = std::nan("");
+  for (const auto& [expected, count] : {std::pair{1.0, none}, std::pair{none, 1.0}}) {
+    EXPECT_TRUE(std::isnan(AmplitudeLikelihood{}(expected, count).loss));
+    EXPECT_TRUE(std::isnan(PoissonLikelihood{}(expected, count).loss));
+    EXPECT_TRUE(std::isnan(GaussianLikelihood{}(expected, count).loss));
+  }
 }
 
 TEST(Likelihoods, WhatIsNotANumberStaysNotANumber) {

@@ -247,6 +247,19 @@ def test_every_window_lies_in_the_objects_shape():
     assert rows >= ends[0] > rows - 2 and columns >= ends[1] > columns - 2
 
 
+def test_numbers_may_come_from_numpy_or_from_tensors():
+    plain = ptyle.fresnel_propagator((4, 6), 0.5, 0.25, [20.0, 30.0])
+    for number in (np.float64, torch.tensor):
+        again = ptyle.fresnel_propagator(
+            torch.zeros(4, 6).shape, number(0.5), number(0.25), np.array([20.0, 30.0])
+        )
+        assert torch.equal(again, plain)
+    for pair in (np.array([0.5, 0.5]), torch.tensor([0.5, 0.5]), [0.5, 0.5]):
+        assert torch.equal(ptyle.fresnel_propagator((4, 6), pair, 0.25, [20.0, 30.0]), plain)
+    one = torch.tensor([10.0], requires_grad=True)
+    assert ptyle.aberrated_probe((16, 16), 0.2, 0.025, 21.0, one).requires_grad
+
+
 @pytest.mark.parametrize(
     "error,message,call",
     [
@@ -290,7 +303,7 @@ def test_every_window_lies_in_the_objects_shape():
         ),
         (
             ValueError,
-            "modes must be from 1 to 50",
+            "modes must be an integer from 1 to 50",
             lambda: ptyle.hermite_modes(torch.ones(4, 4, dtype=torch.complex64), 51),
         ),
         (
@@ -309,9 +322,66 @@ def test_every_window_lies_in_the_objects_shape():
         (ValueError, "window must", lambda: ptyle.object_shape(torch.zeros(1, 2), (4,))),
         (
             ValueError,
-            "must be finite",
+            "must be real, finite",
             lambda: ptyle.object_shape(torch.full((1, 2), math.nan), (4, 4)),
         ),
+        (TypeError, "positions must be a tensor", lambda: ptyle.object_shape([[0, 0]], (4, 4))),
+        (ValueError, "shape must", lambda: ptyle.fresnel_propagator(8, 1.0, 1.0, 1.0)),
+        (ValueError, "shape must", lambda: ptyle.fresnel_propagator((8.5, 8), 1.0, 1.0, 1.0)),
+        (
+            ValueError,
+            r"pixel_size_A must be one number or two \(row, column\), got 3",
+            lambda: ptyle.fresnel_propagator((4, 4), (1.0, 1.0, 1.0), 1.0, 1.0),
+        ),
+        (
+            ValueError,
+            "distance_A must .* finite, got nan",
+            lambda: ptyle.fresnel_propagator((4, 4), 1.0, 1.0, math.nan),
+        ),
+        (
+            TypeError,
+            "distance_A must be a real number",
+            lambda: ptyle.fresnel_propagator((4, 4), 1.0, 1.0, torch.ones(2) * 1j),
+        ),
+        (
+            TypeError,
+            "distance_A must be a real number .* got 'far'",
+            lambda: ptyle.fresnel_propagator((4, 4), 1.0, 1.0, "far"),
+        ),
+        (
+            NotImplementedError,
+            "wavelength_A must not require a gradient",
+            lambda: ptyle.fresnel_propagator(
+                (4, 4), 1.0, torch.tensor(1.0, requires_grad=True), 1.0
+            ),
+        ),
+        (
+            ValueError,
+            "defocus_nm must be a real number, got a tensor of shape",
+            lambda: ptyle.aberrated_probe((8, 8), 0.2, 0.025, 21.0, torch.ones(2)),
+        ),
+        (
+            ValueError,
+            "C30_nm must .* finite, got inf",
+            lambda: ptyle.aberrated_probe((8, 8), 0.2, 0.025, 21.0, 0.0, {"C30_nm": math.inf}),
+        ),
+        (
+            TypeError,
+            "aberrations must be a dict",
+            lambda: ptyle.aberrated_probe((8, 8), 0.2, 0.025, 21.0, 0.0, ["C30_nm"]),
+        ),
+        (
+            ValueError,
+            "probe must be finite and not zero everywhere, got a power of nan",
+            lambda: ptyle.hermite_modes(torch.full((4, 4), math.nan) * (1 + 0j), 2),
+        ),
+        (
+            ValueError,
+            "modes must be an integer",
+            lambda: ptyle.hermite_modes(torch.ones(4, 4, dtype=torch.complex64), 2.5),
+        ),
+        (ValueError, "step must", lambda: ptyle.raster_positions((4, 4), (1.0, math.nan))),
+        (ValueError, "rotation_deg must", lambda: ptyle.raster_positions((4, 4), 1.0, math.inf)),
     ],
 )
 def test_builders_say_what_is_wrong(error, message, call):

@@ -353,6 +353,17 @@ def test_vmap_runs_by_fallback():
     close(batched[1], ptyle.diffraction(obj, 2 * probe, positions, propagator), 1e-15)
 
 
+@pytest.mark.parametrize("likelihood", ["amplitude", "poisson", "gaussian"])
+def test_counts_that_are_not_numbers_are_noticed(likelihood):
+    obj, probe, positions, propagator, patterns = make_problem(n=3)
+    patterns = patterns.double()
+    patterns[1, 2, 3] = torch.nan
+    loss, losses = ptyle.diffraction_loss(
+        obj, probe, positions, propagator, patterns, likelihood=likelihood
+    )
+    assert loss.isnan() and losses.isnan().tolist() == [False, True, False]
+
+
 def test_functorch_gradient_has_torchs_clear_error():
     obj, probe, positions, propagator, patterns = make_problem()
 

@@ -9,12 +9,25 @@ Shapes and words, the same everywhere in ptyle:
 ``object``      ``[slices, rows, columns]``; complex: transmission, real: phase shift in radians,
                 transmission ``exp(1j * object)``. Vacuum outside.
 ``probe``       ``[modes, h, w]`` complex, incoherent modes; ``h x w`` is the window.
-``positions``   ``[n, 2]`` float64, (row, column) of the window's top-left corner in object pixels;
-                the fractional part moves the probe.
+``positions``   ``[n, 2]`` float64, (row, column) of the window's top-left corner in object pixels.
+                The window sees the object at the floor; the fraction moves the probe, by a Fourier
+                shift, periodic over the window: at row -0.25 the corner is -1 and the probe moves
+                by 0.75. Nothing jumps where a position passes a whole pixel, as long as the probe
+                is small at the window's edge.
 ``propagator``  ``[h, w]`` or ``[slices - 1, h, w]`` complex transfer function between slices, zero
                 frequency at ``[0, 0]``; None for one slice.
 ``patterns``    ``[n, h, w]`` uint8, int16, uint16, int32, float32 or float64 counts, zero frequency
                 at ``[0, 0]`` in the far field.
+``origin``      (row, column), whole pixels: where the object's corner lies in the frame of the
+                positions.
+
+All tensors lie on one device. One call works in one precision, that of the probe: complex64 with
+float32 or complex128 with float64 for everything but positions, patterns, masks and ``losses``
+buffers. Inputs may have any strides and may be views; buffers that are added into are contiguous.
+There may be no slices, modes, positions or object pixels; a window has at least one pixel.
+Derivatives are reverse-mode ones (``backward``, ``torch.autograd.grad``, to any order); forward
+mode is an error, and torch does not let ``torch.func.grad`` and its relatives into operators in
+C++: for those there is ``ptyle.reference``.
 """
 
 from ptyle._library import load_cuda, version

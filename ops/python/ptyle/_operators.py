@@ -29,7 +29,7 @@ def exit_waves(
         origin: corner of `object` in the frame of `positions`.
 
     Returns:
-        ``[n, modes, h, w]`` complex.
+        ``[n, modes, h, w]`` in the probe's type.
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
@@ -42,6 +42,15 @@ def exit_waves(
         >>> propagator = ptyle.fresnel_propagator((16, 16), 0.2, 0.0251, 20.0)
         >>> ptyle.exit_waves(phase, probe, positions, propagator).shape
         torch.Size([12, 2, 16, 16])
+
+        Complex unknowns as real leaves, because several of torch's optimisers are wrong for complex
+        ones:
+
+        >>> leaf = torch.view_as_real(probe).clone().requires_grad_()  # [modes, h, w, 2]
+        >>> optimizer = torch.optim.Adam([leaf], lr=0.01)
+        >>> waves = ptyle.exit_waves(phase, torch.view_as_complex(leaf), positions, propagator)
+        >>> waves.abs().square().sum().backward()
+        >>> optimizer.step()
     """
     return torch.ops.ptyle.exit_waves(object, probe, positions, propagator, origin=list(origin))
 
@@ -73,7 +82,7 @@ def diffraction(
             zero frequency at ``[0, 0]``; None for the far field.
 
     Returns:
-        ``[n, h, w]`` real, zero frequency at ``[0, 0]`` in the far field.
+        ``[n, h, w]`` real, in the probe's precision; zero frequency at ``[0, 0]`` in the far field.
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
@@ -115,6 +124,12 @@ def diffraction_loss(
     I + b = n; ``gaussian`` (I + b - n)^2 (Thibault & Guizar-Sicairos 2012, New J. Phys. 14,
     063004).
 
+    Every gradient is finite, also without counts and without intensity: where I + b is 0 or less,
+    the slope of ``amplitude`` is 0 and its model 0; the logarithm's argument is held above 1e-6.
+    Negative counts are 0 for these two and as they are for ``gaussian``. Counts that are not
+    numbers give a loss that is none; under the mask may be anything. No tensor of all waves is ever
+    made: memory does not grow with n beyond `patterns` and `losses`, also in the backward pass.
+
     Args:
         object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
         probe: ``[modes, h, w]`` complex.
@@ -131,8 +146,9 @@ def diffraction_loss(
             zero frequency at ``[0, 0]``; None for the far field.
 
     Returns:
-        loss ``[]``, the weighted sum, differentiable in object, probe, positions and propagator;
-        losses ``[n]``, per pattern, unweighted, not differentiable.
+        loss ``[]``, the weighted sum, differentiable, to any order, in object, probe, positions and
+        propagator; losses ``[n]``, per pattern, unweighted, not differentiable. Both in the probe's
+        precision, summed in double.
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
@@ -192,11 +208,12 @@ def diffraction_loss_accumulate_(
     are those of `diffraction_loss`.
 
     Args:
-        grad_object: like `object`; the gradient of the weighted sum is added. None: not computed.
-        grad_probe: like `probe`.
-        grad_positions: like `positions`.
-        grad_propagator: like `propagator`.
-        losses: ``[n]`` float64; every pattern's unweighted loss is added.
+        grad_object: contiguous, shape and type of `object`; the gradient of the weighted sum is
+            added. None: not computed.
+        grad_probe: the same for `probe`.
+        grad_positions: the same for `positions`.
+        grad_propagator: the same for `propagator`.
+        losses: ``[n]`` float64, contiguous; every pattern's unweighted loss is added.
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received; buffers that
@@ -263,6 +280,7 @@ def extract_patches(
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
+        NotImplementedError: a gradient is asked for the positions.
 
     Example:
         >>> import torch, ptyle
@@ -293,6 +311,7 @@ def add_patches(
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received.
+        NotImplementedError: a gradient is asked for the positions.
 
     Example:
         >>> import torch, ptyle

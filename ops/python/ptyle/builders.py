@@ -1,13 +1,16 @@
 """What operators are fed with: propagators, probes, modes and positions, in plain torch.
 
 Lengths carry their unit in the name; everything is computed in double precision and returned in
-`dtype`, by default the complex type of ``torch.get_default_dtype()``. Values given as tensors keep
-their graph where a function says so. Conventions: plane waves are ``exp(+2j pi k.r)`` with k in
-1/angstrom, a lens multiplies by ``exp(-1j chi)``, ``C10 = -defocus`` and underfocus is positive.
+`dtype`, by default the complex type of ``torch.get_default_dtype()``. Where a function says that
+it is differentiable in a value, that value may be a tensor of one element, which keeps its graph;
+other numbers that require a gradient are an error. Conventions: plane waves are
+``exp(+2j pi k.r)`` with k in 1/angstrom, a lens multiplies by ``exp(-1j chi)``, ``C10 = -defocus``
+and underfocus is positive.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ SPEED_OF_LIGHT_M_PER_S = 299792458.0
 ELECTRON_MASS_KG = 9.1093837015e-31
 
 POWER_OF_EXTRA_MODE = 0.02
+MOST_MODES = 50  # of more, the extra ones would leave the guess nothing
 ANGSTROM_PER_NM = 10.0
 
 # (order n, fold m) of the coefficients C_nm up to fifth order, without C10, which is the defocus
@@ -48,7 +52,7 @@ def electron_wavelength(energy_keV: float) -> float:
         >>> round(ptyle.electron_wavelength(200.0), 8)
         0.02507934
     """
-    _check_positive("electron_wavelength", energy_keV=energy_keV)
+    energy_keV = _positive("electron_wavelength", "energy_keV", energy_keV)
     energy_J = 1e3 * energy_keV * ELEMENTARY_CHARGE_C
     rest_J = ELECTRON_MASS_KG * SPEED_OF_LIGHT_M_PER_S * SPEED_OF_LIGHT_M_PER_S
     return (
@@ -74,17 +78,19 @@ def fresnel_propagator(
         shape: ``(h, w)`` of the window.
         pixel_size_A: of the window, in angstrom; one number or (row, column).
         wavelength_A: in angstrom.
-        distance_A: downstream, in angstrom; a tensor ``[slices - 1]`` gives a propagator for each.
+        distance_A: downstream, in angstrom; a number, or a tensor: ``[]``, or ``[slices - 1]``,
+            which gives a propagator for each.
         dtype: complex64 or complex128.
         device: where to make it.
 
     Returns:
-        ``[h, w]``, or ``[slices - 1, h, w]`` for a tensor of distances; zero frequency at
-        ``[0, 0]``.
+        ``[h, w]``, or ``[slices - 1, h, w]`` for a row of distances; zero frequency at ``[0, 0]``.
 
     Raises:
-        ValueError: the shape, the pixel size or the wavelength is not positive; distances of more
-            than one dimension.
+        ValueError: the shape, the pixel size or the wavelength is not positive; a distance that is
+            not finite; distances of more than one dimension.
+        TypeError: a value that is no real number; a dtype that is not complex.
+        NotImplementedError: a gradient is asked for the pixel size or the wavelength.
 
     Example:
         >>> import torch, ptyle
@@ -95,9 +101,10 @@ def fresnel_propagator(
         torch.Size([2, 64, 48])
     """
     name = "fresnel_propagator"
-    k_row, k_column = _frequencies(name, shape, pixel_size_A, device)
-    _check_positive(name, wavelength_A=wavelength_A)
-    distance = _distances(name, distance_A, k_row.device)
+    pixels = _pair(name, "pixel_size_A", pixel_size_A)
+    k_row, k_column = _frequencies(_integers(name, "shape", shape), pixels, device)
+    wavelength_A = _positive(name, "wavelength_A", wavelength_A)
+    distance = _real(name, "distance_A", distance_A, 1, k_row.device)[..., None, None]
     phase = -math.pi * wavelength_A * distance * (k_row.square() + k_column.square())
     return torch.polar(torch.ones_like(phase), phase).to(_complex(name, dtype))
 
@@ -121,17 +128,19 @@ def angular_spectrum_propagator(
         shape: ``(h, w)`` of the window.
         pixel_size_A: of the window, in angstrom; one number or (row, column).
         wavelength_A: in angstrom.
-        distance_A: downstream, in angstrom; a tensor ``[slices - 1]`` gives a propagator for each.
+        distance_A: downstream, in angstrom; a number, or a tensor: ``[]``, or ``[slices - 1]``,
+            which gives a propagator for each.
         dtype: complex64 or complex128.
         device: where to make it.
 
     Returns:
-        ``[h, w]``, or ``[slices - 1, h, w]`` for a tensor of distances; zero frequency at
-        ``[0, 0]``.
+        ``[h, w]``, or ``[slices - 1, h, w]`` for a row of distances; zero frequency at ``[0, 0]``.
 
     Raises:
-        ValueError: the shape, the pixel size or the wavelength is not positive; distances of more
-            than one dimension.
+        ValueError: the shape, the pixel size or the wavelength is not positive; a distance that is
+            not finite; distances of more than one dimension.
+        TypeError: a value that is no real number; a dtype that is not complex.
+        NotImplementedError: a gradient is asked for the pixel size or the wavelength.
 
     Example:
         >>> import ptyle
@@ -140,9 +149,10 @@ def angular_spectrum_propagator(
         [1.0, 1.0, 0.0]
     """
     name = "angular_spectrum_propagator"
-    k_row, k_column = _frequencies(name, shape, pixel_size_A, device)
-    _check_positive(name, wavelength_A=wavelength_A)
-    distance = _distances(name, distance_A, k_row.device)
+    pixels = _pair(name, "pixel_size_A", pixel_size_A)
+    k_row, k_column = _frequencies(_integers(name, "shape", shape), pixels, device)
+    wavelength_A = _positive(name, "wavelength_A", wavelength_A)
+    distance = _real(name, "distance_A", distance_A, 1, k_row.device)[..., None, None]
     k_squared = k_row.square() + k_column.square()
     sine_squared = wavelength_A * wavelength_A * k_squared
     travels = sine_squared < 1
@@ -171,26 +181,32 @@ def aberrated_probe(
     ``F^-1[A exp(-1j chi)]``, ``chi = (2 pi / wavelength) sum alpha^(n + 1) / (n + 1) C_nm cos(m
     (phi - phi_nm))`` in the notation of Krivanek, Dellby & Lupini (1999, Ultramicroscopy 78, 1);
     ``C10 = -defocus``: +20 nm of underfocus is in focus 20 nm downstream. Azimuths are measured
-    from +column towards +row. Differentiable in `defocus_nm` and in the values of `aberrations`.
+    from +column towards +row (`raster_positions` turns the other way). Differentiable in
+    `defocus_nm` and in the values of `aberrations`.
 
     Args:
         shape: ``(h, w)`` of the window.
         pixel_size_A: of the window, in angstrom; one number or (row, column).
         wavelength_A: in angstrom.
         semiangle_mrad: radius of the aperture, at most the window's largest angle.
-        defocus_nm: underfocus is positive.
-        aberrations: "C12_nm", "phi12_deg", "C21_nm", "phi21_deg", "C23_nm", "phi23_deg", "C30_nm",
-            "C32_nm", "phi32_deg", "C34_nm", "phi34_deg" and so on up to "C56_nm", "phi56_deg".
+        defocus_nm: underfocus is positive; a number, or a tensor of one element.
+        aberrations: numbers, or tensors of one element, by name: "C12_nm", "phi12_deg", "C21_nm",
+            "phi21_deg", "C23_nm", "phi23_deg", "C30_nm", "C32_nm", "phi32_deg", "C34_nm",
+            "phi34_deg" and so on up to "C56_nm", "phi56_deg".
         edge_mrad: width over which the aperture falls linearly from 1 to 0; None: one sample of
             the window's reciprocal grid, which anti-aliases the disc; 0: sharp.
         dtype: complex64 or complex128.
         device: where to make it.
 
     Returns:
-        ``[h, w]`` complex, centred at ``[h // 2, w // 2]``, sum of ``|probe|^2`` 1.
+        ``[h, w]`` complex, centred at ``[h // 2, w // 2]``, sum of ``|probe|^2`` 1. The operators
+        take ``[modes, h, w]``: ``probe[None]``, or `hermite_modes`.
 
     Raises:
-        ValueError: a size is not positive, the aperture does not fit, an aberration is unknown.
+        ValueError: a size is not positive, a value is not finite, the aperture does not fit, an
+            aberration is unknown.
+        TypeError: a value that is no real number; a dtype that is not complex.
+        NotImplementedError: a gradient is asked for another value.
 
     Example:
         >>> import torch, ptyle
@@ -204,11 +220,16 @@ def aberrated_probe(
         >>> probe[32, 32].abs().backward()
         >>> bool(defocus_nm.grad < 0)  # further out of focus, darker in the middle
         True
+        >>> positions = ptyle.raster_positions((2, 3), 4.0)
+        >>> phase = torch.zeros(1, *ptyle.object_shape(positions, (64, 64)))
+        >>> ptyle.diffraction(phase, probe.detach()[None], positions).shape
+        torch.Size([6, 64, 64])
     """
     name = "aberrated_probe"
-    k_row, k_column = _frequencies(name, shape, pixel_size_A, device)
-    _check_positive(name, wavelength_A=wavelength_A, semiangle_mrad=semiangle_mrad)
-    pixels = _pair(pixel_size_A)
+    shape, pixels = _integers(name, "shape", shape), _pair(name, "pixel_size_A", pixel_size_A)
+    k_row, k_column = _frequencies(shape, pixels, device)
+    wavelength_A = _positive(name, "wavelength_A", wavelength_A)
+    semiangle_mrad = _positive(name, "semiangle_mrad", semiangle_mrad)
     largest_mrad = 1e3 * 0.5 * wavelength_A / max(pixels)
     if semiangle_mrad > largest_mrad:
         raise ValueError(
@@ -217,8 +238,8 @@ def aberrated_probe(
         )
     if edge_mrad is None:
         edge_mrad = 1e3 * wavelength_A / min(n * d for n, d in zip(shape, pixels, strict=True))
-    elif not edge_mrad >= 0:
-        raise ValueError(f"ptyle.{name}: edge_mrad must be 0 or more, got {edge_mrad}")
+    else:
+        edge_mrad = _not_negative(name, "edge_mrad", edge_mrad)
 
     x, y = wavelength_A * k_column, wavelength_A * k_row
     r_squared = x.square() + y.square()
@@ -228,20 +249,24 @@ def aberrated_probe(
     else:
         amplitude = (angle_mrad <= semiangle_mrad).to(angle_mrad.dtype)
 
-    def value(number: float | Tensor) -> Tensor:
-        return torch.as_tensor(number, dtype=torch.double, device=k_row.device)
+    def value(argument: str, number: float | Tensor) -> Tensor:
+        return _real(name, argument, number, 0, k_row.device)
 
+    if not isinstance(aberrations, Mapping | None):
+        raise TypeError(f"ptyle.{name}: aberrations must be a dict, got {aberrations!r}")
     given = dict(aberrations or {})
-    length = -0.5 * ANGSTROM_PER_NM * value(defocus_nm) * r_squared  # chi without 2 pi / wavelength
+    # chi without 2 pi / wavelength
+    length = -0.5 * ANGSTROM_PER_NM * value("defocus_nm", defocus_nm) * r_squared
     z = torch.complex(*torch.broadcast_tensors(x, y))
     for n, m in ABERRATIONS:
         magnitude, azimuth = f"C{n}{m}_nm", f"phi{n}{m}_deg"
-        turned = math.pi / 180 * value(given.pop(azimuth, 0.0)) if m > 0 else value(0.0)
+        phi_deg = given.pop(azimuth, 0.0) if m > 0 else 0.0
+        turned = math.pi / 180 * value(azimuth, phi_deg)
         if magnitude not in given:
             continue
         fold = z**m  # alpha^m cos(m (phi - phi_nm)) needs no arc tangent
         wave = fold.real * torch.cos(m * turned) + fold.imag * torch.sin(m * turned)
-        factor = ANGSTROM_PER_NM * value(given.pop(magnitude)) / (n + 1)
+        factor = ANGSTROM_PER_NM * value(magnitude, given.pop(magnitude)) / (n + 1)
         length = length + factor * r_squared ** ((n + 1 - m) // 2) * wave
     if given:
         known = [
@@ -274,7 +299,8 @@ def hermite_modes(probe: Tensor, modes: int) -> Tensor:
 
     Raises:
         TypeError: the probe is not complex.
-        ValueError: the probe has another shape or is zero everywhere; more modes than fit.
+        ValueError: the probe has another shape, is not finite or is zero everywhere; more modes
+            than fit.
 
     Example:
         >>> import ptyle
@@ -284,21 +310,23 @@ def hermite_modes(probe: Tensor, modes: int) -> Tensor:
         [0.96, 0.02, 0.02]
     """
     name = "ptyle.hermite_modes"
-    if not probe.is_complex():
-        raise TypeError(f"{name}: probe must be complex, got {probe.dtype}")
+    if probe.dtype not in (torch.complex64, torch.complex128):
+        raise TypeError(f"{name}: probe must be complex64 or complex128, got {probe.dtype}")
     if not (probe.dim() == 2 or (probe.dim() == 3 and probe.shape[0] == 1)):
         raise ValueError(
             f"{name}: probe must have shape [h, w] or [1, h, w], got {list(probe.shape)}"
         )
-    if modes < 1 or POWER_OF_EXTRA_MODE * (modes - 1) >= 1:
-        raise ValueError(f"{name}: modes must be from 1 to 50, got {modes}")
+    if not isinstance(modes, int) or not 1 <= modes <= MOST_MODES:
+        raise ValueError(f"{name}: modes must be an integer from 1 to {MOST_MODES}, got {modes}")
     guess = probe.reshape(probe.shape[-2:]).to(torch.complex128)
     if modes == 1:
         return guess[None].to(probe.dtype)
     intensity = (guess * guess.conj()).real
     power = intensity.sum()
-    if not power > 0:
-        raise ValueError(f"{name}: probe must not be zero everywhere")
+    if not 0 < power < math.inf:
+        raise ValueError(
+            f"{name}: probe must be finite and not zero everywhere, got a power of {power.item():g}"
+        )
 
     def coordinates(length: int, other: int) -> Tensor:
         weight = intensity.sum(other) / power
@@ -348,7 +376,8 @@ def raster_positions(
     Args:
         shape: scan rows and columns.
         step: in object pixels; one number or (row, column).
-        rotation_deg: of the raster; positive turns +row towards +column.
+        rotation_deg: of the raster; positive turns +row towards +column, the opposite of the
+            azimuths of `aberrated_probe`.
         jitter: every coordinate is off by up to this, uniformly, in object pixels.
         generator: of the jitter; None: torch's own.
 
@@ -356,25 +385,25 @@ def raster_positions(
         ``[rows * columns, 2]`` float64, (row, column), the smallest row and column 0.
 
     Raises:
-        ValueError: a shape that is not positive, a negative jitter.
+        ValueError: a shape that is not positive, a value that is not finite, a negative jitter.
+        TypeError: a value that is no real number.
 
     Example:
         >>> import ptyle
         >>> ptyle.raster_positions((2, 2), (3.0, 4.5)).tolist()
         [[0.0, 0.0], [0.0, 4.5], [3.0, 0.0], [3.0, 4.5]]
     """
-    if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(
-            f"ptyle.raster_positions: shape must be two positive integers, got {list(shape)}"
-        )
-    if not jitter >= 0:
-        raise ValueError(f"ptyle.raster_positions: jitter must be 0 or more, got {jitter}")
-    lines = [s * torch.arange(n).double() for n, s in zip(shape, _pair(step), strict=True)]
+    name = "raster_positions"
+    steps = _pair(name, "step", step, _number)
+    jitter = _not_negative(name, "jitter", jitter)
+    turned = math.radians(_number(name, "rotation_deg", rotation_deg))
+    numbers = _integers(name, "shape", shape)
+    lines = [s * torch.arange(n).double() for n, s in zip(numbers, steps, strict=True)]
     raster = torch.cartesian_prod(*lines)
     if jitter > 0:
         noise = torch.rand(raster.shape, dtype=torch.double, generator=generator)
         raster = raster + jitter * (2 * noise - 1)
-    cosine, sine = (f(math.radians(rotation_deg)) for f in (math.cos, math.sin))
+    cosine, sine = math.cos(turned), math.sin(turned)
     row, column = raster.unbind(1)
     positions = torch.stack([cosine * row - sine * column, sine * row + cosine * column], 1)
     return positions - positions.amin(0, keepdim=True)
@@ -383,11 +412,12 @@ def raster_positions(
 def object_shape(positions: Tensor, window: Sequence[int]) -> tuple[int, int]:
     """Rows and columns of the smallest object that every window lies in, shifted ones too.
 
-    ``floor(max) - floor(min) + window + 1``; the object begins at the floor of the smallest row
-    and column, which is ``[0, 0]`` for `raster_positions`, and `origin` elsewhere.
+    ``floor(max) - floor(min) + window + 1``. The object begins at the floor of the smallest row and
+    column. That is ``(0, 0)`` for `raster_positions`; for others, give it to the operators as
+    `origin`, see the example.
 
     Args:
-        positions: ``[n, 2]`` float64, n at least 1.
+        positions: ``[n, 2]`` real, n at least 1.
         window: ``(h, w)``.
 
     Returns:
@@ -396,37 +426,115 @@ def object_shape(positions: Tensor, window: Sequence[int]) -> tuple[int, int]:
     Raises:
         ValueError: positions of another shape, none of them, or not numbers; a window that is not
             positive.
+        TypeError: positions that are no tensor.
 
     Example:
-        >>> import ptyle
+        >>> import torch, ptyle
         >>> ptyle.object_shape(ptyle.raster_positions((3, 5), 2.5), (16, 16))
         (22, 27)
+        >>> positions = ptyle.raster_positions((3, 5), 2.5) - 100.25  # about another zero
+        >>> shape = ptyle.object_shape(positions, (16, 16))
+        >>> origin = positions.amin(0).floor().long().tolist()
+        >>> probe = torch.ones(1, 16, 16, dtype=torch.complex64)
+        >>> lit = ptyle.illumination(probe, positions, shape, origin=origin)
+        >>> shape, origin, lit.sum().item() == 15 * 256  # nothing hangs over the edge
+        ((22, 27), [-101, -101], True)
     """
     name = "ptyle.object_shape"
+    if not isinstance(positions, Tensor):
+        raise TypeError(f"{name}: positions must be a tensor, got {type(positions).__name__}")
     if positions.dim() != 2 or positions.shape[1] != 2 or len(positions) == 0:
         raise ValueError(
             f"{name}: positions must have shape [n, 2], n at least 1, got {list(positions.shape)}"
         )
-    if len(window) != 2 or min(window) < 1:
-        raise ValueError(f"{name}: window must be two positive integers, got {list(window)}")
-    if not positions.isfinite().all():
-        raise ValueError(f"{name}: positions must be finite, got another value")
+    window = _integers("object_shape", "window", window)
+    if positions.is_complex() or not (positions.detach().abs() < 2**52).all():
+        raise ValueError(
+            f"{name}: positions must be real, finite and below 2^52, got another value"
+        )
     first = positions.detach().amin(0).floor().long().tolist()
     last = positions.detach().amax(0).floor().long().tolist()
     return last[0] - first[0] + window[0] + 1, last[1] - first[1] + window[1] + 1
 
 
-def _pair(value: float | Sequence[float]) -> tuple[float, float]:
-    if isinstance(value, (int, float)):
-        return float(value), float(value)
-    first, second = value
-    return float(first), float(second)
+def _integers(name: str, argument: str, value: Sequence[int]) -> tuple[int, int]:
+    """Two whole numbers, for shapes."""
+    try:
+        first, second = (index(number) for number in value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"ptyle.{name}: {argument} must be two positive integers, got {value!r}"
+        ) from None
+    if min(first, second) < 1:
+        raise ValueError(
+            f"ptyle.{name}: {argument} must be two positive integers, got {[first, second]}"
+        )
+    return first, second
 
 
-def _check_positive(name: str, **values: float) -> None:
-    for argument, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"ptyle.{name}: {argument} must be a positive number, got {value}")
+def _real(
+    name: str, argument: str, value, dimensions: int, device: torch.device | str | None = None
+) -> Tensor:
+    """`value` in float64: a number (0 dimensions), or also a row of them (1).
+
+    Numbers must be finite. A tensor keeps its graph, and its values are not looked at: that would
+    wait for its device and break a compiled graph.
+    """
+    rule = "a real number" + (" or a row [slices - 1] of them" if dimensions else "")
+    if isinstance(value, Tensor):
+        tensor = value.reshape(()) if value.numel() == 1 and dimensions == 0 else value
+        if tensor.is_complex() or tensor.dtype == torch.bool or tensor.dim() > dimensions:
+            raise (ValueError if tensor.dim() > dimensions else TypeError)(
+                f"ptyle.{name}: {argument} must be {rule}, got a tensor of shape "
+                f"{list(value.shape)} and type {value.dtype}"
+            )
+        return tensor.to(device=device, dtype=torch.double)
+    try:
+        tensor = torch.tensor(value, dtype=torch.double)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"ptyle.{name}: {argument} must be {rule}, got {value!r}") from None
+    if tensor.dim() > dimensions or not tensor.isfinite().all():
+        raise ValueError(f"ptyle.{name}: {argument} must be {rule}, finite, got {value}")
+    return tensor.to(device)
+
+
+def _number(name: str, argument: str, value, rule="a finite number", holds=math.isfinite) -> float:
+    """A number that nothing is differentiated in."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise NotImplementedError(
+            f"ptyle.{name}: {argument} must not require a gradient: none is implemented for it, "
+            "got requires_grad=True"
+        )
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"ptyle.{name}: {argument} must be {rule}, got {value!r}") from None
+    if not holds(number):
+        raise ValueError(f"ptyle.{name}: {argument} must be {rule}, got {value!r}")
+    return number
+
+
+def _positive(name: str, argument: str, value) -> float:
+    return _number(name, argument, value, "a positive number", lambda x: 0 < x < math.inf)
+
+
+def _not_negative(name: str, argument: str, value) -> float:
+    return _number(name, argument, value, "0 or more", lambda x: 0 <= x < math.inf)
+
+
+def _pair(name: str, argument: str, value, number=_positive) -> tuple[float, float]:
+    """(row, column) from one number or two."""
+    if isinstance(value, Tensor):
+        several = value.dim() > 0
+    else:
+        several = hasattr(value, "__len__") and not isinstance(value, str)
+    if not several:
+        return (number(name, argument, value),) * 2
+    if len(value) != 2:
+        raise ValueError(
+            f"ptyle.{name}: {argument} must be one number or two (row, column), got {len(value)}"
+        )
+    return number(name, argument, value[0]), number(name, argument, value[1])
 
 
 def _complex(name: str, dtype: torch.dtype | None) -> torch.dtype:
@@ -437,23 +545,10 @@ def _complex(name: str, dtype: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def _distances(name: str, distance_A: float | Tensor, device: torch.device) -> Tensor:
-    distance = torch.as_tensor(distance_A, dtype=torch.double, device=device)
-    if distance.dim() > 1:
-        raise ValueError(
-            f"ptyle.{name}: distance_A must be a number or have shape [slices - 1], "
-            f"got {list(distance.shape)}"
-        )
-    return distance[..., None, None]
-
-
-def _frequencies(name, shape, pixel_size_A, device) -> tuple[Tensor, Tensor]:
+def _frequencies(
+    shape: tuple[int, int], pixels: tuple[float, float], device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
     """k of the rows ``[h, 1]`` and of the columns ``[1, w]`` in 1/angstrom, fftfreq order."""
-    if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"ptyle.{name}: shape must be two positive integers, got {list(shape)}")
-    pixels = _pair(pixel_size_A)
-    for pixel in pixels:
-        _check_positive(name, pixel_size_A=pixel)
     rows, columns = (
         torch.fft.fftfreq(n, d, dtype=torch.double, device=device)
         for n, d in zip(shape, pixels, strict=True)

@@ -1,7 +1,8 @@
 """The physics of the operators once more, in plain torch, for reading and for comparison.
 
-Every function takes the arguments of its namesake in `ptyle`, keeps every wave in memory and is
-differentiable by torch itself.
+Every function takes the arguments of its namesake in `ptyle`, shapes and units as described there,
+checks none of them, keeps every wave in memory and is differentiable by torch itself, so also in
+forward mode and by ``torch.func``. Needs at least one slice.
 """
 
 import math
@@ -38,6 +39,7 @@ def _shifted(probe: Tensor, positions: Tensor) -> Tensor:
 
 
 def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
+    """Waves behind the last slice, ``[n, modes, h, w]``; see `ptyle.exit_waves`."""
     wave = _shifted(probe, positions)
     for s, image in enumerate(object):
         if s > 0:
@@ -52,6 +54,7 @@ def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
 
 
 def diffraction(object, probe, positions, propagator=None, *, origin=(0, 0), detector=None):
+    """Intensity, modes summed, ``[n, h, w]``; see `ptyle.diffraction`."""
     wave = exit_waves(object, probe, positions, propagator, origin=origin)
     if detector is None:
         wave = torch.fft.fft2(wave, norm="ortho")
@@ -74,6 +77,7 @@ def diffraction_loss(
     origin=(0, 0),
     detector=None,
 ):
+    """Loss ``[]`` and losses ``[n]``; see `ptyle.diffraction_loss`."""
     expected = diffraction(object, probe, positions, propagator, origin=origin, detector=detector)
     if background is not None:
         expected = expected + background
@@ -98,6 +102,7 @@ def diffraction_loss(
 
 
 def illumination(probe, positions, shape, *, origin=(0, 0)):
+    """Sum of ``|probe|^2`` over modes and positions, see `ptyle.illumination`."""
     intensity = probe.abs().square().sum(0)
     total = torch.zeros(*shape, dtype=intensity.dtype)
     h, w = intensity.shape
@@ -113,12 +118,14 @@ def illumination(probe, positions, shape, *, origin=(0, 0)):
 
 
 def extract_patches(object, positions, window, *, origin=(0, 0)):
+    """Windows of an object, ``[n, slices, h, w]``, 0 outside; see `ptyle.extract_patches`."""
     return torch.stack(
         [_patches(image, positions, window, origin, 0.0)[:, 0] for image in object], 1
     )
 
 
 def add_patches(patches, positions, shape, *, origin=(0, 0)):
+    """Patches added up, ``[slices, rows, columns]``; see `ptyle.add_patches`."""
     n, slices, h, w = patches.shape
     padded = torch.zeros(slices, shape[0] + 2 * h, shape[1] + 2 * w, dtype=patches.dtype)
     for patch, (row, column) in zip(patches, positions.long().tolist(), strict=True):
