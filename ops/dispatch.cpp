@@ -85,4 +85,16 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
   PTYLE_CALL(illumination, probe, positions, shape, origin);
 }
 
+std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
+                                    at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                                    at::IntArrayRef owners, std::string_view group) {
+  PTYLE_CALL(halo_insert, owned, row_cuts, column_cuts, halo, owners, group);
+}
+
+std::vector<at::Tensor> halo_add(at::TensorList extended, at::IntArrayRef row_cuts,
+                                 at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                                 at::IntArrayRef owners, std::string_view group) {
+  PTYLE_CALL(halo_add, extended, row_cuts, column_cuts, halo, owners, group);
+}
+
 }  // namespace ptyle::dispatch

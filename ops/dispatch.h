@@ -6,6 +6,7 @@
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -56,5 +57,11 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
+std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
+                                    at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                                    at::IntArrayRef owners, std::string_view group);
+std::vector<at::Tensor> halo_add(at::TensorList extended, at::IntArrayRef row_cuts,
+                                 at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                                 at::IntArrayRef owners, std::string_view group);
 
 }  // namespace ptyle::dispatch

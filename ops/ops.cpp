@@ -47,6 +47,16 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
       std::move(losses));
 }
 
+std::vector<at::Tensor> halo_insert(const std::vector<at::Tensor>& owned, const Tiling& tiling) {
+  return dispatch::halo_insert(owned, tiling.row_cuts, tiling.column_cuts, tiling.halo,
+                               tiling.owners, tiling.group);
+}
+
+std::vector<at::Tensor> halo_add(const std::vector<at::Tensor>& extended, const Tiling& tiling) {
+  return dispatch::halo_add(extended, tiling.row_cuts, tiling.column_cuts, tiling.halo,
+                            tiling.owners, tiling.group);
+}
+
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         std::array<int64_t, 2> shape, std::array<int64_t, 2> origin) {
   return dispatch::illumination(probe, positions, symbolic(shape), symbolic(origin));

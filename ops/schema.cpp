@@ -63,4 +63,18 @@ TORCH_LIBRARY(ptyle, library) {
       "illumination(Tensor probe, Tensor positions, SymInt[2] shape, *, SymInt[2] origin=[0, 0]) "
       "-> Tensor",
       tags);
+
+  // Tiles of a grid over the object: owned [slices, rows, columns] of this rank's tiles, ascending
+  // -> extended ones, halos filled from their owners. owners: the rank of every tile.
+  library.def(
+      "halo_insert(Tensor[] owned, int[] row_cuts, int[] column_cuts, int[2] halo, int[] owners, "
+      "*, "
+      "str group=\"\") -> Tensor[]",
+      tags);
+  // The adjoint: halos are added to their owners.
+  library.def(
+      "halo_add(Tensor[] extended, int[] row_cuts, int[] column_cuts, int[2] halo, int[] owners, "
+      "*, "
+      "str group=\"\") -> Tensor[]",
+      tags);
 }

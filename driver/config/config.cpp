@@ -330,7 +330,7 @@ void visit_keys(Config& c, Visitor& v) {
       "its steps between rows and between columns, in data.position_unit");
   v.template key<String>("data.position_unit", c.data.position_unit,
                          one_of({"pixel", "nm", "um", "m", "angstrom"}), "unit of the positions");
-  v.template key<Number>("data.rotation_deg", c.data.rotation_deg, any<double>(),
+  v.template key<Number>("data.rotation_deg", c.data.rotation_deg, within(-360.0, 360.0),
                          "turns the positions; positive turns +row towards +column");
   v.template key<OptionalCodec<MatrixCodec>>(
       "data.affine", c.data.affine,
@@ -383,7 +383,7 @@ void visit_keys(Config& c, Visitor& v) {
                                           both(at_least<std::int64_t>(1)),
                                           "pixels summed, after the crop");
   v.template key<OneOrPairCodec<Integer>>(
-      "detector.pad", c.detector.pad, both(at_least<std::int64_t>(0)),
+      "detector.pad", c.detector.pad, both(within<std::int64_t>(0, 16384)),
       "unmeasured pixels added on every side, after the binning");
   v.template key<Number>("detector.gain", c.detector.gain, positive(),
                          "counts = (stored - dark) / gain");
@@ -393,7 +393,7 @@ void visit_keys(Config& c, Visitor& v) {
                               "stored values from here on are bad pixels of their pattern");
 
   v.template key<String>("beam.kind", c.beam.kind, one_of({"electron", "xray"}), "the radiation");
-  v.template key<MaybeNumber>("beam.energy_keV", c.beam.energy_keV, optionally(positive()),
+  v.template key<MaybeNumber>("beam.energy_keV", c.beam.energy_keV, optionally(within(1e-3, 1e7)),
                               "energy of an electron or photon");
 
   v.template key<String>("probe.file", c.probe.file, any<std::string>(),
@@ -510,7 +510,7 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
 std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
 
 // The known key that was most probably meant: one of the same name in another table, or the one
-// that the fewest edits lead to.
+// that the fewest edits lead to. Empty where none is near.
 std::string nearest_key(const std::string& key, const std::vector<std::string>& known) {
   std::string best;
   std::size_t best_distance = std::numeric_limits<std::size_t>::max();
@@ -523,7 +523,7 @@ std::string nearest_key(const std::string& key, const std::vector<std::string>& 
       best = candidate;
     }
   }
-  return best;
+  return best_distance <= 1 + last_part(key).size() / 2 ? best : std::string();
 }
 
 // ---- reading ----
@@ -584,8 +584,10 @@ struct Parser {
       if (inner != nullptr && !inner->empty()) {
         sought += "." + std::string(inner->begin()->first.str());
       }
+      const std::string nearest = nearest_key(sought, known);
       throw ConfigError(source.place(name, &value) + ": unknown key " + sought +
-                        "; the nearest known key is " + nearest_key(sought, known));
+                        (nearest.empty() ? "; `ptyle run --help-config` lists the known ones"
+                                         : "; the nearest known key is " + nearest));
     }
   }
 };

@@ -85,7 +85,8 @@ std::string Engine::fingerprint() const {
   out << positions_.size(0) << " positions (checksum " << checksum(positions_) << "), window "
       << problem_.window[0] << " x " << problem_.window[1] << ", object " << shape[0] << " x "
       << shape[1] << " x " << shape[2] << ", " << problem_.total_counts << " counts, "
-      << problem_.masked_pixels << " masked pixels, probe checksum " << checksum(problem_.probe);
+      << problem_.masked_pixels << " masked pixels (checksum of the counts "
+      << checksum(problem_.counts_per_pattern) << "), probe checksum " << checksum(problem_.probe);
   return out.str();
 }
 
@@ -123,6 +124,11 @@ State Engine::start() const {
   scale(probe, factor);
   state.probe = probe.to(type_).contiguous();
   state.start_power = power(state.probe);
+  if (!std::isfinite(state.start_power) || !(state.start_power > 0)) {
+    throw ConfigError("probe.power: must give the probe a power that " +
+                      config_.reconstruct.precision + " precision holds, got " +
+                      std::to_string(state.start_power));
+  }
   return state;
 }
 

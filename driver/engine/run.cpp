@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <sys/resource.h>
+#include <unistd.h>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -86,29 +87,45 @@ constexpr std::array<const char*, 7> kOwnFiles = {
     "checkpoint.h5",        "result.h5", "metrics.jsonl", "object_phase.png",
     "object_amplitude.png", "probe.png", "config.toml"};
 
+// What a run leaves that failed before its first checkpoint: a config and metrics.
+bool has_no_result(const std::string& folder) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "config.toml" && name != "metrics.jsonl" &&
+        name.find(".tmp.") == std::string::npos) {
+      return false;
+    }
+  }
+  return true;
+}
+
 // Asked before the data is read: a wrong folder should not cost the minutes that takes.
 void check_folder(const std::string& folder, const RunOptions& options) {
   std::error_code error;
-  if (!fs::exists(folder, error)) return;
+  if (!fs::exists(folder, error)) {
+    fs::path above = fs::absolute(folder, error).lexically_normal().parent_path();
+    while (!fs::exists(above, error) && above.has_relative_path()) above = above.parent_path();
+    if (!fs::is_directory(above, error) || access(above.c_str(), W_OK) != 0) {
+      throw ConfigError("output.folder: must lie in a folder that can be written, got " + folder);
+    }
+    return;
+  }
   if (!fs::is_directory(folder, error)) {
     throw ConfigError("output.folder: must be a folder, got the file " + folder);
   }
   if (options.overwrite || fs::is_empty(folder, error)) return;
   if (!options.resume) {
+    if (has_no_result(folder)) return;
     throw ConfigError(
         "output.folder: must be new or empty (--resume goes on from its checkpoint, --overwrite "
         "replaces its files), got " +
         folder);
   }
   if (fs::exists(fs::path(folder) / "checkpoint.h5", error)) return;
-  // Killed before its first checkpoint, a run leaves these two alone.
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name != "config.toml" && name != "metrics.jsonl" &&
-        name.find(".tmp.") == std::string::npos) {
-      throw ConfigError("output.folder: must hold a checkpoint.h5 to resume from, got " + folder +
-                        " with " + name + " and no checkpoint");
-    }
+  if (!has_no_result(folder)) {
+    throw ConfigError("output.folder: must hold a checkpoint.h5 to resume from, got " + folder +
+                      " with other files and no checkpoint");
   }
 }
 
@@ -203,6 +220,10 @@ void run(const Config& config, const RunOptions& options) {
              << problem.window[1] << ", object " << problem.object_shape[0] << " x "
              << problem.object_shape[1] << " x " << problem.object_shape[2] << ", into " << folder;
 
+  if (config.reconstruct.batches > engine.positions()) {
+    log_warning() << "reconstruct.batches = " << config.reconstruct.batches << " is more than the "
+                  << engine.positions() << " positions: every batch has one";
+  }
   const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
   {
@@ -243,8 +264,12 @@ void run(const Config& config, const RunOptions& options) {
                   << "iteration, " << error.back() << " in the last): check the geometry with "
                   << "`ptyle check`, or shorten the steps";
   }
-  log_info() << "amplitude_error " << (error.empty() ? 0.0 : error.back()) << " after "
-             << state.iteration << " iterations; result in " << folder << "/result.h5";
+  if (error.empty()) {
+    log_info() << "no iterations were asked for; the start is in " << folder << "/result.h5";
+  } else {
+    log_info() << "amplitude_error " << error.back() << " after " << state.iteration
+               << " iterations; result in " << folder << "/result.h5";
+  }
 }
 
 }  // namespace ptyle::driver

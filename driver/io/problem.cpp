@@ -19,6 +19,7 @@
 
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/log.h"
 #include "driver/optics/optics.h"
 
 namespace ptyle::driver {
@@ -474,7 +475,8 @@ void with_kept_type(at::ScalarType type, const Function& function) {
 }
 
 [[noreturn]] void throw_fault(const Stack& stack, std::int64_t pattern,
-                              const PatternStatistics& statistics, at::ScalarType kept) {
+                              const PatternStatistics& statistics, at::ScalarType kept,
+                              bool calibrated) {
   std::vector<std::int64_t> index;
   if (stack.info.shape.size() == 4) {
     index = {pattern / stack.per_row, pattern % stack.per_row};
@@ -489,6 +491,7 @@ void with_kept_type(at::ScalarType type, const Function& function) {
   } else if (statistics.fault == Fault::kNotExact) {
     rule = "hold counts that a 32-bit float holds exactly (up to 16777216)";
   }
+  if (calibrated) rule += " after detector.dark and detector.gain";
   throw DataError(stack.at.where("data.patterns") + " must " + rule + ", got " +
                   number_words(statistics.fault_value) + " at " + shape_words(index));
 }
@@ -569,12 +572,15 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
     }
     for (std::int64_t k = first; k < first + count * stack.per_row; ++k) {
       const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
-      if (one.fault != Fault::kNone) throw_fault(stack, k, one, kept);
+      if (one.fault != Fault::kNone) throw_fault(stack, k, one, kept, conversion.calibrated);
     }
   }
 
   double largest = -std::numeric_limits<double>::infinity();
-  for (const PatternStatistics& one : statistics) {
+  problem.counts_per_pattern = at::empty({n}, at::kDouble);
+  for (std::int64_t k = 0; k < n; ++k) {
+    const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
+    problem.counts_per_pattern.data_ptr<double>()[k] = one.sum;
     problem.total_counts += one.sum;
     largest = std::max(largest, one.largest);
     problem.negative_pixels += one.negative;
@@ -585,12 +591,14 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
   problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
   if (problem.masked_pixels == n * pixels) {
     throw DataError(stack.at.where("data.patterns") +
-                    " must have an unmasked pixel, got all of them masked");
+                    " must have an unmasked pixel (data.mask, detector.saturation), got all of "
+                    "them masked");
   }
   problem.largest_count = largest;
   if (!(problem.total_counts > 0.0)) {
     throw DataError(stack.at.where("data.patterns") +
-                    " must hold counts over unmasked pixels, got a sum of " +
+                    " must hold counts over unmasked pixels (data.mask, detector.dark, "
+                    "detector.saturation), got a sum of " +
                     number_words(problem.total_counts));
   }
 
@@ -813,6 +821,10 @@ at::Tensor read_probe(const Config& config, const Problem& problem, std::string&
   if (const std::string index = first_not_finite(probe); !index.empty()) {
     throw DataError(at.where("probe.dataset") + " must be finite, got another value at " + index);
   }
+  if (!c10::isComplexType(info.type)) {
+    log_warning() << at.where("probe.dataset") << " is real (" << info.stored_type << " "
+                  << shape_words(info.shape) << "); a probe has a phase: is it the right dataset?";
+  }
   if (!(probe.select(0, 0).abs().max().item<double>() > 0.0)) {
     throw DataError(at.where("probe.dataset") + " must not be zero everywhere in its first mode");
   }
@@ -877,15 +889,15 @@ ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::i
   if (positions.size(0) == 0) return frame;
   for (std::size_t axis = 0; axis < 2; ++axis) {
     at::Tensor along = frame.positions.select(1, static_cast<std::int64_t>(axis));
-    const double least = std::floor(along.min().item<double>());
+    const double least = std::floor(along.min().item<double>());  // NaN stays NaN, and is refused
     const double most = std::floor(along.max().item<double>());
     frame.offset[axis] = least - static_cast<double>(padding);
     along -= frame.offset[axis];
     if (!shape) {
       const double size = most - least + static_cast<double>(window[axis] + 1 + 2 * padding);
       // The caller says which key is to blame; a cast beyond the range would be undefined.
-      frame.shape[axis] = size > kLargestSide ? std::numeric_limits<std::int64_t>::max()
-                                              : static_cast<std::int64_t>(size);
+      frame.shape[axis] = size <= kLargestSide ? static_cast<std::int64_t>(size)
+                                               : std::numeric_limits<std::int64_t>::max();
     }
   }
   return frame;
@@ -915,8 +927,17 @@ Problem load_problem(const Config& config) {
   ObjectFrame frame =
       object_frame(positions, problem.window, config.object.padding, config.object.shape);
   if (static_cast<double>(std::max(frame.shape[0], frame.shape[1])) > kLargestSide) {
-    throw_config_error(config, "data.position_unit",
-                       "suit the positions: the object would be more than a million pixels wide",
+    const std::string rule = "keep the object below a million pixels a side";
+    if (static_cast<double>(config.object.padding) > 0.1 * kLargestSide) {
+      throw_config_error(config, "object.padding", rule, std::to_string(config.object.padding));
+    }
+    if (config.data.affine) {
+      const std::array<double, 4>& m = *config.data.affine;
+      throw_config_error(config, "data.affine", rule,
+                         "[[" + number_words(m[0]) + ", " + number_words(m[1]) + "], [" +
+                             number_words(m[2]) + ", " + number_words(m[3]) + "]]");
+    }
+    throw_config_error(config, "data.position_unit", "suit the positions and " + rule,
                        "\"" + config.data.position_unit + "\"");
   }
   problem.positions = frame.positions.contiguous();

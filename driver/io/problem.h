@@ -60,6 +60,7 @@ struct Problem {
   std::int64_t stored_probe_modes = 0;  // modes found in the file; 0 where computed
 
   // Counts, over unmasked pixels.
+  at::Tensor counts_per_pattern;  // [positions] float64
   double total_counts = 0.0;
   double mean_counts_per_pattern = 0.0;
   double largest_count = 0.0;

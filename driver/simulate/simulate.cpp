@@ -406,6 +406,12 @@ SimulateSummary simulate(const SimulateOptions& o) {
       throw ConfigError(path + ": exists already; --force overwrites it");
     }
   }
+  if (std::filesystem::path(o.output).stem() == std::filesystem::path(o.output).filename()) {
+    throw ConfigError(
+        "-o: must end in .h5 or another suffix (the folder of `ptyle run` takes the "
+        "name without it), got " +
+        o.output);
+  }
   const std::filesystem::path folder = std::filesystem::path(o.output).parent_path();
   if (!folder.empty() && !std::filesystem::is_directory(folder)) {
     throw ConfigError("-o: must lie in an existing folder, got " + o.output);

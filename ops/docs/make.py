@@ -42,6 +42,11 @@ PAGES = {
         "What a probe lights up, and windows of an object.",
         ("illumination", "extract_patches", "add_patches"),
     ),
+    "tiles": (
+        "Tiles",
+        "An object cut into tiles over ranks: halos, differentiably.",
+        ("halo_insert", "halo_add"),
+    ),
     "builders": (
         "Builders",
         "What operators are fed with, in plain torch: propagators, probes, modes and positions.",
@@ -92,6 +97,7 @@ def signature(name: str, function) -> str:
     """The call as in the source, an argument a line where it does not fit one."""
     source = inspect.getsource(function)
     head = source[: re.search(r'^    """', source, re.MULTILINE).start()]
+    head = re.sub(r"^@\w+\n", "", head)
     return head.strip().removeprefix("def ").rstrip(":")
 
 
@@ -156,7 +162,9 @@ def table_page() -> str:
         TABLE_SOURCE + "# Operator table",
         "",
         'Every cell is a test, `tests/python/test_operator_table.py`. "-": does not apply, for the',
-        "reason below, and the test asserts what happens instead.",
+        "reason below, and the test asserts what happens instead. `halo_insert` and `halo_add`, which",
+        "communicate, have tests of their own (`tests/python/test_halo.py`): CPU, Meta, derivatives",
+        "of first and second order, TorchScript. `torch.compile` breaks its graph at them.",
         "",
         f"| `torch.ops.ptyle` | {' | '.join(columns)} |",
         f"| --- |{' --- |' * len(columns)}",
@@ -194,6 +202,7 @@ TYPES = {
     "Tensor": "Tensor",
     "Optional[Tensor]": "Tensor | None",
     "List[int]": "Sequence[int]",
+    "List[Tensor]": "Sequence[Tensor]",
     "List[bool]": "Sequence[bool]",
     "str": "str",
 }
@@ -218,7 +227,7 @@ def operator_class(name: str, schema) -> str:
     positional = [argument_text(a) for a in schema.arguments if not a.kwarg_only]
     keyword = [argument_text(a) for a in schema.arguments if a.kwarg_only]
     arguments = ["self", *positional, *(["*", *keyword] if keyword else [])]
-    results = [TYPES[r.type.annotation_str] for r in schema.returns]
+    results = [TYPES[r.type.annotation_str].replace("Sequence", "list") for r in schema.returns]
     result = {0: "None", 1: results[0] if results else ""}.get(
         len(results), f"tuple[{', '.join(results)}]"
     )

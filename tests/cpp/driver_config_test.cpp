@@ -172,7 +172,7 @@ TEST(Config, AWrongTypeOrValueNamesFileKeyRuleAndValue) {
       {"[detector]\ngain = -1", {"detector.gain", "greater than 0", "-1"}},
       {"[detector]\norientation = 3", {"detector.orientation", "a table", "3"}},
       {"[detector]\ncrop = [1, 2, 3]", {"detector.crop", "[rows, columns]"}},
-      {"[beam]\nenergy_keV = -5.0", {"beam.energy_keV", "greater than 0", "-5"}},
+      {"[beam]\nenergy_keV = -5.0", {"beam.energy_keV", "from 0.001 to", "-5"}},
       {"[beam]\nkind = \"neutron\"", {"beam.kind", "\"electron\" or \"xray\"", "neutron"}},
   };
   for (const Case& one : cases) {

@@ -97,6 +97,11 @@ def test_masks_of_bool_and_half_precision_patterns_are_read(star):
         ("tiles.grid=[2,2]", ["tiles.grid", "not in this version", "[2, 2]"]),
         ("object.slices=3", ["object.thickness_nm", "greater than 0"]),
         ("reconstruct.seed", ["--set", "key=value"]),
+        ("data.rotation_deg=1e308", ["data.rotation_deg", "from -360 to 360", "1e+308"]),
+        ("data.affine=[[1e300,0],[0,1e300]]", ["data.affine", "a million pixels", "1e+300"]),
+        ("object.padding=1000000", ["object.padding", "a million pixels", "1000000"]),
+        ("detector.pad=100000", ["detector.pad", "from 0 to 16384", "100000"]),
+        ("quite.unlike=1", ["unknown key quite.unlike", "--help-config"]),
     ],
 )
 def test_a_wrong_config_exits_2(star, verb, override, words):
@@ -168,6 +173,24 @@ def test_the_first_nan_of_the_patterns_is_named(star):
         ptyle("check", star / "star.toml", "--set", "data.patterns=floats"),
         3, "star.h5", 'data.patterns "floats"', "finite", "nan", "[4, 1, 7]",
     )  # fmt: skip
+
+
+def test_what_decides_the_counts_is_named(star):
+    refused = ptyle("check", star / "star.toml", "--set", "detector.dark=1e9")
+    expect(refused, 3, "must hold counts", "detector.dark", "detector.saturation")
+    refused = ptyle("check", star / "star.toml", "--set", "detector.gain=1e-300")
+    expect(refused, 3, "data.patterns", "after detector.dark and detector.gain")
+    refused = ptyle("run", star / "star.toml", "--set", "probe.power=1e300")
+    expect(refused, 2, "probe.power", "single precision")
+
+
+def test_a_real_probe_is_asked_about(star):
+    passed = ptyle("check", star / "star.toml", "--set", "probe.dataset=data")
+    assert passed.returncode == 0 and "is it the right dataset?" in passed.stderr
+
+
+def test_a_file_without_a_suffix_is_not_simulated(star):
+    expect(ptyle("simulate", "star", "-o", star / "film"), 2, "-o", "suffix", "film")
 
 
 def test_a_file_that_is_not_hdf5_exits_3(star):

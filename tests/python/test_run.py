@@ -185,6 +185,20 @@ def test_other_data_is_refused_on_resume(star, tmp_path):
     assert "must be resumed with the data it was made with" in refused.stderr
 
 
+def test_exchanged_patterns_are_refused_on_resume(star, tmp_path):
+    data = tmp_path / "copy.h5"
+    with h5py.File(measured("siemens-star/siemens-star-small.h5")) as file:
+        with h5py.File(data, "w") as out:
+            for name in file:
+                out[name] = file[name][()]
+    options = ["--set", "reconstruct.iterations=2", "--set", f"data.file={data}"]
+    run("run", star, *options)
+    with h5py.File(data, "a") as file:
+        file["data"][:2] = file["data"][:2][::-1]
+    refused = run("run", star, *options, "--resume", code=3)
+    assert "must be resumed with the data it was made with" in refused.stderr
+
+
 def test_a_result_without_a_checkpoint_is_not_started_anew(star, tmp_path):
     options = ["--set", "reconstruct.iterations=1", "--set", "output.png=false"]
     run("run", star, *options)
@@ -218,6 +232,8 @@ def test_a_step_that_leaves_nothing_finite_fails(star, tmp_path):
     failed = run("run", star, *options, "--set", 'reconstruct.refine=["object"]', code=1)
     assert "must stay finite" in failed.stderr
     assert not (tmp_path / "star" / "result.h5").exists()
+    # nothing of worth is there: the next try needs no option
+    run("run", star, "--set", "reconstruct.iterations=1")
 
 
 def test_a_run_that_does_not_fit_into_memory_is_refused(star, tmp_path):

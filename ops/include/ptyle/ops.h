@@ -24,6 +24,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -107,6 +108,27 @@ PTYLE_API at::Tensor extract_patches(const at::Tensor& object, const at::Tensor&
 PTYLE_API at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
                                  std::array<int64_t, 2> shape,
                                  std::array<int64_t, 2> origin = {0, 0});
+
+// A grid of tiles over an object, and which rank holds which tile.
+struct Tiling {
+  // Ascending from 0 to the object's rows and columns; tiles are numbered line by line.
+  std::vector<int64_t> row_cuts, column_cuts;
+  std::array<int64_t, 2> halo{0, 0};  // pixels on each side, clipped to the object
+  std::vector<int64_t> owners;        // the rank of every tile
+  // Of the process group, as c10d's registry knows it; empty: one rank, no group.
+  std::string group;
+};
+
+// Extended tiles from owned ones: owned [slices, rows, columns], one for each of this rank's tiles,
+// ascending -> the same with halos, filled from their owners, on whatever rank. Every rank of the
+// group makes the call; differentiable, and then so does backward: tensors require a gradient on
+// all ranks or on none.
+PTYLE_API std::vector<at::Tensor> halo_insert(const std::vector<at::Tensor>& owned,
+                                              const Tiling& tiling);
+
+// The adjoint: halos of extended tiles are added to their owners' pixels, by ascending tile.
+PTYLE_API std::vector<at::Tensor> halo_add(const std::vector<at::Tensor>& extended,
+                                           const Tiling& tiling);
 
 // ptyle's version, for example "0.1.0".
 PTYLE_API const char* version();

@@ -38,6 +38,8 @@ from ptyle._operators import (
     diffraction_loss_accumulate_,
     exit_waves,
     extract_patches,
+    halo_add,
+    halo_insert,
     illumination,
 )
 from ptyle._torch_ops import TorchOps, ops
@@ -63,6 +65,8 @@ __all__ = [
     "exit_waves",
     "extract_patches",
     "fresnel_propagator",
+    "halo_add",
+    "halo_insert",
     "hermite_modes",
     "illumination",
     "load_cuda",

@@ -322,6 +322,108 @@ def add_patches(
     return torch.ops.ptyle.add_patches(patches, positions, list(shape), origin=list(origin))
 
 
+def _communicates(function):
+    """Keeps torch.compile out: two equal exchanges may be merged and an unused one removed by a
+    compiler, which would leave other ranks waiting. What lies between exchanges is compiled.
+    """
+    function._torchdynamo_disable = True  # torch.compiler.disable, without importing the compiler
+    return function
+
+
+@_communicates
+def halo_insert(
+    owned: Sequence[Tensor],
+    row_cuts: Sequence[int],
+    column_cuts: Sequence[int],
+    halo: Sequence[int],
+    owners: Sequence[int],
+    *,
+    group: str = "",
+) -> list[Tensor]:
+    """Extended tiles from owned ones: halos are filled from their owners, on whatever rank.
+
+    A grid cuts the object into tiles, numbered line by line; every pixel has one owner. Linear and
+    differentiable, to any order; the derivative is `halo_add`, and so reverse-mode differentiation
+    sums the gradients of all tiles onto the owners, once (image gradient decomposition: Wang et
+    al. 2022, SC22). Every rank of the group makes the same calls in the same order, and backward
+    communicates too: `owned` requires a gradient on all ranks or on none, and every rank's result
+    takes part in what is differentiated (a tile without positions by a loss of 0).
+
+    Args:
+        owned: ``[slices, rows, columns]`` real or complex, one for each tile of this rank,
+            ascending.
+        row_cuts: where rows of tiles begin, from 0, and last the object's rows; they may not
+            descend.
+        column_cuts: the same for columns.
+        halo: (rows, columns) of the margin on each side, clipped to the object. For nothing to be
+            cut off a window, half of it, rounded up.
+        owners: the rank of every tile.
+        group: name of a process group (``torch.distributed.group.WORLD.group_name``); empty: one
+            rank.
+
+    Returns:
+        ``[slices, rows, columns]`` with halos, in the same order.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+        RuntimeError: another rank does not answer; it is named.
+
+    Example:
+        >>> import torch, ptyle
+        >>> object = torch.arange(20.0).reshape(1, 4, 5)
+        >>> owned = [object[:, :, :2].clone(), object[:, :, 2:].clone()]  # two tiles, one rank
+        >>> extended = ptyle.halo_insert(owned, [0, 4], [0, 2, 5], (1, 1), [0, 0])
+        >>> extended[0][0, 0].tolist(), extended[1][0, 0].tolist()
+        ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0])
+    """
+    return torch.ops.ptyle.halo_insert(
+        list(owned), list(row_cuts), list(column_cuts), list(halo), list(owners), group=group
+    )
+
+
+@_communicates
+def halo_add(
+    extended: Sequence[Tensor],
+    row_cuts: Sequence[int],
+    column_cuts: Sequence[int],
+    halo: Sequence[int],
+    owners: Sequence[int],
+    *,
+    group: str = "",
+) -> list[Tensor]:
+    """The adjoint of `halo_insert`: what lies in halos is added to its owners' pixels.
+
+    First the owner's own, then by ascending tile: the bits do not depend on which rank has which
+    tile. Linear and differentiable, to any order; the derivative is `halo_insert`.
+
+    Args:
+        extended: ``[slices, rows, columns]`` with halos, real or complex, one for each tile of this
+            rank, ascending.
+        row_cuts: as for `halo_insert`.
+        column_cuts: as for `halo_insert`.
+        halo: as for `halo_insert`.
+        owners: as for `halo_insert`.
+        group: as for `halo_insert`.
+
+    Returns:
+        ``[slices, rows, columns]`` owned, in the same order.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+        RuntimeError: another rank does not answer; it is named.
+
+    Example:
+        >>> import torch, ptyle
+        >>> extended = [torch.ones(1, 2, 3), torch.ones(1, 2, 4)]
+        >>> owned = ptyle.halo_add(extended, [0, 2], [0, 2, 5], (1, 1), [0, 0])
+        >>> owned[0][0, 0].tolist(), owned[1][0, 0].tolist()
+        ([1.0, 2.0], [2.0, 1.0, 1.0])
+    """
+    return torch.ops.ptyle.halo_add(
+        list(extended), list(row_cuts), list(column_cuts), list(halo), list(owners), group=group
+    )
+
+
 def illumination(
     probe: Tensor, positions: Tensor, shape: Sequence[int], *, origin: Sequence[int] = (0, 0)
 ) -> Tensor:

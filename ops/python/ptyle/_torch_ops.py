@@ -191,6 +191,42 @@ class _ExtractPatches(Protocol):
         ...
 
 
+class _HaloAdd(Protocol):
+    @property
+    def default(self) -> Self: ...
+
+    def __call__(
+        self,
+        extended: Sequence[Tensor],
+        row_cuts: Sequence[int],
+        column_cuts: Sequence[int],
+        halo: Sequence[int],
+        owners: Sequence[int],
+        *,
+        group: str = "",
+    ) -> list[Tensor]:
+        """See `ptyle.halo_add`."""
+        ...
+
+
+class _HaloInsert(Protocol):
+    @property
+    def default(self) -> Self: ...
+
+    def __call__(
+        self,
+        owned: Sequence[Tensor],
+        row_cuts: Sequence[int],
+        column_cuts: Sequence[int],
+        halo: Sequence[int],
+        owners: Sequence[int],
+        *,
+        group: str = "",
+    ) -> list[Tensor]:
+        """See `ptyle.halo_insert`."""
+        ...
+
+
 class _Illumination(Protocol):
     @property
     def default(self) -> Self: ...
@@ -219,6 +255,8 @@ class TorchOps(Protocol):
     exit_waves: _ExitWaves
     exit_waves_backward: _ExitWavesBackward
     extract_patches: _ExtractPatches
+    halo_add: _HaloAdd
+    halo_insert: _HaloInsert
     illumination: _Illumination
 
 

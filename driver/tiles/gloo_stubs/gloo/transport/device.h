@@ -1,0 +1,6 @@
+// See algorithm.h.
+#pragma once
+
+namespace gloo::transport {
+class Device;
+}
