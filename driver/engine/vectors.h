@@ -1,53 +1,62 @@
 // Arithmetic on object and probe with bits that do not depend on the number of threads: elements
-// are independent, sums run over fixed blocks in a fixed order. (Reductions of ATen split by
-// threads, and its vector code rounds differently from its remainders.)
+// are independent, sums run over rows in order. (Reductions of ATen split by threads, and its vector
+// code rounds differently from its remainders.)
+//
+// Images are [slices or modes, rows, columns] of unit stride in columns: whole tensors, or the part
+// of a tile that its owner works on.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
 
 namespace ptyle::driver {
 
-// sum Re(conj(a) b) in double; both contiguous complex of one type and size.
+// sum Re(conj(a) b) in double; both complex images of one type and size.
 double real_inner_product(const at::Tensor& a, const at::Tensor& b);
 // sum |a|^2 in double.
 double power(const at::Tensor& a);
-// max of a real tensor; 0 where it has no element.
+// max of a real contiguous tensor; 0 where it has no element.
 double largest(const at::Tensor& a);
 
 // FNV-1a hash of a tensor's bytes, as the signed integer that an HDF5 attribute can hold.
 std::int64_t checksum(const at::Tensor& tensor);
 
 // y += factor x
-void add_scaled(at::Tensor& y, double factor, const at::Tensor& x);
+void add_scaled(at::Tensor y, double factor, const at::Tensor& x);
 // y = factor y
-void scale(at::Tensor& y, double factor);
-// y = weight y elementwise; weight real, [rows, columns] broadcast over the leading axis of y.
-void multiply(at::Tensor& y, const at::Tensor& weight);
+void scale(at::Tensor y, double factor);
+// y = weight y elementwise; weight real, [rows, columns] contiguous, shared by the leading axis.
+void multiply(at::Tensor y, const at::Tensor& weight);
 
-// How much illumination damps a step: weight = step / (2 (i + 0.05 max i)), 0 where i = 0
-// everywhere. `illumination` real; -> real of the same shape.
-at::Tensor preconditioner(const at::Tensor& illumination, double step);
+// How much illumination damps a step: weight = step / (2 (i + 0.05 most)), 0 where most = 0.
+// `illumination` real and contiguous, `most` its largest value, here or anywhere; -> real.
+at::Tensor preconditioner(const at::Tensor& illumination, double most, double step);
 
-// sqrt(sum illumination |weight gradient|^2 / sum illumination |x|^2): how far a step would move x,
-// relative to x, where it is lit. 0 where nothing is lit.
-double relative_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
-                     const at::Tensor& illumination);
+// How far a step would move x where it is lit: (sum illumination |weight gradient|^2, sum
+// illumination |x|^2). weight and illumination [rows, columns], shared by the leading axis.
+struct Moved {
+  double step = 0.0, x = 0.0;
+};
+Moved lit_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
+               const at::Tensor& illumination);
 
 // velocity = momentum velocity - weight gradient; x += velocity. weight [rows, columns] is shared
-// by the leading axis.
-void descend(at::Tensor& x, at::Tensor& velocity, const at::Tensor& gradient,
+// by the leading axis; velocity contiguous, undefined without momentum.
+void descend(at::Tensor x, at::Tensor velocity, const at::Tensor& gradient,
              const at::Tensor& weight, double momentum);
 
 // One Adam step (Kingma & Ba 2015) with the second moment of a complex number taken as |g|^2, so
-// that a rotation of the phase rotates the step. `t` counts from 1.
-void adam(at::Tensor& x, at::Tensor& first, at::Tensor& second, const at::Tensor& gradient,
+// that a rotation of the phase rotates the step. `t` counts from 1; moments contiguous.
+void adam(at::Tensor x, at::Tensor first, at::Tensor second, const at::Tensor& gradient,
           double rate, std::int64_t t);
 
 // sum over positions of |transmission|^2 in the window: [h, w] real. transmission [rows, columns],
-// vacuum (1) outside; positions [n, 2], their whole-pixel part.
+// vacuum (1) outside; positions [n, 2], their whole-pixel part; origin: the transmission's corner in
+// their frame.
 at::Tensor windowed_power(const at::Tensor& transmission, const at::Tensor& positions,
-                          std::int64_t height, std::int64_t width);
+                          std::int64_t height, std::int64_t width,
+                          std::array<std::int64_t, 2> origin);
 
 }  // namespace ptyle::driver

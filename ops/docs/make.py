@@ -164,7 +164,7 @@ def table_page() -> str:
         'Every cell is a test, `tests/python/test_operator_table.py`. "-": does not apply, for the',
         "reason below, and the test asserts what happens instead. `halo_insert` and `halo_add`",
         "communicate and have tests of their own (`tests/python/test_halo.py`): CPU, Meta,",
-        "derivatives of first and second order, TorchScript. `torch.compile` breaks its graph there.",
+        "first and second derivatives, TorchScript. `torch.compile` breaks its graph there.",
         "",
         f"| `torch.ops.ptyle` | {' | '.join(columns)} |",
         f"| --- |{' --- |' * len(columns)}",
