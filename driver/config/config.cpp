@@ -474,13 +474,18 @@ void visit_keys(Config& c, Visitor& v) {
                           within<std::int64_t>(1, 1000), "steps that L-BFGS remembers");
 
   v.template key<WordOrCodec<PairCodec<Integer>, kAuto>>(
-      "tiles.grid", c.tiles.grid, optionally(both(at_least<std::int64_t>(1))),
-      "rows and columns of tiles");
+      "tiles.grid", c.tiles.grid, optionally(both(within<std::int64_t>(1, 100000))),
+      "rows and columns of tiles; \"auto\": a tile a rank");
   v.template key<WordOrCodec<Integer, kExact>>(
       "tiles.halo", c.tiles.halo, optionally(at_least<std::int64_t>(0)), "pixels around a tile");
   v.template key<String>("tiles.exchange", c.tiles.exchange,
                          one_of({"direct", "passes", "allreduce", "voxels"}),
                          "how tiles share gradients");
+  v.template key<Integer>("tiles.extra_rows", c.tiles.extra_rows, within<std::int64_t>(0, 1000),
+                          "exchange = \"voxels\": steps of the scan from which a tile takes other "
+                          "tiles' positions too");
+  v.template key<Integer>("tiles.timeout_s", c.tiles.timeout_s, within<std::int64_t>(1, 86400),
+                          "seconds after which a rank that does not answer ends the run");
 
   v.template key<String>("output.folder", c.output.folder, any<std::string>(),
                          "where everything goes; default: the config's name without .toml");
@@ -725,14 +730,10 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
     fail("reconstruct.batches", "must be 1 with reconstruct.optimizer = \"lbfgs\", got " +
                                     std::to_string(c.reconstruct.batches));
   }
-  if (c.tiles.grid && *c.tiles.grid != IntegerPair{1, 1}) {
-    fail("tiles.grid",
-         "must be [1, 1] or \"auto\": tiles over ranks are not in this version, got " +
-             PairCodec<IntegerCodec>::write(*c.tiles.grid));
-  }
-  if (c.tiles.exchange != "direct") {
-    fail("tiles.exchange", "must be \"direct\": tiles over ranks are not in this version, got \"" +
-                               c.tiles.exchange + "\"");
+  if (c.tiles.exchange == "voxels" && c.reconstruct.optimizer == "lbfgs") {
+    fail("tiles.exchange",
+         "must not be \"voxels\" with reconstruct.optimizer = \"lbfgs\": its tiles have no common "
+         "loss to search a line for");
   }
 }
 

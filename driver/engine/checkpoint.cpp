@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/empty.h>
 
+#include "driver/engine/gather.h"
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
@@ -14,7 +17,7 @@
 namespace ptyle::driver {
 namespace {
 
-constexpr std::int64_t kFormat = 1;
+constexpr std::int64_t kFormat = 2;
 
 at::Tensor as_tensor(const std::vector<double>& values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kDouble);
@@ -84,17 +87,51 @@ void check_same_config(const std::string& path, const std::string& then, const s
 
 }  // namespace
 
+namespace {
+
+std::string tile_name(std::int64_t tile) { return "/tiles/" + std::to_string(tile); }
+
+hdf5::File open_checkpoint(const std::string& path) {
+  hdf5::File file = hdf5::File::open(path);
+  if (!file.has_attribute("/", "format") || file.integer_attribute("/", "format") != kFormat) {
+    throw DataError(path + ": must be a checkpoint of this version of ptyle (format " +
+                    std::to_string(kFormat) + "), got another file");
+  }
+  return file;
+}
+
+}  // namespace
+
 void write_checkpoint(const std::string& path, const State& state, const Config& config,
-                      const std::string& data) {
-  hdf5::write_atomically(path, [&](hdf5::File& file) {
-    file.set_attribute("/", "format", kFormat);
-    file.set_attribute("/", "config", to_toml(config));
-    file.set_attribute("/", "data", data);
-    write_checked(file, "/object", state.object);
-    write_checked(file, "/probe", state.probe);
-    file.create_group("/optimizer");
+                      const std::string& data, const Decomposition& decomposition,
+                      const Ranks& ranks) {
+  const auto write = [&](hdf5::File* file) {
+    const TileState& like = state.tiles.front();
+    const auto gather = [&](const std::string& name, const at::Tensor& first, Extent extent,
+                            const std::function<at::Tensor(std::size_t)>& mine) {
+      gather_tiles(decomposition, ranks, extent, first.size(0), first.scalar_type(), mine,
+                   [&](const Tile& tile, const at::Tensor& tensor) {
+                     write_checked(*file, tile_name(tile.number) + "/" + name, tensor);
+                   });
+    };
+    gather("object", like.object, Extent::kFrame,
+           [&](std::size_t k) { return state.tiles[k].object; });
+    for (const auto& [name, tensor] : like.optimizer) {
+      const std::string& key = name;
+      gather("optimizer/" + name, tensor, Extent::kUpdated,
+             [&](std::size_t k) { return state.tiles[k].optimizer.at(key); });
+    }
+    if (file == nullptr) return;
+    file->set_attribute("/", "format", kFormat);
+    file->set_attribute("/", "config", to_toml(config));
+    file->set_attribute("/", "data", data);
+    file->set_attribute(
+        "/", "grid",
+        std::vector<std::int64_t>{decomposition.grid.rows(), decomposition.grid.columns()});
+    write_checked(*file, "/probe", state.probe);
+    file->create_group("/optimizer");
     for (const auto& [name, tensor] : state.optimizer) {
-      if (tensor.defined()) write_checked(file, "/optimizer/" + name, tensor);
+      if (tensor.defined()) write_checked(*file, "/optimizer/" + name, tensor);
     }
     // Scalars as one dataset, so that a checksum guards them too.
     std::string names;
@@ -108,20 +145,29 @@ void write_checkpoint(const std::string& path, const State& state, const Config&
       names += name + "\n";
       numbers.push_back(number);
     }
-    write_checked(file, "/numbers", as_tensor(numbers));
-    file.set_attribute("/numbers", "names", names);
-    write_checked(file, "/history/loss", as_tensor(state.history.loss));
-    write_checked(file, "/history/amplitude_error", as_tensor(state.history.amplitude_error));
-    write_checked(file, "/history/seconds", as_tensor(state.history.seconds));
-  });
+    write_checked(*file, "/numbers", as_tensor(numbers));
+    file->set_attribute("/numbers", "names", names);
+    write_checked(*file, "/history/loss", as_tensor(state.history.loss));
+    write_checked(*file, "/history/amplitude_error", as_tensor(state.history.amplitude_error));
+    write_checked(*file, "/history/seconds", as_tensor(state.history.seconds));
+  };
+  if (ranks.first()) {
+    hdf5::write_atomically(path, [&](hdf5::File& file) { write(&file); });
+  } else {
+    write(nullptr);
+  }
 }
 
-State read_checkpoint(const std::string& path, const Config& config, const std::string& data) {
-  const hdf5::File file = hdf5::File::open(path);
-  if (!file.has_attribute("/", "format") || file.integer_attribute("/", "format") != kFormat) {
-    throw DataError(path + ": must be a checkpoint of this version of ptyle (format " +
-                    std::to_string(kFormat) + "), got another file");
-  }
+Pair checkpoint_grid(const std::string& path) {
+  const hdf5::File file = open_checkpoint(path);
+  const std::vector<double> grid = file.numbers_attribute("/", "grid");
+  if (grid.size() != 2) throw DataError(path + ": must name its grid, got none");
+  return {static_cast<std::int64_t>(grid[0]), static_cast<std::int64_t>(grid[1])};
+}
+
+State read_checkpoint(const std::string& path, const Config& config, const std::string& data,
+                      const Decomposition& decomposition, const Ranks& ranks) {
+  const hdf5::File file = open_checkpoint(path);
   check_same_config(path, file.string_attribute("/", "config"), to_toml(config));
   const std::string then = file.string_attribute("/", "data");
   if (then != data) {
@@ -129,15 +175,32 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
                     data);
   }
   State state;
-  state.object = read_checked(file, "/object");
   state.probe = read_checked(file, "/probe");
-  constexpr std::size_t kMostNames = 100000;
-  const std::string prefix = "/optimizer/";
-  for (std::string name : file.dataset_names(kMostNames)) {
-    if (name.front() != '/') name = "/" + name;
-    if (name.compare(0, prefix.size(), prefix) == 0) {
-      state.optimizer[name.substr(prefix.size())] = read_checked(file, name);
+  constexpr std::size_t kMostNames = 10'000'000;
+  const std::vector<std::string> all_names = file.dataset_names(kMostNames);
+  const auto below = [&](const std::string& prefix) {
+    std::map<std::string, at::Tensor> found;
+    for (std::string name : all_names) {
+      if (name.front() != '/') name = "/" + name;
+      if (name.compare(0, prefix.size(), prefix) == 0) {
+        found[name.substr(prefix.size())] = read_checked(file, name);
+      }
     }
+    return found;
+  };
+  state.optimizer = below("/optimizer/");
+  for (const std::int64_t number : decomposition.tiles_of_rank(ranks.rank())) {
+    // With `allreduce` every rank has what rank 0 has.
+    const std::string name = tile_name(decomposition.exchange == "allreduce" ? 0 : number);
+    const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
+    TileState one;
+    one.object = read_checked(file, name + "/object");
+    if (one.object.dim() != 3 || one.object.size(1) != tile.frame.rows ||
+        one.object.size(2) != tile.frame.columns) {
+      throw DataError(path + ": " + name + "/object must have the size of its tile, got another");
+    }
+    one.optimizer = below(name + "/optimizer/");
+    state.tiles.push_back(std::move(one));
   }
   const std::vector<double> numbers = as_vector(read_checked(file, "/numbers"));
   std::istringstream names(file.string_attribute("/numbers", "names"));

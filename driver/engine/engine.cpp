@@ -1,16 +1,20 @@
 #include "driver/engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/index_select.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
 
 #include <ptyle/ops.h>
 
@@ -38,10 +42,10 @@ double curvature(const Config& config, const Problem& problem) {
   return 1.0;
 }
 
-double sum(const at::Tensor& losses) {
-  double total = 0;
-  for (std::int64_t n = 0; n < losses.numel(); ++n) total += losses.const_data_ptr<double>()[n];
-  return total;
+double total(const at::Tensor& losses) {
+  double sum = 0;
+  for (std::int64_t n = 0; n < losses.numel(); ++n) sum += losses.const_data_ptr<double>()[n];
+  return sum;
 }
 
 [[noreturn]] void diverged(const State& state, const std::string& what, double value) {
@@ -51,38 +55,120 @@ double sum(const at::Tensor& losses) {
                  "learning_rate)");
 }
 
-// A loss is known only before an update; nothing that is not finite may become a checkpoint.
-void check_finite(const State& state) {
-  for (const auto& [name, tensor] :
-       {std::pair<const char*, const at::Tensor&>("object", state.object),
-        std::pair<const char*, const at::Tensor&>("probe", state.probe)}) {
-    const double sum = power(tensor);
-    if (!std::isfinite(sum)) diverged(state, std::string("sum of |") + name + "|^2", sum);
-  }
+Rectangle relative(const Rectangle& inner, const Rectangle& outer) {
+  return {inner.row - outer.row, inner.column - outer.column, inner.rows, inner.columns};
+}
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+at::Tensor as_tensor(const std::vector<std::int64_t>& values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
+  std::copy(values.begin(), values.end(), tensor.data_ptr<std::int64_t>());
+  return tensor;
 }
 
 }  // namespace
 
-Engine::Engine(const Config& config, const Problem& problem)
+Engine::Engine(const Config& config, const Problem& problem, const Decomposition& decomposition,
+               const Ranks& ranks)
     : config_(config),
       problem_(problem),
+      cut_(decomposition),
+      ranks_(ranks),
       type_(complex_type(config)),
-      positions_(problem.positions.contiguous()),
       propagator_(converted(problem.propagator, type_)),
       detector_(converted(problem.detector, type_)),
-      batches_(positions_, config.reconstruct.batches,
+      batches_(problem.positions, config.reconstruct.batches,
                static_cast<std::uint64_t>(config.reconstruct.seed)),
-      optimizer_(make_optimizer(config.reconstruct, curvature(config, problem))) {
+      exchange_(make_exchange(decomposition, ranks)) {
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
-  unmasked_pixels_ =
-      pixels * static_cast<double>(positions_.size(0)) - static_cast<double>(problem.masked_pixels);
+  unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -
+                     static_cast<double>(problem.masked_pixels);
+  for (const std::int64_t number : cut_.tiles_of_rank(ranks_.rank())) {
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(number)];
+    tiles_.push_back(tile);
+    workplace_.updated.push_back(relative(tile.updated, tile.frame));
+    workplace_.counted.push_back(tile.owned.empty() ? Rectangle{}
+                                                    : relative(tile.owned, tile.updated));
+    const std::int64_t slices = problem.object_shape[0];
+    const at::TensorOptions options = at::TensorOptions().dtype(type_);
+    if (config.reconstruct.refines("object")) {
+      gradients_.push_back(at::zeros({slices, tile.frame.rows, tile.frame.columns}, options));
+    }
+  }
+  workplace_.sum = [this](const std::vector<double>& values) { return sum_over_tiles(values); };
+  optimizer_ = make_optimizer(config.reconstruct, curvature(config, problem), workplace_);
+  losses_.resize(tiles_.size());
+  squared_errors_.resize(tiles_.size());
+  plan();
+}
+
+// Which positions of which batch a tile works on, and when.
+void Engine::plan() {
+  const double* p = problem_.positions.const_data_ptr<double>();
+  std::vector<std::int64_t> row_of(static_cast<std::size_t>(positions()), -1);
+  for (std::size_t k = 0; k < problem_.held.size(); ++k) {
+    row_of[static_cast<std::size_t>(problem_.held[k])] = static_cast<std::int64_t>(k);
+  }
+  const auto window_of = [&](std::int64_t n) {
+    return Rectangle{static_cast<std::int64_t>(std::floor(p[2 * n])),
+                     static_cast<std::int64_t>(std::floor(p[2 * n + 1])), problem_.window[0],
+                     problem_.window[1]};
+  };
+  const auto part_of = [&](const std::vector<std::int64_t>& members) {
+    std::vector<std::int64_t> rows;
+    for (const std::int64_t n : members) rows.push_back(row_of[static_cast<std::size_t>(n)]);
+    return Part{problem_.positions.index_select(0, as_tensor(members)), as_tensor(rows)};
+  };
+  std::vector<std::vector<bool>> works_on;
+  for (const Tile& tile : tiles_) {
+    works_on.emplace_back(static_cast<std::size_t>(positions()), false);
+    for (const std::int64_t n : cut_.positions_of_tile(tile.number, problem_.positions)) {
+      works_on.back()[static_cast<std::size_t>(n)] = true;
+    }
+  }
+  for (std::int64_t batch = 0; batch < batches_.count(); ++batch) {
+    const at::Tensor& members = batches_.members(batch);
+    const std::int64_t* member = members.const_data_ptr<std::int64_t>();
+    plan_.emplace_back();
+    for (std::size_t k = 0; k < tiles_.size(); ++k) {
+      const Tile& tile = tiles_[k];
+      std::vector<std::int64_t> inside, boundary, extra, lighting;
+      for (std::int64_t i = 0; i < members.numel(); ++i) {
+        const std::int64_t n = member[i];
+        const Rectangle window = window_of(n);
+        const bool works = works_on[k][static_cast<std::size_t>(n)];
+        // `voxels` knows of its own positions alone.
+        const bool lights = cut_.exchange != "voxels" || works;
+        if (lights && !intersection(window, tile.updated).empty()) lighting.push_back(n);
+        if (!works) continue;
+        if (cut_.tile_of[static_cast<std::size_t>(n)] != tile.number) {
+          extra.push_back(n);
+          continue;
+        }
+        const bool needs_no_halo =
+            exchange_->overlaps() && contains(tile.owned, intersection(window, cut_.grid.object()));
+        (needs_no_halo ? inside : boundary).push_back(n);
+      }
+      const auto half = static_cast<std::ptrdiff_t>(inside.size() / 2);
+      TileBatch one;
+      one.before = part_of({inside.begin(), inside.begin() + half});
+      one.boundary = part_of(boundary);
+      one.after = part_of({inside.begin() + half, inside.end()});
+      one.extra = part_of(extra);
+      one.lighting = problem_.positions.index_select(0, as_tensor(lighting));
+      plan_.back().push_back(std::move(one));
+    }
+  }
 }
 
 std::string Engine::fingerprint() const {
   std::ostringstream out;
   const auto& shape = problem_.object_shape;
   out.precision(17);
-  out << positions_.size(0) << " positions (checksum " << checksum(positions_) << "), window "
+  out << positions() << " positions (checksum " << checksum(problem_.positions) << "), window "
       << problem_.window[0] << " x " << problem_.window[1] << ", object " << shape[0] << " x "
       << shape[1] << " x " << shape[2] << ", " << problem_.total_counts << " counts, "
       << problem_.masked_pixels << " masked pixels (checksum of the counts "
@@ -93,8 +179,12 @@ std::string Engine::fingerprint() const {
 State Engine::start() const {
   State state;
   const auto& shape = problem_.object_shape;
-  state.object = at::ones({shape[0], shape[1], shape[2]}, at::TensorOptions().dtype(type_));
-  at::Tensor probe = problem_.probe.to(at::kComplexDouble).contiguous();
+  for (const Tile& tile : tiles_) {
+    state.tiles.push_back({at::ones({shape[0], tile.frame.rows, tile.frame.columns},
+                                    at::TensorOptions().dtype(type_)),
+                           {}});
+  }
+  const at::Tensor probe = problem_.probe.to(at::kComplexDouble).clone();  // scaled below
   double factor = 1.0;
   if (config_.probe.power == "number") {
     factor = std::sqrt(config_.probe.power_value / power(probe));
@@ -107,12 +197,9 @@ State Engine::start() const {
     options.detector = problem_.detector;
     const at::Tensor intensity =
         diffraction(vacuum, probe, corner, problem_.propagator, options).select(0, 0);
-    at::Tensor model = intensity;
-    if (problem_.mask) {
-      const at::Tensor good = problem_.mask->logical_not().to(at::kDouble);
-      model = intensity.mul(good.dim() == 3 ? good.mean(0) : good);
-    }
-    const double modelled = model.sum().item<double>();
+    const double modelled = (problem_.good_share ? intensity.mul(*problem_.good_share) : intensity)
+                                .sum()
+                                .item<double>();
     if (!(problem_.mean_counts_per_pattern > 0) || !(modelled > 0)) {
       throw DataError(config_.data.file +
                       ": the unmasked pixels must hold counts that the probe can be scaled to "
@@ -136,52 +223,157 @@ bool Engine::refines_probe(const State& state) const {
   return config_.reconstruct.refines("probe") && state.iteration >= config_.reconstruct.probe_start;
 }
 
-Engine::Data Engine::data_of(std::int64_t batch) const {
-  const at::Tensor& members = batches_.members(batch);
-  Data data{positions_.index_select(0, members), problem_.source->rows(members), std::nullopt};
-  if (problem_.mask) {
-    data.mask =
-        problem_.mask->dim() == 3 ? problem_.mask->index_select(0, members) : *problem_.mask;
-  }
-  return data;
+std::vector<at::Tensor> Engine::objects(const State& state) const {
+  std::vector<at::Tensor> all;
+  for (const TileState& tile : state.tiles) all.push_back(tile.object);
+  return all;
 }
 
-Evaluation Engine::evaluate(const State& state, const Data& data, double* squared_error) const {
-  Evaluation result;
+// Every rank knows every tile's number afterwards, and adds them up in the same order.
+double Engine::sum_over_tiles(const std::vector<double>& values) const {
+  at::Tensor all = at::zeros({static_cast<std::int64_t>(cut_.tiles.size())}, at::kDouble);
+  double* numbers = all.data_ptr<double>();
+  for (std::size_t k = 0; k < tiles_.size(); ++k) numbers[tiles_[k].number] = values[k];
+  ranks_.gather(all);
+  return total(all);
+}
+
+void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
+                 bool counts) {
+  if (part.rows.numel() == 0) return;
+  const at::Tensor patterns = problem_.source->rows(part.rows);
   GradientBuffers buffers;
-  if (config_.reconstruct.refines("object")) {
-    buffers.object = result.object = at::zeros_like(state.object);
-  }
-  if (refines_probe(state)) buffers.probe = result.probe = at::zeros_like(state.probe);
+  if (!gradients_.empty()) buffers.object = gradients_[tile];
+  if (with_probe) buffers.probe = probe_gradients_[tile];
   LossOptions options;
-  options.mask = data.mask;
+  if (problem_.mask) {
+    options.mask =
+        problem_.mask->dim() == 3 ? problem_.mask->index_select(0, part.rows) : *problem_.mask;
+  }
   options.likelihood = config_.reconstruct.likelihood;
   options.detector = detector_;
-  at::Tensor losses = at::zeros({data.positions.size(0)}, at::TensorOptions().dtype(at::kDouble));
-  diffraction_loss_accumulate_(state.object, state.probe, data.positions, propagator_,
-                               data.patterns, buffers, losses, options);
-  result.loss = sum(losses);
-  if (squared_error != nullptr) {
-    if (options.likelihood == "amplitude") {
-      *squared_error = result.loss;
-    } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
-      options.likelihood = "amplitude";
-      losses.zero_();
-      diffraction_loss_accumulate_(state.object, state.probe, data.positions, propagator_,
-                                   data.patterns, {}, losses, options);
-      *squared_error = sum(losses);
+  options.origin = {tiles_[tile].frame.row, tiles_[tile].frame.column};
+  at::Tensor losses = at::zeros({part.rows.numel()}, at::TensorOptions().dtype(at::kDouble));
+  const at::Tensor& object = state.tiles[tile].object;
+  diffraction_loss_accumulate_(object, state.probe, part.positions, propagator_, patterns, buffers,
+                               losses, options);
+  if (!counts) return;
+  const double loss = total(losses);
+  losses_[tile] += loss;
+  if (options.likelihood == "amplitude") {
+    squared_errors_[tile] += loss;
+  } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
+    options.likelihood = "amplitude";
+    losses.zero_();
+    diffraction_loss_accumulate_(object, state.probe, part.positions, propagator_, patterns, {},
+                                 losses, options);
+    squared_errors_[tile] += total(losses);
+  }
+}
+
+void Engine::add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
+                     bool counts) {
+  const std::vector<TileBatch>& tiles = plan_[static_cast<std::size_t>(batch)];
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  // Many tiles: a thread works on tiles of its own. Few: threads share a tile's positions.
+  if (count >= 2 * at::get_num_threads()) {
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+      const c10::InferenceMode no_autograd;
+      for (auto k = static_cast<std::size_t>(begin); k < static_cast<std::size_t>(end); ++k) {
+        add(state, k, tiles[k].*part, with_probe, counts);
+      }
+    });
+  } else {
+    for (std::size_t k = 0; k < tiles.size(); ++k) {
+      add(state, k, tiles[k].*part, with_probe, counts);
     }
   }
-  if (config_.reconstruct.optimizer != "adam") {
-    const auto& shape = problem_.object_shape;
-    if (result.object.defined()) {
-      result.object_illumination = illumination(state.probe, data.positions, {shape[1], shape[2]});
+}
+
+Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squared_error,
+                            const std::function<bool()>& stop) {
+  Evaluation result;
+  const bool with_object = !gradients_.empty();
+  const bool with_probe = refines_probe(state);
+  const std::vector<TileBatch>& tiles = plan_[static_cast<std::size_t>(batch)];
+  const std::vector<at::Tensor> object = objects(state);
+  if (halos_ == Halos::kStale) {
+    exchange_->begin_objects(object);
+    halos_ = Halos::kOnTheWay;
+  }
+
+  const bool preconditioned = config_.reconstruct.optimizer != "adam";
+  if (with_object && preconditioned) {
+    at::Tensor most = at::zeros({}, at::kDouble);
+    for (std::size_t k = 0; k < tiles.size(); ++k) {
+      const Rectangle& area = tiles_[k].updated;
+      result.object_illumination.push_back(illumination(
+          state.probe, tiles[k].lighting, {area.rows, area.columns}, {area.row, area.column}));
+      double& here = *most.data_ptr<double>();
+      here = std::max(here, largest(result.object_illumination.back()));
     }
-    if (result.probe.defined()) {
-      result.probe_illumination = windowed_power(state.object.select(0, 0), data.positions,
-                                                 problem_.window[0], problem_.window[1]);
+    ranks_.maximum(most);
+    result.most_object_illumination = most.item<double>();
+  }
+  for (const at::Tensor& gradient : gradients_) gradient.zero_();
+  if (with_probe) {
+    probe_gradients_.resize(tiles.size());
+    for (at::Tensor& gradient : probe_gradients_) {
+      if (!gradient.defined()) gradient = at::zeros_like(state.probe);
+      gradient.zero_();
     }
   }
+  std::fill(losses_.begin(), losses_.end(), 0.0);
+  std::fill(squared_errors_.begin(), squared_errors_.end(), 0.0);
+
+  add_all(state, batch, &TileBatch::before, with_probe);
+  if (halos_ == Halos::kOnTheWay) {
+    exchange_->finish_objects(object);
+    halos_ = Halos::kFresh;
+  }
+  add_all(state, batch, &TileBatch::boundary, with_probe);
+  add_all(state, batch, &TileBatch::extra, false, false);
+  if (with_object) exchange_->begin_gradients(gradients_);
+  add_all(state, batch, &TileBatch::after, with_probe);
+
+  if (with_probe) {
+    std::vector<at::Tensor> lit;
+    if (preconditioned) {
+      for (std::size_t k = 0; k < tiles.size(); ++k) {
+        at::Tensor sum;
+        for (const Part TileBatch::*part :
+             {&TileBatch::before, &TileBatch::boundary, &TileBatch::after}) {
+          const at::Tensor one =
+              windowed_power(object[k].select(0, 0), (tiles[k].*part).positions, problem_.window[0],
+                             problem_.window[1], {tiles_[k].frame.row, tiles_[k].frame.column});
+          sum = sum.defined() ? sum.add_(one) : one;
+        }
+        lit.push_back(sum);
+      }
+      result.probe_illumination = ranks_.sum_over_tiles(std::move(lit), cut_.owners);
+    }
+    result.probe = ranks_.sum_over_tiles(probe_gradients_, cut_.owners);
+  }
+  if (with_object) {
+    exchange_->finish_gradients(gradients_);
+    for (std::size_t k = 0; k < tiles.size(); ++k) {
+      result.object.push_back(workplace_.view(k, gradients_[k]));
+    }
+  }
+
+  // Loss, squared error and whether a rank was asked to stop, in one message.
+  const auto count = static_cast<std::int64_t>(cut_.tiles.size());
+  at::Tensor numbers = at::zeros({3, count}, at::kDouble);
+  double* to = numbers.data_ptr<double>();
+  for (std::size_t k = 0; k < tiles.size(); ++k) {
+    to[tiles_[k].number] = losses_[k];
+    to[count + tiles_[k].number] = squared_errors_[k];
+    to[2 * count + tiles_[k].number] = k == 0 && stop && stop() ? 1.0 : 0.0;
+  }
+  ranks_.gather(numbers);
+  result.loss = total(numbers[0]);
+  if (squared_error != nullptr) *squared_error = total(numbers[1]);
+  stopped_ = stopped_ || total(numbers[2]) > 0;
   return result;
 }
 
@@ -193,31 +385,50 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   for (std::int64_t b = 0; b < state.batch; ++b) {
     done += batches_.members(order[static_cast<std::size_t>(b)]).size(0);
   }
+  const auto iteration_begin = std::chrono::steady_clock::now();
+  const Traffic traffic_before = exchange_->traffic();
+  const double waited_before = ranks_.wait_seconds();
+  const std::int64_t bytes_before = ranks_.bytes_sent();
   while (state.batch < batches_.count()) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t batch = order[static_cast<std::size_t>(state.batch)];
-    const Data data = data_of(batch);
     double squared_error = 0;
-    const Evaluation at = evaluate(state, data, &squared_error);
+    const Evaluation at = evaluate(state, batch, &squared_error, stop);
     if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss);
-    optimizer_->update(state, at, [&] { return evaluate(state, data, nullptr); });
+    optimizer_->update(state, at, [&] {
+      halos_ = Halos::kStale;
+      return evaluate(state, batch, nullptr, stop);
+    });
     state.loss += at.loss;
     state.squared_error += squared_error;
     ++state.batch;
-    done += data.positions.size(0);
+    done += batches_.members(batch).size(0);
     if (state.batch == batches_.count() && config_.reconstruct.refines("object") &&
         refines_probe(state)) {
       fix_power(state);
     }
-    state.seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    batch_done(done);
-    if (state.batch < batches_.count() && stop()) {
-      check_finite(state);
-      return false;
+    if (!gradients_.empty()) {  // the halos travel while the next batch begins
+      exchange_->begin_objects(objects(state));
+      halos_ = Halos::kOnTheWay;
     }
+    state.seconds += seconds_since(begin);
+    batch_done(done);
+    if (state.batch < batches_.count() && stopped_) break;
+  }
+  // Whole frames are what a checkpoint holds.
+  if (halos_ == Halos::kOnTheWay) {
+    exchange_->finish_objects(objects(state));
+    halos_ = Halos::kFresh;
   }
   check_finite(state);
+  const Traffic traffic = exchange_->traffic();
+  work_.pack_seconds = traffic.pack_seconds - traffic_before.pack_seconds;
+  work_.wait_seconds =
+      traffic.wait_seconds - traffic_before.wait_seconds + ranks_.wait_seconds() - waited_before;
+  work_.messages = traffic.messages - traffic_before.messages;
+  work_.bytes = traffic.bytes - traffic_before.bytes + ranks_.bytes_sent() - bytes_before;
+  work_.compute_seconds = seconds_since(iteration_begin) - work_.pack_seconds - work_.wait_seconds;
+  if (state.batch < batches_.count()) return false;
   state.history.loss.push_back(state.loss);
   state.history.amplitude_error.push_back(
       unmasked_pixels_ > 0 ? state.squared_error / unmasked_pixels_ : 0.0);
@@ -228,14 +439,26 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   return true;
 }
 
+// A loss is known only before an update; nothing that is not finite may become a checkpoint.
+void Engine::check_finite(const State& state) const {
+  std::vector<double> powers;
+  for (std::size_t k = 0; k < tiles_.size(); ++k) {
+    powers.push_back(power(workplace_.counted_view(k, workplace_.view(k, state.tiles[k].object))));
+  }
+  const double object = sum_over_tiles(powers);
+  if (!std::isfinite(object)) diverged(state, "sum of |object|^2", object);
+  const double probe = power(state.probe);
+  if (!std::isfinite(probe)) diverged(state, "sum of |probe|^2", probe);
+}
+
 void Engine::fix_power(State& state) {
   const double now = power(state.probe);
   if (!std::isfinite(now) || !(now > 0) || !(state.start_power > 0)) return;
   const double probe_factor = std::sqrt(state.start_power / now);
-  const auto slices = static_cast<double>(state.object.size(0));
+  const auto slices = static_cast<double>(problem_.object_shape[0]);
   const double object_factor = std::pow(probe_factor, -1.0 / slices);
   scale(state.probe, probe_factor);
-  scale(state.object, object_factor);
+  for (const TileState& tile : state.tiles) scale(tile.object, object_factor);
   optimizer_->rescale(state, object_factor, probe_factor);
 }
 

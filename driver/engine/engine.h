@@ -1,56 +1,106 @@
-// The reconstruction on one rank: batches, gradients, updates.
+// The reconstruction: batches, gradients, exchanges, updates.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "driver/config/config.h"
 #include "driver/engine/batches.h"
 #include "driver/engine/optimizer.h"
 #include "driver/engine/state.h"
 #include "driver/io/problem.h"
+#include "driver/tiles/decomposition.h"
+#include "driver/tiles/exchange.h"
+#include "driver/tiles/ranks.h"
 
 namespace ptyle::driver {
 
+// Of this rank, in the iteration that ended last.
+struct IterationWork {
+  double compute_seconds = 0.0, pack_seconds = 0.0, wait_seconds = 0.0;
+  std::int64_t messages = 0, bytes = 0;
+};
+
 class Engine {
  public:
-  Engine(const Config& config, const Problem& problem);
+  // All of them must outlive the engine. `problem` holds the patterns of this rank's tiles.
+  Engine(const Config& config, const Problem& problem, const Decomposition& decomposition,
+         const Ranks& ranks);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   // Vacuum and the scaled guess of the probe.
   State start() const;
 
-  // Works until the iteration under way is complete or `stop` says so after a batch; both leave the
-  // state ready for a checkpoint. True if the iteration is complete. `batch_done` is told how many
-  // positions of the iteration are done. Throws RunError where the loss is not finite.
+  // Works until the iteration under way is complete or some rank's `stop` said so during a batch;
+  // both leave the state ready for a checkpoint. True if the iteration is complete. `batch_done` is
+  // told how many positions of the iteration are done. Throws RunError where the loss is not
+  // finite.
   bool iterate(State& state, const std::function<bool()>& stop,
                const std::function<void(std::int64_t)>& batch_done);
+  // Some rank was asked to stop; all ranks know it after the same batch.
+  bool stopped() const { return stopped_; }
 
-  std::int64_t positions() const { return positions_.size(0); }
+  std::int64_t positions() const { return problem_.positions.size(0); }
+  const IterationWork& work() const { return work_; }
   // What the data is, in one line: a checkpoint goes on with the same data alone.
   std::string fingerprint() const;
 
  private:
-  // What of the measurement a batch needs, as the operators take it.
-  struct Data {
-    at::Tensor positions, patterns;
-    std::optional<at::Tensor> mask;
+  // Positions of a batch in a tile, and where their patterns lie in this rank's.
+  struct Part {
+    at::Tensor positions;  // [k, 2]
+    at::Tensor rows;       // int64
   };
-  Data data_of(std::int64_t batch) const;
-  Evaluation evaluate(const State& state, const Data& data, double* squared_error) const;
+  struct TileBatch {
+    // In this order: half of those that need no halo while the halos of the last update arrive,
+    // then those that do, and the rest while their gradients travel.
+    Part before, boundary, after;
+    Part extra;           // `voxels`: positions of other tiles; for the object's gradient alone
+    at::Tensor lighting;  // [k, 2] all positions whose windows reach what the tile updates
+  };
+  // What the exchange has done with the halos of the objects.
+  enum class Halos { kFresh, kStale, kOnTheWay };
+
+  void plan();
+  // Loss and gradients of some positions of a tile, added to what is there.
+  void add(const State& state, std::size_t tile, const Part& part, bool with_probe, bool counts);
+  // The same for all tiles of this rank.
+  void add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
+               bool counts = true);
+  Evaluation evaluate(const State& state, std::int64_t batch, double* squared_error,
+                      const std::function<bool()>& stop);
+  std::vector<at::Tensor> objects(const State& state) const;
+  double sum_over_tiles(const std::vector<double>& values) const;
   bool refines_probe(const State& state) const;
+  void check_finite(const State& state) const;
   // Keeps the probe's power at its start by one scalar, moved into the object: where both are
   // refined, only their product is measured.
   void fix_power(State& state);
 
   const Config& config_;
   const Problem& problem_;
+  const Decomposition& cut_;
+  const Ranks& ranks_;
   at::ScalarType type_;  // complex64 or complex128
-  at::Tensor positions_;
   std::optional<at::Tensor> propagator_, detector_;
   Batches batches_;
-  double unmasked_pixels_ = 0.0;  // of all patterns
+  std::vector<Tile> tiles_;                   // this rank's
+  std::vector<std::vector<TileBatch>> plan_;  // by batch, then by tile
+  double unmasked_pixels_ = 0.0;              // of all patterns
+  Workplace workplace_;
+  std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<Optimizer> optimizer_;
+
+  // By tile; the memory is used again in every batch.
+  std::vector<at::Tensor> gradients_, probe_gradients_;
+  std::vector<double> losses_, squared_errors_;
+  Halos halos_ = Halos::kFresh;
+  bool stopped_ = false;
+  IterationWork work_;
 };
 
 }  // namespace ptyle::driver

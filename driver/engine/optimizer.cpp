@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/ops/zeros.h>
@@ -13,16 +14,17 @@
 namespace ptyle::driver {
 namespace {
 
-at::Tensor& tensor_like(State& state, const std::string& name, const at::Tensor& like,
-                        at::ScalarType type) {
-  at::Tensor& tensor = state.optimizer[name];
+at::Tensor& tensor_like(std::map<std::string, at::Tensor>& tensors, const std::string& name,
+                        const at::Tensor& like, at::ScalarType type) {
+  at::Tensor& tensor = tensors[name];
   if (!tensor.defined()) tensor = at::zeros(like.sizes(), like.options().dtype(type));
   return tensor;
 }
 
-void scale_if_present(State& state, const std::string& name, double factor) {
-  const auto found = state.optimizer.find(name);
-  if (found == state.optimizer.end()) return;
+void scale_if_present(std::map<std::string, at::Tensor>& tensors, const std::string& name,
+                      double factor) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) return;
   if (found->second.is_complex()) {
     scale(found->second, factor);
   } else {
@@ -33,100 +35,140 @@ void scale_if_present(State& state, const std::string& name, double factor) {
 // Steps in units of the inverse of what illuminates a pixel. The object's is shared by its slices:
 // without the 1/S their common step would be S times too long.
 struct Weights {
-  at::Tensor object, probe;
+  std::vector<at::Tensor> object;
+  at::Tensor probe;
 };
-Weights preconditioners(const State& state, const Evaluation& at, double object_step,
-                        double probe_step) {
+Weights preconditioners(const Evaluation& at, double object_step, double probe_step) {
   Weights weights;
-  if (at.object.defined()) {
-    const auto slices = static_cast<double>(std::max<std::int64_t>(1, state.object.size(0)));
-    weights.object = preconditioner(at.object_illumination, object_step / slices);
+  for (std::size_t k = 0; k < at.object.size(); ++k) {
+    const auto slices = static_cast<double>(std::max<std::int64_t>(1, at.object[k].size(0)));
+    weights.object.push_back(preconditioner(at.object_illumination[k], at.most_object_illumination,
+                                            object_step / slices));
   }
-  if (at.probe.defined()) weights.probe = preconditioner(at.probe_illumination, probe_step);
+  if (at.probe.defined()) {
+    weights.probe =
+        preconditioner(at.probe_illumination, largest(at.probe_illumination), probe_step);
+  }
   return weights;
 }
 
 class Descent final : public Optimizer {
  public:
-  Descent(const Config::Reconstruct& settings, double curvature)
-      : object_step_(settings.step / curvature),
+  Descent(const Config::Reconstruct& settings, double curvature, const Workplace& workplace)
+      : workplace_(workplace),
+        object_step_(settings.step / curvature),
         probe_step_(settings.probe_step / curvature),
         momentum_(settings.momentum),
         bounded_curvature_(settings.likelihood == "amplitude") {}
 
   void update(State& state, const Evaluation& at, const std::function<Evaluation()>&) override {
-    const Weights weights = preconditioners(state, at, object_step_, probe_step_);
-    if (at.object.defined()) {
-      move(state, "object_velocity", state.object, at.object, weights.object,
-           at.object_illumination);
+    const Weights weights = preconditioners(at, object_step_, probe_step_);
+    if (!at.object.empty()) {
+      std::vector<double> moved, there;
+      for (std::size_t k = 0; k < at.object.size(); ++k) {
+        const auto counted = [&](const at::Tensor& part) {
+          return workplace_.counted_view(k, part);
+        };
+        const Moved lit = bounded_curvature_
+                              ? Moved{}
+                              : lit_step(counted(workplace_.view(k, state.tiles[k].object)),
+                                         counted(at.object[k]), counted(weights.object[k]),
+                                         counted(at.object_illumination[k]));
+        moved.push_back(lit.step);
+        there.push_back(lit.x);
+      }
+      const double factor =
+          bounded_curvature_ ? 1.0 : shortened(workplace_.sum(moved), workplace_.sum(there));
+      for (std::size_t k = 0; k < at.object.size(); ++k) {
+        move(state.tiles[k].optimizer, "object_velocity", workplace_.view(k, state.tiles[k].object),
+             at.object[k], weights.object[k], factor);
+      }
     }
     if (at.probe.defined()) {
-      move(state, "probe_velocity", state.probe, at.probe, weights.probe, at.probe_illumination);
+      const Moved lit = bounded_curvature_
+                            ? Moved{}
+                            : lit_step(state.probe, at.probe, weights.probe, at.probe_illumination);
+      move(state.optimizer, "probe_velocity", state.probe, at.probe, weights.probe,
+           bounded_curvature_ ? 1.0 : shortened(lit.step, lit.x));
     }
   }
 
   void rescale(State& state, double object_factor, double probe_factor) override {
-    scale_if_present(state, "object_velocity", object_factor);
-    scale_if_present(state, "probe_velocity", probe_factor);
+    for (TileState& tile : state.tiles) {
+      scale_if_present(tile.optimizer, "object_velocity", object_factor);
+    }
+    scale_if_present(state.optimizer, "probe_velocity", probe_factor);
   }
 
  private:
-  void move(State& state, const std::string& name, at::Tensor& x, const at::Tensor& gradient,
-            at::Tensor weight, const at::Tensor& illumination) const {
-    if (!bounded_curvature_) {
-      // Poisson's and Gaussian's curvature has no bound over the pixels (2 + 2 n / I; 8 I): a step
-      // that would change the lit part by more than this share of itself is shortened to it.
-      constexpr double kLongest = 0.2;
-      const double relative = relative_step(x, gradient, weight, illumination);
-      if (relative > kLongest) weight.mul_(kLongest / relative);
-    }
-    at::Tensor none;
-    at::Tensor& velocity = momentum_ > 0 ? tensor_like(state, name, x, x.scalar_type()) : none;
+  // Poisson's and Gaussian's curvature has no bound over the pixels (2 + 2 n / I; 8 I): a step that
+  // would change the lit part by more than this share of itself is shortened to it.
+  static double shortened(double moved, double there) {
+    constexpr double kLongest = 0.2;
+    const double relative = there > 0 ? std::sqrt(moved / there) : 0.0;
+    return relative > kLongest ? kLongest / relative : 1.0;
+  }
+
+  void move(std::map<std::string, at::Tensor>& memory, const std::string& name, const at::Tensor& x,
+            const at::Tensor& gradient, at::Tensor weight, double factor) const {
+    if (factor != 1.0) weight.mul_(factor);
+    at::Tensor velocity;
+    if (momentum_ > 0) velocity = tensor_like(memory, name, x, x.scalar_type());
     descend(x, velocity, gradient, weight, momentum_);
   }
 
+  const Workplace& workplace_;
   double object_step_, probe_step_, momentum_;
   bool bounded_curvature_;
 };
 
 class Adam final : public Optimizer {
  public:
-  explicit Adam(const Config::Reconstruct& settings)
-      : object_rate_(settings.learning_rate), probe_rate_(settings.probe_learning_rate) {}
+  Adam(const Config::Reconstruct& settings, const Workplace& workplace)
+      : workplace_(workplace),
+        object_rate_(settings.learning_rate),
+        probe_rate_(settings.probe_learning_rate) {}
 
   void update(State& state, const Evaluation& at, const std::function<Evaluation()>&) override {
-    if (at.object.defined()) step(state, "object", state.object, at.object, object_rate_);
+    if (!at.object.empty()) {
+      const double t = (state.numbers["adam_steps_object"] += 1);
+      for (std::size_t k = 0; k < at.object.size(); ++k) {
+        step(state.tiles[k].optimizer, "object", workplace_.view(k, state.tiles[k].object),
+             at.object[k], object_rate_, t);
+      }
+    }
     if (at.probe.defined()) {
       // Relative to the largest amplitude of the probe as it started: its scale is that of the
       // data.
       double& amplitude = state.numbers["adam_probe_amplitude"];
       if (amplitude == 0.0) amplitude = largest(state.probe.abs().contiguous());
-      step(state, "probe", state.probe, at.probe, probe_rate_ * amplitude);
+      const double t = (state.numbers["adam_steps_probe"] += 1);
+      step(state.optimizer, "probe", state.probe, at.probe, probe_rate_ * amplitude, t);
     }
   }
 
   void rescale(State& state, double object_factor, double probe_factor) override {
-    rescale_moments(state, "object", object_factor);
-    rescale_moments(state, "probe", probe_factor);
+    for (TileState& tile : state.tiles) rescale_moments(tile.optimizer, "object", object_factor);
+    rescale_moments(state.optimizer, "probe", probe_factor);
   }
 
  private:
-  static void step(State& state, const std::string& what, at::Tensor& x, const at::Tensor& gradient,
-                   double rate) {
-    at::Tensor& first = tensor_like(state, "adam_first_" + what, x, x.scalar_type());
-    at::Tensor& second =
-        tensor_like(state, "adam_second_" + what, x, at::toRealValueType(x.scalar_type()));
-    double& t = state.numbers["adam_steps_" + what];
-    t += 1;
+  static void step(std::map<std::string, at::Tensor>& memory, const std::string& what,
+                   const at::Tensor& x, const at::Tensor& gradient, double rate, double t) {
+    const at::Tensor first = tensor_like(memory, "adam_first_" + what, x, x.scalar_type());
+    const at::Tensor second =
+        tensor_like(memory, "adam_second_" + what, x, at::toRealValueType(x.scalar_type()));
     adam(x, first, second, gradient, rate, static_cast<std::int64_t>(t));
   }
 
   // Gradients scale inversely to what they belong to.
-  static void rescale_moments(State& state, const std::string& what, double factor) {
-    scale_if_present(state, "adam_first_" + what, 1 / factor);
-    scale_if_present(state, "adam_second_" + what, 1 / (factor * factor));
+  static void rescale_moments(std::map<std::string, at::Tensor>& memory, const std::string& what,
+                              double factor) {
+    scale_if_present(memory, "adam_first_" + what, 1 / factor);
+    scale_if_present(memory, "adam_second_" + what, 1 / (factor * factor));
   }
 
+  const Workplace& workplace_;
   double object_rate_, probe_rate_;
 };
 
@@ -135,8 +177,8 @@ class Adam final : public Optimizer {
 // product and backtracking to a sufficient decrease.
 class Lbfgs final : public Optimizer {
  public:
-  Lbfgs(const Config::Reconstruct& settings, double curvature)
-      : history_(settings.history), curvature_(curvature) {}
+  Lbfgs(const Config::Reconstruct& settings, double curvature, const Workplace& workplace)
+      : workplace_(workplace), history_(settings.history), curvature_(curvature) {}
 
   void update(State& state, const Evaluation& at,
               const std::function<Evaluation()>& evaluate) override {
@@ -144,10 +186,10 @@ class Lbfgs final : public Optimizer {
       forget(state);
       state.numbers["lbfgs_unknowns"] = subject_code(at);
     }
-    const Weights weights = preconditioners(state, at, 1 / curvature_, 1 / curvature_);
+    const Weights weights = preconditioners(at, 1 / curvature_, 1 / curvature_);
 
     // Two-loop recursion.
-    Pair direction = gradient_of(at);
+    Unknowns direction = gradient_of(at);
     const auto count = static_cast<std::int64_t>(state.numbers["lbfgs_pairs"]);
     std::vector<double> alpha(static_cast<std::size_t>(count));
     for (std::int64_t k = count - 1; k >= 0; --k) {
@@ -160,7 +202,7 @@ class Lbfgs final : public Optimizer {
       const double beta = inner(stored(state, "y", k), direction) / curvature_of(state, k);
       add(direction, alpha[static_cast<std::size_t>(k)] - beta, stored(state, "s", k));
     }
-    const Pair gradient = gradient_of(at);
+    const Unknowns gradient = gradient_of(at);
     double slope = -inner(gradient, direction);
     if (!(slope < 0)) {  // rounding made it point uphill: steepest descent instead
       forget(state);
@@ -173,28 +215,26 @@ class Lbfgs final : public Optimizer {
     // Backtracking. The state holds the trial; `step` is what has been moved so far.
     constexpr double kSufficient = 1e-4;
     constexpr int kMostTrials = 12;
-    const at::Tensor object = state.object.clone(), probe = state.probe.clone();
+    const Unknowns there = unknowns_of(state, at);
+    const Unknowns before = copy_of(there);
     double step = 1;
     Evaluation trial;
     int trials = 0;
     for (; trials < kMostTrials; ++trials, step /= 2) {
-      state.object.copy_(object);
-      state.probe.copy_(probe);
-      if (direction.object.defined()) add_scaled(state.object, -step, direction.object);
-      if (direction.probe.defined()) add_scaled(state.probe, -step, direction.probe);
+      assign(there, before);
+      add(there, -step, direction);
       trial = evaluate();
       if (trial.loss <= at.loss + kSufficient * step * slope) break;
     }
     if (trials == kMostTrials) {
       log_warning() << "L-BFGS found no lower loss along its direction; the memory is cleared";
-      state.object.copy_(object);
-      state.probe.copy_(probe);
+      assign(there, before);
       forget(state);
       return;
     }
-    Pair moved = direction;
-    scale_pair(moved, -step);
-    Pair change = gradient_of(trial);
+    scale_all(direction, -step);
+    const Unknowns& moved = direction;
+    Unknowns change = gradient_of(trial);
     add(change, -1, gradient);
     const double curvature = inner(moved, change);
     // Only pairs of positive curvature keep the inverse Hessian positive.
@@ -206,48 +246,87 @@ class Lbfgs final : public Optimizer {
   // With x' = D x gradients become D^-1 g, and so the pairs' inner products stay what they are.
   void rescale(State& state, double object_factor, double probe_factor) override {
     for (std::int64_t k = 0; k < history_; ++k) {
-      scale_if_present(state, name("s", k, "object"), object_factor);
-      scale_if_present(state, name("s", k, "probe"), probe_factor);
-      scale_if_present(state, name("y", k, "object"), 1 / object_factor);
-      scale_if_present(state, name("y", k, "probe"), 1 / probe_factor);
+      for (TileState& tile : state.tiles) {
+        scale_if_present(tile.optimizer, name("s", k), object_factor);
+        scale_if_present(tile.optimizer, name("y", k), 1 / object_factor);
+      }
+      scale_if_present(state.optimizer, name("s", k), probe_factor);
+      scale_if_present(state.optimizer, name("y", k), 1 / probe_factor);
     }
   }
 
  private:
-  struct Pair {
-    at::Tensor object, probe;
+  struct Unknowns {
+    std::vector<at::Tensor> object;  // by tile; empty where not refined
+    at::Tensor probe;                // undefined where not refined
   };
 
   static double subject_code(const Evaluation& at) {
-    return (at.object.defined() ? 1 : 0) + (at.probe.defined() ? 2 : 0);
+    return (at.object.empty() ? 0 : 1) + (at.probe.defined() ? 2 : 0);
   }
-  static std::string name(const char* what, std::int64_t k, const char* of) {
-    return std::string("lbfgs_") + what + std::to_string(k) + "_" + of;
+  static std::string name(const char* what, std::int64_t k) {
+    return std::string("lbfgs_") + what + std::to_string(k);
   }
-  static Pair gradient_of(const Evaluation& at) {
-    Pair pair;
-    if (at.object.defined()) pair.object = at.object.clone();
-    if (at.probe.defined()) pair.probe = at.probe.clone();
-    return pair;
+  // Copies: gradients are computed into the same memory again.
+  static Unknowns gradient_of(const Evaluation& at) { return copy_of({at.object, at.probe}); }
+  Unknowns unknowns_of(State& state, const Evaluation& at) const {
+    Unknowns all;
+    for (std::size_t k = 0; k < at.object.size(); ++k) {
+      all.object.push_back(workplace_.view(k, state.tiles[k].object));
+    }
+    if (at.probe.defined()) all.probe = state.probe;
+    return all;
   }
-  static double inner(const Pair& a, const Pair& b) {
-    return (a.object.defined() ? real_inner_product(a.object, b.object) : 0.0) +
-           (a.probe.defined() ? real_inner_product(a.probe, b.probe) : 0.0);
+  static Unknowns copy_of(const Unknowns& from) {
+    Unknowns copy;
+    for (const at::Tensor& tile : from.object) {
+      copy.object.push_back(tile.clone(at::MemoryFormat::Contiguous));
+    }
+    if (from.probe.defined()) copy.probe = from.probe.clone();
+    return copy;
   }
-  static void add(Pair& to, double factor, const Pair& from) {
-    if (to.object.defined()) add_scaled(to.object, factor, from.object);
+  static void assign(const Unknowns& to, const Unknowns& from) {
+    for (std::size_t k = 0; k < to.object.size(); ++k) to.object[k].copy_(from.object[k]);
+    if (to.probe.defined()) to.probe.copy_(from.probe);
+  }
+  double inner(const Unknowns& a, const Unknowns& b) const {
+    double sum = 0;
+    if (!a.object.empty()) {
+      std::vector<double> parts;
+      for (std::size_t k = 0; k < a.object.size(); ++k) {
+        parts.push_back(real_inner_product(workplace_.counted_view(k, a.object[k]),
+                                           workplace_.counted_view(k, b.object[k])));
+      }
+      sum += workplace_.sum(parts);
+    }
+    if (a.probe.defined()) sum += real_inner_product(a.probe, b.probe);
+    return sum;
+  }
+  static void add(const Unknowns& to, double factor, const Unknowns& from) {
+    for (std::size_t k = 0; k < to.object.size(); ++k) {
+      add_scaled(to.object[k], factor, from.object[k]);
+    }
     if (to.probe.defined()) add_scaled(to.probe, factor, from.probe);
   }
-  static void scale_pair(Pair& pair, double factor) {
-    if (pair.object.defined()) scale(pair.object, factor);
-    if (pair.probe.defined()) scale(pair.probe, factor);
+  static void scale_all(const Unknowns& all, double factor) {
+    for (const at::Tensor& tile : all.object) scale(tile, factor);
+    if (all.probe.defined()) scale(all.probe, factor);
   }
-  static void precondition(Pair& pair, const Weights& weights) {
-    if (pair.object.defined()) multiply(pair.object, weights.object);
-    if (pair.probe.defined()) multiply(pair.probe, weights.probe);
+  static void precondition(const Unknowns& all, const Weights& weights) {
+    for (std::size_t k = 0; k < all.object.size(); ++k) {
+      multiply(all.object[k], weights.object[k]);
+    }
+    if (all.probe.defined()) multiply(all.probe, weights.probe);
   }
-  static Pair stored(State& state, const char* what, std::int64_t k) {
-    return {state.optimizer[name(what, k, "object")], state.optimizer[name(what, k, "probe")]};
+  static Unknowns stored(State& state, const char* what, std::int64_t k) {
+    Unknowns all;
+    for (TileState& tile : state.tiles) {
+      const auto found = tile.optimizer.find(name(what, k));
+      if (found != tile.optimizer.end()) all.object.push_back(found->second);
+    }
+    const auto found = state.optimizer.find(name(what, k));
+    if (found != state.optimizer.end()) all.probe = found->second;
+    return all;
   }
   static double curvature_of(State& state, std::int64_t k) {
     return state.numbers["lbfgs_curvature" + std::to_string(k)];
@@ -256,46 +335,62 @@ class Lbfgs final : public Optimizer {
   void forget(State& state) const {
     for (std::int64_t k = 0; k < history_; ++k) {
       for (const char* what : {"s", "y"}) {
-        state.optimizer.erase(name(what, k, "object"));
-        state.optimizer.erase(name(what, k, "probe"));
+        for (TileState& tile : state.tiles) tile.optimizer.erase(name(what, k));
+        state.optimizer.erase(name(what, k));
       }
       state.numbers.erase("lbfgs_curvature" + std::to_string(k));
     }
     state.numbers["lbfgs_pairs"] = 0;
   }
 
+  static void store(State& state, const char* what, std::int64_t k, const Unknowns& all) {
+    for (std::size_t tile = 0; tile < all.object.size(); ++tile) {
+      state.tiles[tile].optimizer[name(what, k)] = all.object[tile];
+    }
+    if (all.probe.defined()) state.optimizer[name(what, k)] = all.probe;
+  }
+
   // Oldest first; the oldest goes when the memory is full.
-  void remember(State& state, const Pair& moved, const Pair& change, double curvature) const {
+  void remember(State& state, const Unknowns& moved, const Unknowns& change,
+                double curvature) const {
     auto count = static_cast<std::int64_t>(state.numbers["lbfgs_pairs"]);
     if (count == history_) {
       for (std::int64_t k = 1; k < count; ++k) {
-        for (const char* what : {"s", "y"}) {
-          for (const char* of : {"object", "probe"}) {
-            state.optimizer[name(what, k - 1, of)] = state.optimizer[name(what, k, of)];
-          }
-        }
+        for (const char* what : {"s", "y"}) store(state, what, k - 1, stored(state, what, k));
         state.numbers["lbfgs_curvature" + std::to_string(k - 1)] = curvature_of(state, k);
       }
       --count;
     }
-    state.optimizer[name("s", count, "object")] = moved.object;
-    state.optimizer[name("s", count, "probe")] = moved.probe;
-    state.optimizer[name("y", count, "object")] = change.object;
-    state.optimizer[name("y", count, "probe")] = change.probe;
+    store(state, "s", count, moved);
+    store(state, "y", count, change);
     state.numbers["lbfgs_curvature" + std::to_string(count)] = curvature;
     state.numbers["lbfgs_pairs"] = static_cast<double>(count + 1);
   }
 
+  const Workplace& workplace_;
   std::int64_t history_;
   double curvature_;
 };
 
+at::Tensor part(const at::Tensor& image, const Rectangle& area) {
+  return image.narrow(-2, area.row, area.rows).narrow(-1, area.column, area.columns);
+}
+
 }  // namespace
 
-std::unique_ptr<Optimizer> make_optimizer(const Config::Reconstruct& settings, double curvature) {
-  if (settings.optimizer == "adam") return std::make_unique<Adam>(settings);
-  if (settings.optimizer == "lbfgs") return std::make_unique<Lbfgs>(settings, curvature);
-  return std::make_unique<Descent>(settings, curvature);
+at::Tensor Workplace::view(std::size_t tile, const at::Tensor& frame) const {
+  return part(frame, updated[tile]);
+}
+
+at::Tensor Workplace::counted_view(std::size_t tile, const at::Tensor& of_updated) const {
+  return part(of_updated, counted[tile]);
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const Config::Reconstruct& settings, double curvature,
+                                          const Workplace& workplace) {
+  if (settings.optimizer == "adam") return std::make_unique<Adam>(settings, workplace);
+  if (settings.optimizer == "lbfgs") return std::make_unique<Lbfgs>(settings, curvature, workplace);
+  return std::make_unique<Descent>(settings, curvature, workplace);
 }
 
 }  // namespace ptyle::driver

@@ -7,6 +7,7 @@
 
 #include <ptyle/ops.h>
 
+#include "driver/engine/gather.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/png.h"
 #include "driver/optics/optics.h"
@@ -23,12 +24,35 @@ at::Tensor as_tensor(const std::vector<double>& values) {
 }  // namespace
 
 void write_result(const std::string& path, const State& state, const Config& config,
-                  const Problem& problem) {
-  hdf5::write_atomically(path, [&](hdf5::File& file) {
+                  const Problem& problem, const Decomposition& decomposition, const Ranks& ranks) {
+  const auto [slices, rows, columns] = problem.object_shape;
+  const at::ScalarType type = state.probe.scalar_type();
+  const std::vector<std::int64_t> mine = decomposition.tiles_of_rank(ranks.rank());
+  const auto gather =
+      [&, slices = slices](const std::function<void(const Tile&, const at::Tensor&)>& use) {
+        gather_tiles(
+            decomposition, ranks, Extent::kOwned, slices, type,
+            [&](std::size_t k) {
+              const Tile& tile = decomposition.tiles[static_cast<std::size_t>(mine[k])];
+              return state.tiles[k]
+                  .object.narrow(1, tile.owned.row - tile.frame.row, tile.owned.rows)
+                  .narrow(2, tile.owned.column - tile.frame.column, tile.owned.columns);
+            },
+            use);
+      };
+  if (!ranks.first()) {
+    gather({});
+    return;
+  }
+  hdf5::write_atomically(path, [&, slices = slices, rows = rows,
+                                columns = columns](hdf5::File& file) {
     file.set_attribute("/", "program", std::string("ptyle ") + version());
     file.set_attribute("/", "config", to_toml(config));
     file.set_attribute("/", "iterations", state.iteration);
-    file.write("/object", state.object);
+    file.create_dataset("/object", {slices, rows, columns}, type);
+    gather([&file](const Tile& tile, const at::Tensor& tensor) {
+      file.write_area("/object", {0, tile.owned.row, tile.owned.column}, tensor);
+    });
     file.set_attribute("/object", "axes", "slice, row, column");
     file.set_attribute("/object", "unit", "1 (complex transmission)");
     file.write("/probe", orthogonalised_modes(state.probe));
@@ -64,9 +88,13 @@ void write_result(const std::string& path, const State& state, const Config& con
 void write_pictures(const std::string& folder, const State& state, const Problem& problem) {
   const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
                                        problem.object_shape[1], problem.object_shape[2]);
-  write_object_phase(folder + "/object_phase.png", state.object, region, problem.pixel_row_A);
-  write_object_amplitude(folder + "/object_amplitude.png", state.object, region,
-                         problem.pixel_row_A);
+  const auto [slices, rows, columns] = problem.object_shape;
+  const hdf5::File file = hdf5::File::open(folder + "/result.h5");
+  const ObjectSlices object{slices, [&file, rows = rows, columns = columns](std::int64_t slice) {
+                              return file.read_area("/object", {slice, 0, 0}, {1, rows, columns});
+                            }};
+  write_object_phase(folder + "/object_phase.png", object, region, problem.pixel_row_A);
+  write_object_amplitude(folder + "/object_amplitude.png", object, region, problem.pixel_row_A);
   write_probe(folder + "/probe.png", orthogonalised_modes(state.probe), problem.pixel_row_A);
 }
 

@@ -2,28 +2,38 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
+#include <sstream>
 #include <string>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <vector>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/zeros.h>
 
 #include "driver/check/check.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/result.h"
+#include "driver/engine/vectors.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/metrics.h"
 #include "driver/io/problem.h"
 #include "driver/log.h"
 #include "driver/progress.h"
+#include "driver/tiles/decomposition.h"
+#include "driver/tiles/launch.h"
+#include "driver/tiles/meeting.h"
+#include "driver/tiles/ranks.h"
 
 namespace ptyle::driver {
 namespace {
@@ -156,6 +166,35 @@ std::int64_t peak_bytes() {
   return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
 }
 
+// Of all ranks.
+IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks) {
+  IterationMetrics row;
+  row.iteration = state.iteration;
+  row.loss = state.history.loss.back();
+  row.amplitude_error = state.history.amplitude_error.back();
+  row.seconds = state.history.seconds.back();
+  row.positions_per_second =
+      row.seconds > 0 ? static_cast<double>(engine.positions()) / row.seconds : 0.0;
+  const IterationWork& work = engine.work();
+  const at::Tensor most = at::zeros({4}, at::kDouble), sum = at::zeros({2}, at::kLong);
+  auto* m = most.data_ptr<double>();
+  m[0] = work.compute_seconds;
+  m[1] = work.pack_seconds;
+  m[2] = work.wait_seconds;
+  m[3] = static_cast<double>(peak_bytes());
+  sum.data_ptr<std::int64_t>()[0] = work.bytes;
+  sum.data_ptr<std::int64_t>()[1] = work.messages;
+  ranks.maximum(most);
+  ranks.sum(sum);
+  row.compute_seconds = m[0];
+  row.pack_seconds = m[1];
+  row.wait_seconds = m[2];
+  row.peak_bytes = static_cast<std::int64_t>(m[3]);
+  row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
+  row.messages_sent = sum.data_ptr<std::int64_t>()[1];
+  return row;
+}
+
 // A run that does not fit would drag the whole machine down before it is killed.
 void refuse_too_much_memory(const Config& config, const Problem& problem) {
   std::ifstream in("/proc/meminfo");
@@ -179,85 +218,129 @@ void refuse_too_much_memory(const Config& config, const Problem& problem) {
   }
 }
 
-void refuse_several_ranks() {
-  const char* world = std::getenv("WORLD_SIZE");
-  if (world != nullptr && std::string(world) != "1") {
-    throw ConfigError(
-        std::string("WORLD_SIZE: must be 1, since this version runs on one rank, got ") + world);
+// What must be the same on all ranks, line by line.
+std::string agreement(const Config& config, const Problem& problem, const Decomposition& cut) {
+  std::ostringstream out;
+  std::istringstream lines(to_toml(config));
+  std::string table;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line.front() == '#') continue;
+    if (line.front() == '[') {
+      table = line.substr(1, line.find(']') - 1) + ".";
+    } else {
+      out << table << line << "\n";
+    }
   }
+  out << problem.positions.size(0) << " positions of checksum " << checksum(problem.positions)
+      << "\nprobe of checksum " << checksum(problem.probe) << "\nwindow " << problem.window[0]
+      << " x " << problem.window[1] << ", object " << problem.object_shape[0] << " x "
+      << problem.object_shape[1] << " x " << problem.object_shape[2] << "\ngrid " << cut.grid.rows()
+      << " x " << cut.grid.columns() << ", halo " << cut.grid.halo()[0] << " x "
+      << cut.grid.halo()[1] << "\n";
+  return out.str();
 }
 
-}  // namespace
+DecompositionOptions decomposition_options(const Config& config) {
+  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows};
+}
 
-void run(const Config& config, const RunOptions& options) {
-  refuse_several_ranks();
+// Each rank has looked at the patterns of its own tiles: what they mean together.
+void share_statistics(Problem& problem, const Decomposition& cut, const Ranks& ranks) {
+  if (ranks.size() == 1) return;
+  // A pattern that several ranks hold is counted by the one whose tile it belongs to.
+  const std::vector<std::int64_t> mine = cut.tiles_of_rank(ranks.rank());
+  const std::set<std::int64_t> tiles(mine.begin(), mine.end());
+  const bool each = problem.mask && problem.mask->dim() == 3;
+  for (std::size_t k = 0; k < problem.held.size(); ++k) {
+    const std::int64_t n = problem.held[k];
+    if (tiles.count(cut.tile_of[static_cast<std::size_t>(n)]) > 0) continue;
+    problem.statistics.select(0, n).zero_();
+    at::Tensor good = at::ones_like(problem.good_patterns);
+    if (problem.mask) {
+      good = (each ? problem.mask->select(0, static_cast<std::int64_t>(k)) : *problem.mask)
+                 .logical_not()
+                 .to(at::kLong);
+    }
+    problem.good_patterns.sub_(good);
+  }
+  ranks.gather(problem.statistics);
+  ranks.sum(problem.good_patterns);
+}
+
+// Everything after the ranks have met, on each of them.
+void reconstruct(const Config& config, const RunOptions& options, Problem& problem,
+                 const Decomposition& cut, const Ranks& ranks) {
   const std::string& folder = config.output.folder;
   const std::string checkpoint = folder + "/checkpoint.h5";
-  check_folder(folder, options);
-  const Signals signals;
   std::optional<OneThread> one_thread(std::in_place);
-  const Problem problem = load_problem(config);
-  one_thread.reset();
-  refuse_too_much_memory(config, problem);
-  one_thread.emplace();
-  Engine engine(config, problem);
+  share_statistics(problem, cut, ranks);
+  summarise_patterns(config, problem);
+  Engine engine(config, problem, cut, ranks);
   const std::string data = engine.fingerprint();
   State state;
   if (options.resume && fs::exists(checkpoint)) {
-    state = read_checkpoint(checkpoint, config, data);
-    log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
-               << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
+    state = read_checkpoint(checkpoint, config, data, cut, ranks);
+    if (ranks.first()) {
+      log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
+                 << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
+    }
   } else {
-    if (options.resume) log_info() << "no checkpoint in " << folder << " yet: starting anew";
+    if (options.resume && ranks.first()) {
+      log_info() << "no checkpoint in " << folder << " yet: starting anew";
+    }
     state = engine.start();
   }
   one_thread.reset();
   // Everything about config and data has been checked: only now is something written.
-  prepare_folder(folder, options);
-  hdf5::write_text_atomically(folder + "/config.toml", to_toml(config));
-  MetricsWriter metrics(folder + "/metrics.jsonl", state.iteration);
-  log_info() << engine.positions() << " positions, window " << problem.window[0] << " x "
-             << problem.window[1] << ", object " << problem.object_shape[0] << " x "
-             << problem.object_shape[1] << " x " << problem.object_shape[2] << ", into " << folder;
-
-  if (config.reconstruct.batches > engine.positions()) {
-    log_warning() << "reconstruct.batches = " << config.reconstruct.batches << " is more than the "
-                  << engine.positions() << " positions: every batch has one";
+  ranks.barrier();
+  std::optional<MetricsWriter> metrics;
+  if (ranks.first()) {
+    prepare_folder(folder, options);
+    hdf5::write_text_atomically(folder + "/config.toml", to_toml(config));
+    metrics.emplace(folder + "/metrics.jsonl", state.iteration);
+    log_info() << engine.positions() << " positions, window " << problem.window[0] << " x "
+               << problem.window[1] << ", object " << problem.object_shape[0] << " x "
+               << problem.object_shape[1] << " x " << problem.object_shape[2] << ", "
+               << cut.grid.rows() << " x " << cut.grid.columns() << " tiles on " << ranks.size()
+               << (ranks.size() == 1 ? " rank" : " ranks") << ", into " << folder;
+    if (config.reconstruct.batches > engine.positions()) {
+      log_warning() << "reconstruct.batches = " << config.reconstruct.batches
+                    << " is more than the " << engine.positions()
+                    << " positions: every batch has one";
+    }
   }
+
   const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
   {
-    Progress progress(state.iteration, last, engine.positions());
-    while (state.iteration < last && !stop()) {
-      if (!engine.iterate(state, stop,
-                          [&](std::int64_t positions) { progress.positions_done(positions); })) {
-        break;
+    std::optional<Progress> progress;
+    if (ranks.first()) progress.emplace(state.iteration, last, engine.positions());
+    const auto batch_done = [&](std::int64_t positions) {
+      if (progress) progress->positions_done(positions);
+    };
+    while (state.iteration < last && !engine.stopped()) {
+      if (!engine.iterate(state, stop, batch_done)) break;
+      const IterationMetrics row = metrics_of(engine, state, ranks);
+      if (ranks.first()) {
+        metrics->write(row);
+        progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       }
-      IterationMetrics row;
-      row.iteration = state.iteration;
-      row.loss = state.history.loss.back();
-      row.amplitude_error = state.history.amplitude_error.back();
-      row.seconds = state.history.seconds.back();
-      row.positions_per_second =
-          row.seconds > 0 ? static_cast<double>(engine.positions()) / row.seconds : 0.0;
-      row.peak_bytes = peak_bytes();
-      metrics.write(row);
-      progress.iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       const std::int64_t every = config.output.checkpoint_every;
       if (every > 0 && state.iteration % every == 0 && state.iteration < last) {
-        write_checkpoint(checkpoint, state, config, data);
+        write_checkpoint(checkpoint, state, config, data, cut, ranks);
       }
     }
   }
-  write_checkpoint(checkpoint, state, config, data);
+  write_checkpoint(checkpoint, state, config, data, cut, ranks);
   one_thread.emplace();
-  write_result(folder + "/result.h5", state, config, problem);
-  if (config.output.png) write_pictures(folder, state, problem);
+  write_result(folder + "/result.h5", state, config, problem, cut, ranks);
+  if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
   if (state.iteration < last) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
                       std::to_string(last) + ": everything is saved in " + folder +
                       ", --resume goes on");
   }
+  if (!ranks.first()) return;
   const std::vector<double>& error = state.history.amplitude_error;
   if (error.size() > 1 && !(error.back() < error.front())) {
     log_warning() << "the amplitude_error did not fall (" << error.front() << " in the first "
@@ -269,6 +352,52 @@ void run(const Config& config, const RunOptions& options) {
   } else {
     log_info() << "amplitude_error " << error.back() << " after " << state.iteration
                << " iterations; result in " << folder << "/result.h5";
+  }
+}
+
+}  // namespace
+
+void run(Config config, const RunOptions& options) {
+  const Launch launch = find_launch();
+  const Signals signals;
+  Problem problem;
+  Decomposition cut;
+  try {
+    check_folder(config.output.folder, options);
+    const std::string checkpoint = config.output.folder + "/checkpoint.h5";
+    if (!config.tiles.grid && options.resume && fs::exists(checkpoint)) {
+      config.tiles.grid = checkpoint_grid(checkpoint);  // "auto" was settled then
+    }
+    const OneThread one_thread;
+    problem = load_geometry(config);
+    cut = decompose(problem.positions, problem.window,
+                    {problem.object_shape[1], problem.object_shape[2]}, launch.size,
+                    decomposition_options(config));
+    config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
+    load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
+    refuse_too_much_memory(config, problem);
+  } catch (const std::exception& error) {
+    report_before_meeting(launch, error.what());
+    throw;
+  }
+  if (launch.size == 1) {
+    reconstruct(config, options, problem, cut, Ranks());
+    return;
+  }
+  log_info() << launch.words();
+  Meeting meeting(launch, agreement(config, problem, cut),
+                  std::chrono::seconds(config.tiles.timeout_s));
+  try {
+    reconstruct(config, options, problem, cut, Ranks(meeting.group()));
+    meeting.leave();
+  } catch (const c10::DistError& error) {
+    throw PeerError(meeting.find_failure(error.what_without_backtrace()));
+  } catch (const Interrupted&) {
+    meeting.leave();
+    throw;
+  } catch (const std::exception& error) {
+    meeting.report("rank " + std::to_string(launch.rank) + " failed: " + error.what());
+    throw;
   }
 }
 

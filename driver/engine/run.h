@@ -12,6 +12,6 @@ struct RunOptions {
 
 // Returns when the result is written. Throws Interrupted after SIGINT or SIGTERM, once the batch
 // under way is done and checkpoint, result and pictures are saved.
-void run(const Config& config, const RunOptions& options);
+void run(Config config, const RunOptions& options);
 
 }  // namespace ptyle::driver

@@ -1,4 +1,5 @@
-// What a reconstruction is, between two updates. A checkpoint holds exactly this.
+// What a reconstruction is on this rank, between two updates. A checkpoint holds exactly this, of
+// all ranks.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +15,18 @@ struct History {
   std::vector<double> loss, amplitude_error, seconds;  // one entry an iteration
 };
 
-struct State {
-  at::Tensor object;  // [slices, rows, columns] complex transmission
-  at::Tensor probe;   // [modes, h, w] complex
-  // The optimiser's tensors by name (velocity, moments, pairs of L-BFGS) and its scalars.
+struct TileState {
+  at::Tensor object;  // [slices, rows, columns] complex transmission of the tile's frame
+  // The optimiser's tensors by name (velocity, moments, pairs of L-BFGS), of what it works on.
   std::map<std::string, at::Tensor> optimizer;
-  std::map<std::string, double> numbers;
+};
+
+struct State {
+  std::vector<TileState> tiles;  // this rank's, ascending
+  // The same on every rank:
+  at::Tensor probe;                             // [modes, h, w] complex
+  std::map<std::string, at::Tensor> optimizer;  // the probe's
+  std::map<std::string, double> numbers;        // the optimiser's scalars
 
   std::int64_t iteration = 0;  // complete ones
   std::int64_t batch = 0;      // batches done of the iteration that is under way

@@ -261,8 +261,7 @@ at::Tensor windowed_power(const at::Tensor& transmission, const at::Tensor& posi
     at::parallel_for(0, height, 8, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t n = 0; n < positions.size(0); ++n) {
         const auto row = static_cast<std::int64_t>(std::floor(p[2 * n])) - origin[0];
-        const auto column =
-            static_cast<std::int64_t>(std::floor(p[2 * n + 1])) - origin[1];
+        const auto column = static_cast<std::int64_t>(std::floor(p[2 * n + 1])) - origin[1];
         const Footprint in = footprint(row, column, height, width, rows, columns);
         for (std::int64_t y = begin; y < end; ++y) {
           const bool inside = y >= in.row_begin && y < in.row_end;

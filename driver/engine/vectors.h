@@ -1,6 +1,6 @@
 // Arithmetic on object and probe with bits that do not depend on the number of threads: elements
-// are independent, sums run over rows in order. (Reductions of ATen split by threads, and its vector
-// code rounds differently from its remainders.)
+// are independent, sums run over rows in order. (Reductions of ATen split by threads, and its
+// vector code rounds differently from its remainders.)
 //
 // Images are [slices or modes, rows, columns] of unit stride in columns: whole tensors, or the part
 // of a tile that its owner works on.
@@ -53,8 +53,8 @@ void adam(at::Tensor x, at::Tensor first, at::Tensor second, const at::Tensor& g
           double rate, std::int64_t t);
 
 // sum over positions of |transmission|^2 in the window: [h, w] real. transmission [rows, columns],
-// vacuum (1) outside; positions [n, 2], their whole-pixel part; origin: the transmission's corner in
-// their frame.
+// vacuum (1) outside; positions [n, 2], their whole-pixel part; origin: the transmission's corner
+// in their frame.
 at::Tensor windowed_power(const at::Tensor& transmission, const at::Tensor& positions,
                           std::int64_t height, std::int64_t width,
                           std::array<std::int64_t, 2> origin);

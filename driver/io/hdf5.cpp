@@ -390,8 +390,8 @@ DatasetInfo File::info(const std::string& name) const {
   return result;
 }
 
-at::Tensor File::read_block(const std::string& name, std::int64_t first, std::int64_t count,
-                            bool whole) const {
+at::Tensor File::read_block(const std::string& name, const std::vector<std::int64_t>* start,
+                            const std::vector<std::int64_t>* count) const {
   const DatasetInfo known = info(name);
   for (const Filter& filter : known.filters) {
     if (!filter.available) {
@@ -399,14 +399,17 @@ at::Tensor File::read_block(const std::string& name, std::int64_t first, std::in
            filter.name + "), which is not installed: install " + filter_package(filter.id));
     }
   }
-  std::vector<std::int64_t> shape = known.shape;
-  if (!whole) {
-    if (shape.empty()) fail("dataset \"" + name + "\" is one number and has no rows");
-    if (first < 0 || count < 0 || first > shape[0] - count) {
-      fail("dataset \"" + name + "\" has no rows " + std::to_string(first) + " to " +
-           std::to_string(first + count - 1) + ": its shape is " + shape_words(shape));
+  const std::vector<std::int64_t>& shape = count != nullptr ? *count : known.shape;
+  if (start != nullptr) {
+    bool inside = start->size() == known.shape.size() && shape.size() == known.shape.size();
+    for (std::size_t axis = 0; inside && axis < shape.size(); ++axis) {
+      inside = (*start)[axis] >= 0 && shape[axis] >= 0 &&
+               (*start)[axis] <= known.shape[axis] - shape[axis];
     }
-    shape[0] = count;
+    if (!inside) {
+      fail("dataset \"" + name + "\" has no " + shape_words(shape) + " at " + shape_words(*start) +
+           ": its shape is " + shape_words(known.shape));
+    }
   }
   at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(known.type));
   if (tensor.numel() == 0) return tensor;
@@ -415,14 +418,13 @@ at::Tensor File::read_block(const std::string& name, std::int64_t first, std::in
   const Handle stored(H5Dget_type(dataset.get()), H5Tclose);
   const Handle type = memory_type(known.type, stored.get());
   herr_t status = -1;
-  if (whole) {
+  if (start == nullptr) {
     status = H5Dread(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.data_ptr());
   } else {
     const Handle file_space(H5Dget_space(dataset.get()), H5Sclose);
-    std::vector<hsize_t> start(shape.size(), 0);
-    start[0] = static_cast<hsize_t>(first);
+    const std::vector<hsize_t> corner = to_hsize(*start);
     const std::vector<hsize_t> extent = to_hsize(shape);
-    H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(),
+    H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, corner.data(), nullptr, extent.data(),
                         nullptr);
     const Handle memory_space(
         H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), H5Sclose);
@@ -433,10 +435,20 @@ at::Tensor File::read_block(const std::string& name, std::int64_t first, std::in
   return tensor;
 }
 
-at::Tensor File::read(const std::string& name) const { return read_block(name, 0, 0, true); }
+at::Tensor File::read(const std::string& name) const { return read_block(name, nullptr, nullptr); }
+
+at::Tensor File::read_area(const std::string& name, const std::vector<std::int64_t>& start,
+                           const std::vector<std::int64_t>& count) const {
+  return read_block(name, &start, &count);
+}
 
 at::Tensor File::read_rows(const std::string& name, std::int64_t first, std::int64_t count) const {
-  return read_block(name, first, count, false);
+  std::vector<std::int64_t> shape = info(name).shape;
+  if (shape.empty()) fail("dataset \"" + name + "\" is one number and has no rows");
+  std::vector<std::int64_t> start(shape.size(), 0);
+  start[0] = first;
+  shape[0] = count;
+  return read_block(name, &start, &shape);
 }
 
 at::Tensor File::read_rows(const std::string& name, const std::vector<std::int64_t>& rows) const {
@@ -450,7 +462,7 @@ at::Tensor File::read_rows(const std::string& name, const std::vector<std::int64
   for (std::size_t i = 0; i < rows.size();) {
     std::size_t end = i + 1;
     while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
-    const at::Tensor run = read_block(name, rows[i], static_cast<std::int64_t>(end - i), false);
+    const at::Tensor run = read_rows(name, rows[i], static_cast<std::int64_t>(end - i));
     if (row_bytes > 0) std::memcpy(out + i * row_bytes, run.data_ptr(), (end - i) * row_bytes);
     i = end;
   }
@@ -521,22 +533,30 @@ void File::write(const std::string& name, const at::Tensor& tensor, const WriteO
 }
 
 void File::write_rows(const std::string& name, std::int64_t first, const at::Tensor& rows) {
+  std::vector<std::int64_t> start(static_cast<std::size_t>(std::max<std::int64_t>(1, rows.dim())));
+  start[0] = first;
+  write_area(name, start, rows);
+}
+
+void File::write_area(const std::string& name, const std::vector<std::int64_t>& start,
+                      const at::Tensor& area) {
   const DatasetInfo known = info(name);
-  const at::Tensor dense = rows.detach().cpu().resolve_conj().resolve_neg().contiguous();
-  std::vector<std::int64_t> shape = known.shape;
-  if (!shape.empty()) shape[0] = dense.dim() > 0 ? dense.size(0) : 0;
-  if (shape.empty() || dense.sizes().vec() != shape || dense.scalar_type() != known.type ||
-      first < 0 || first > known.shape[0] - shape[0]) {
-    fail("cannot write " + shape_words(dense.sizes().vec()) + " at row " + std::to_string(first) +
-         " of dataset \"" + name + "\", whose shape is " + shape_words(known.shape));
+  const at::Tensor dense = area.detach().cpu().resolve_conj().resolve_neg().contiguous();
+  const std::vector<std::int64_t> shape = dense.sizes().vec();
+  bool inside = !shape.empty() && shape.size() == known.shape.size() &&
+                start.size() == shape.size() && dense.scalar_type() == known.type;
+  for (std::size_t axis = 0; inside && axis < shape.size(); ++axis) {
+    inside = start[axis] >= 0 && start[axis] <= known.shape[axis] - shape[axis];
+  }
+  if (!inside) {
+    fail("cannot write " + shape_words(shape) + " at " + shape_words(start) + " of dataset \"" +
+         name + "\", whose shape is " + shape_words(known.shape));
   }
   if (dense.numel() == 0) return;
   const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
   const Handle file_space(H5Dget_space(dataset.get()), H5Sclose);
-  std::vector<hsize_t> start(shape.size(), 0);
-  start[0] = static_cast<hsize_t>(first);
-  const std::vector<hsize_t> extent = to_hsize(shape);
-  H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(),
+  const std::vector<hsize_t> corner = to_hsize(start), extent = to_hsize(shape);
+  H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, corner.data(), nullptr, extent.data(),
                       nullptr);
   const Handle memory_space(
       H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), H5Sclose);

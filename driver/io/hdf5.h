@@ -53,6 +53,9 @@ class File {
   at::Tensor read(const std::string& name) const;
   // Rows first, first + 1, ... of the first axis.
   at::Tensor read_rows(const std::string& name, std::int64_t first, std::int64_t count) const;
+  // The area that begins at `start` and has `count` entries along each axis.
+  at::Tensor read_area(const std::string& name, const std::vector<std::int64_t>& start,
+                       const std::vector<std::int64_t>& count) const;
   // Rows by an int64 list, in its order; runs of neighbours are read together.
   at::Tensor read_rows(const std::string& name, const std::vector<std::int64_t>& rows) const;
 
@@ -62,6 +65,8 @@ class File {
   void create_dataset(const std::string& name, const std::vector<std::int64_t>& shape,
                       at::ScalarType type, const WriteOptions& options = {});
   void write_rows(const std::string& name, std::int64_t first, const at::Tensor& rows);
+  void write_area(const std::string& name, const std::vector<std::int64_t>& start,
+                  const at::Tensor& area);
 
   // Attributes of a group or dataset ("/" is the root).
   void set_attribute(const std::string& object, const std::string& name, const std::string& value);
@@ -85,8 +90,9 @@ class File {
  private:
   File(std::string path, std::int64_t id, bool writable);
   [[noreturn]] void fail(const std::string& what) const;
-  at::Tensor read_block(const std::string& name, std::int64_t first, std::int64_t count,
-                        bool whole) const;
+  // Without `start` and `count`: the whole dataset.
+  at::Tensor read_block(const std::string& name, const std::vector<std::int64_t>* start,
+                        const std::vector<std::int64_t>* count) const;
   std::string path_;
   std::int64_t id_ = -1;  // hid_t
   bool writable_ = false;

@@ -60,8 +60,11 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   json["amplitude_error"] = number(metrics.amplitude_error);
   json["seconds"] = number(metrics.seconds);
   json["positions_per_second"] = number(metrics.positions_per_second);
+  json["compute_seconds"] = number(metrics.compute_seconds);
+  json["pack_seconds"] = number(metrics.pack_seconds);
   json["wait_seconds"] = number(metrics.wait_seconds);
   json["bytes_sent"] = metrics.bytes_sent;
+  json["messages_sent"] = metrics.messages_sent;
   json["peak_bytes"] = metrics.peak_bytes;
   const std::string line = json.dump() + "\n";
   std::size_t done = 0;

@@ -12,9 +12,11 @@ struct IterationMetrics {
   double amplitude_error = 0.0;  // mean over unmasked pixels of (sqrt(I + b) - sqrt(n))^2
   double seconds = 0.0;          // wall time of this iteration
   double positions_per_second = 0.0;
-  double wait_seconds = 0.0;    // largest over ranks
-  std::int64_t bytes_sent = 0;  // sum over ranks
-  std::int64_t peak_bytes = 0;  // largest over ranks
+  // Largest over ranks: everything but the next two; packing messages and adding them; waiting for
+  // other ranks, which could not be hidden.
+  double compute_seconds = 0.0, pack_seconds = 0.0, wait_seconds = 0.0;
+  std::int64_t bytes_sent = 0, messages_sent = 0;  // sum over ranks
+  std::int64_t peak_bytes = 0;                     // largest over ranks
 };
 
 class MetricsWriter {

@@ -539,39 +539,52 @@ at::Tensor displayed_phase(const at::Tensor& object, const Region& region) {
   return result;
 }
 
-void write_object_phase(const std::string& path, const at::Tensor& object, const Region& region,
+ObjectSlices slices_of(const at::Tensor& object) {
+  return {object.size(0), [object](std::int64_t slice) { return object.narrow(0, slice, 1); }};
+}
+
+void write_object_phase(const std::string& path, const ObjectSlices& object, const Region& region,
                         std::optional<double> pixel_A) {
-  const at::Tensor phase = displayed_phase(object, region);
   PanelOptions options;
   options.unit = "rad";
   options.pixel_A = pixel_A;
   options.contrast_from = region;
-  const std::int64_t slices = phase.size(0);
-  options.title =
-      slices == 1 ? "object phase" : "object phase, sum of " + std::to_string(slices) + " slices";
-  std::vector<Image> panels = {gray_panel(phase.sum(0), options)};
-  for (const std::int64_t slice : shown_slices(slices)) {
+  std::vector<Image> panels(1);
+  at::Tensor sum;
+  const std::vector<std::int64_t> shown = shown_slices(object.slices);
+  for (std::int64_t slice = 0; slice < object.slices; ++slice) {
+    const at::Tensor phase = displayed_phase(object.slice(slice), region).select(0, 0);
+    sum = sum.defined() ? sum.add_(phase) : phase.clone();
+    if (std::find(shown.begin(), shown.end(), slice) == shown.end()) continue;
     options.title = "phase of slice " + std::to_string(slice + 1);
-    panels.push_back(gray_panel(phase[slice], options));
+    panels.push_back(gray_panel(phase, options));
   }
+  options.title = object.slices == 1
+                      ? "object phase"
+                      : "object phase, sum of " + std::to_string(object.slices) + " slices";
+  panels[0] = gray_panel(sum, options);
   write_png(path, side_by_side(panels));
 }
 
-void write_object_amplitude(const std::string& path, const at::Tensor& object, const Region& region,
-                            std::optional<double> pixel_A) {
-  const at::Tensor amplitude = as_transmission(object).abs();
+void write_object_amplitude(const std::string& path, const ObjectSlices& object,
+                            const Region& region, std::optional<double> pixel_A) {
   PanelOptions options;
   options.pixel_A = pixel_A;
   options.contrast_from = region;
-  const std::int64_t slices = amplitude.size(0);
-  options.title = slices == 1
-                      ? "object amplitude"
-                      : "object amplitude, product of " + std::to_string(slices) + " slices";
-  std::vector<Image> panels = {gray_panel(amplitude.prod(0), options)};
-  for (const std::int64_t slice : shown_slices(slices)) {
+  std::vector<Image> panels(1);
+  at::Tensor product;
+  const std::vector<std::int64_t> shown = shown_slices(object.slices);
+  for (std::int64_t slice = 0; slice < object.slices; ++slice) {
+    const at::Tensor amplitude = as_transmission(object.slice(slice)).abs().select(0, 0);
+    product = product.defined() ? product.mul_(amplitude) : amplitude.clone();
+    if (std::find(shown.begin(), shown.end(), slice) == shown.end()) continue;
     options.title = "amplitude of slice " + std::to_string(slice + 1);
-    panels.push_back(gray_panel(amplitude[slice], options));
+    panels.push_back(gray_panel(amplitude, options));
   }
+  options.title = object.slices == 1
+                      ? "object amplitude"
+                      : "object amplitude, product of " + std::to_string(object.slices) + " slices";
+  panels[0] = gray_panel(product, options);
   write_png(path, side_by_side(panels));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,12 +49,19 @@ Image side_by_side(const std::vector<Image>& panels, std::int64_t most_columns =
 // shows it: constant and ramp removed per slice over the region. Same shape, float64.
 at::Tensor displayed_phase(const at::Tensor& object, const Region& region);
 
+// An object slice by slice, so that a large one is never whole in memory.
+struct ObjectSlices {
+  std::int64_t slices = 0;
+  std::function<at::Tensor(std::int64_t)> slice;  // [1, rows, columns]
+};
+ObjectSlices slices_of(const at::Tensor& object);
+
 // object_phase.png, object_amplitude.png and probe.png. pixel_A: width of a column of the object,
 // absent where unknown.
-void write_object_phase(const std::string& path, const at::Tensor& object, const Region& region,
+void write_object_phase(const std::string& path, const ObjectSlices& object, const Region& region,
                         std::optional<double> pixel_A);
-void write_object_amplitude(const std::string& path, const at::Tensor& object, const Region& region,
-                            std::optional<double> pixel_A);
+void write_object_amplitude(const std::string& path, const ObjectSlices& object,
+                            const Region& region, std::optional<double> pixel_A);
 void write_probe(const std::string& path, const at::Tensor& probe, std::optional<double> pixel_A);
 
 }  // namespace ptyle::driver

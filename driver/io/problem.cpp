@@ -209,6 +209,61 @@ struct Stack {
   }
 };
 
+// A part of the first axis, and of the second where that is the scan's too.
+struct Box {
+  std::int64_t row = 0, rows = 0, column = 0, columns = 1;
+};
+
+// Boxes that hold all of the patterns `held` (ascending): of whole chunks along the first axis, so
+// that none is decompressed twice, of about kBlockBytes, and no wider than needed.
+std::vector<Box> boxes_of(const Stack& stack, const std::vector<std::int64_t>& held) {
+  const std::int64_t chunk =
+      stack.info.chunk.empty() ? 1 : std::max<std::int64_t>(1, stack.info.chunk[0]);
+  const std::int64_t most = stack.block_rows();
+  std::vector<Box> boxes;
+  for (const std::int64_t pattern : held) {
+    const std::int64_t row = pattern / stack.per_row, column = pattern % stack.per_row;
+    Box* last = boxes.empty() ? nullptr : &boxes.back();
+    const bool follows = last != nullptr &&
+                         row / chunk <= (last->row + last->rows - 1) / chunk + 1 &&
+                         (row < last->row + last->rows || row + 1 - last->row <= most ||
+                          row / chunk == (last->row + last->rows - 1) / chunk);
+    if (!follows) {
+      boxes.push_back({row, 1, column, 1});
+      continue;
+    }
+    last->rows = row + 1 - last->row;
+    const std::int64_t end = std::max(last->column + last->columns, column + 1);
+    last->column = std::min(last->column, column);
+    last->columns = end - last->column;
+  }
+  return boxes;
+}
+
+at::Tensor read_box(const Stack& stack, const Box& box) {
+  std::vector<std::int64_t> start(stack.info.shape.size(), 0), count = stack.info.shape;
+  start[0] = box.row;
+  count[0] = box.rows;
+  if (stack.info.shape.size() == 4) {
+    start[1] = box.column;
+    count[1] = box.columns;
+  }
+  return stack.at.file.read_area(stack.at.name, start, count);
+}
+
+// work(place in the box, place in `held`) for every pattern of the box; `next` walks through
+// `held`.
+template <typename Work>
+void for_each_in(const Stack& stack, const Box& box, const std::vector<std::int64_t>& held,
+                 std::size_t& next, const Work& work) {
+  const std::int64_t end = (box.row + box.rows) * stack.per_row;
+  for (; next < held.size() && held[next] < end; ++next) {
+    const std::int64_t row = held[next] / stack.per_row - box.row;
+    const std::int64_t column = held[next] % stack.per_row - box.column;
+    work(row * box.columns + column, static_cast<std::int64_t>(next));
+  }
+}
+
 Stack open_stack(Located located, const std::string& key) {
   Stack stack{std::move(located), {}, 0, 1, {0, 0}};
   stack.info = stack.at.file.info(stack.at.name);
@@ -265,11 +320,11 @@ void with_type(at::ScalarType type, const Function& function) {
 
 // ---- masks ----
 
-// The mask of the config in window layout: [h, w], or [n, h, w] where it differs by pattern. Bytes,
-// 1 = bad. Unmeasured pixels are bad.
+// The mask of the config in window layout: [h, w], or [held, h, w] where it differs by pattern.
+// Bytes, 1 = bad. Unmeasured pixels are bad.
 struct Mask {
   std::vector<std::uint8_t> common;  // [h, w]
-  at::Tensor each;                   // [n, h, w] bool; undefined where `common` says it all
+  at::Tensor each;                   // [held, h, w] bool; undefined where `common` says it all
 };
 
 template <typename T>
@@ -285,7 +340,8 @@ void map_mask(const T* stored, const PixelMap& map, std::uint8_t* out) {
   }
 }
 
-Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns) {
+Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns,
+               const std::vector<std::int64_t>& held) {
   Mask mask;
   mask.common.assign(static_cast<std::size_t>(map.pixels()), 0);
   for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
@@ -318,17 +374,17 @@ Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns)
                     shape_words({map.stored[0], map.stored[1]}) + ", got " +
                     shape_words(stack.info.shape));
   }
-  mask.each = at::empty({patterns, map.window[0], map.window[1]}, at::kBool);
+  mask.each =
+      at::empty({static_cast<std::int64_t>(held.size()), map.window[0], map.window[1]}, at::kBool);
   auto* out = static_cast<std::uint8_t*>(mask.each.data_ptr());
-  for (std::int64_t row = 0; row < stack.rows(); row += stack.block_rows()) {
-    const std::int64_t count = std::min(stack.block_rows(), stack.rows() - row);
-    const at::Tensor block = stack.at.file.read_rows(stack.at.name, row, count);
+  std::size_t next = 0;
+  for (const Box& box : boxes_of(stack, held)) {
+    const at::Tensor block = read_box(stack, box);
     with_type(stack.info.type, [&](auto tag) {
       const auto* stored = static_cast<const decltype(tag)*>(block.data_ptr());
-      for (std::int64_t k = 0; k < count * stack.per_row; ++k) {
-        map_mask(stored + k * map.stored[0] * map.stored[1], map,
-                 out + (row * stack.per_row + k) * map.pixels());
-      }
+      for_each_in(stack, box, held, next, [&](std::int64_t in_box, std::int64_t k) {
+        map_mask(stored + in_box * map.stored[0] * map.stored[1], map, out + k * map.pixels());
+      });
     });
   }
   return mask;
@@ -496,7 +552,9 @@ void with_kept_type(at::ScalarType type, const Function& function) {
                   number_words(statistics.fault_value) + " at " + shape_words(index));
 }
 
-void load_patterns(const Config& config, const Stack& stack, const PixelMap& map,
+constexpr std::int64_t kStatistics = 6;  // columns of Problem::statistics
+
+void read_patterns(const Config& config, const Stack& stack, const PixelMap& map,
                    Problem& problem) {
   Conversion conversion;
   conversion.map = &map;
@@ -523,14 +581,16 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
   conversion.calibrated =
       conversion.dark != nullptr || conversion.dark_value != 0.0 || conversion.gain != 1.0;
 
-  Mask mask = load_mask(config, map, stack.patterns);
-  const std::int64_t n = stack.patterns;
+  const std::vector<std::int64_t>& held = problem.held;
+  Mask mask = load_mask(config, map, stack.patterns, held);
+  const auto n = static_cast<std::int64_t>(held.size());
   const std::int64_t pixels = map.pixels();
   const at::ScalarType kept = kept_type(stack.info.type, conversion.calibrated, map.per_pixel);
   problem.patterns = at::empty({n, map.window[0], map.window[1]}, at::TensorOptions().dtype(kept));
   std::vector<PatternStatistics> statistics(static_cast<std::size_t>(n));
 
-  const auto convert_block = [&](const at::Tensor& block, std::int64_t first) {
+  using Place = std::pair<std::int64_t, std::int64_t>;  // in the block, in `held`
+  const auto convert_block = [&](const at::Tensor& block, const std::vector<Place>& places) {
     bool marked = false;
     with_type(stack.info.type, [&](auto stored_tag) {
       using Stored = decltype(stored_tag);
@@ -540,19 +600,18 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
           return;  // kept_type never asks for it
         } else {
           const auto* stored = static_cast<const Stored*>(block.data_ptr());
-          auto* out = static_cast<Out*>(problem.patterns.data_ptr()) + first * pixels;
-          std::uint8_t* own =
-              mask.each.defined()
-                  ? static_cast<std::uint8_t*>(mask.each.data_ptr()) + first * pixels
-                  : nullptr;
-          const std::int64_t count = block.numel() / (map.stored[0] * map.stored[1]);
-          std::vector<std::uint8_t> any(static_cast<std::size_t>(count));
+          auto* out = static_cast<Out*>(problem.patterns.data_ptr());
+          auto* own =
+              mask.each.defined() ? static_cast<std::uint8_t*>(mask.each.data_ptr()) : nullptr;
+          const auto count = static_cast<std::int64_t>(places.size());
+          std::vector<std::uint8_t> any(places.size());
           at::parallel_for(0, count, 4, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t k = begin; k < end; ++k) {
-              any[static_cast<std::size_t>(k)] = convert_pattern(
-                  stored + k * map.stored[0] * map.stored[1], conversion, mask.common.data(),
-                  own != nullptr ? own + k * pixels : nullptr, out + k * pixels,
-                  statistics[static_cast<std::size_t>(first + k)]);
+            for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+              const auto [in_block, k] = places[i];
+              any[i] =
+                  convert_pattern(stored + in_block * map.stored[0] * map.stored[1], conversion,
+                                  mask.common.data(), own != nullptr ? own + k * pixels : nullptr,
+                                  out + k * pixels, statistics[static_cast<std::size_t>(k)]);
             }
           });
           marked = std::find(any.begin(), any.end(), 1) != any.end();
@@ -561,57 +620,57 @@ void load_patterns(const Config& config, const Stack& stack, const PixelMap& map
     });
     return marked;
   };
-  for (std::int64_t row = 0; row < stack.rows(); row += stack.block_rows()) {
-    const std::int64_t count = std::min(stack.block_rows(), stack.rows() - row);
-    const at::Tensor block = stack.at.file.read_rows(stack.at.name, row, count);
-    const std::int64_t first = row * stack.per_row;
+  std::size_t next = 0;
+  for (const Box& box : boxes_of(stack, held)) {
+    const at::Tensor block = read_box(stack, box);
+    std::vector<Place> places;
+    for_each_in(stack, box, held, next,
+                [&](std::int64_t in_block, std::int64_t k) { places.emplace_back(in_block, k); });
     // A mask per pattern costs as much as half the patterns: only made once a pixel needs it.
-    if (convert_block(block, first) && !mask.each.defined()) {
+    if (convert_block(block, places) && !mask.each.defined()) {
       mask.each = at::zeros({n, map.window[0], map.window[1]}, at::kBool);
-      convert_block(block, first);
+      convert_block(block, places);
     }
-    for (std::int64_t k = first; k < first + count * stack.per_row; ++k) {
+    for (const auto& [in_block, k] : places) {
       const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
-      if (one.fault != Fault::kNone) throw_fault(stack, k, one, kept, conversion.calibrated);
+      if (one.fault != Fault::kNone) {
+        throw_fault(stack, held[static_cast<std::size_t>(k)], one, kept, conversion.calibrated);
+      }
     }
   }
 
-  double largest = -std::numeric_limits<double>::infinity();
-  problem.counts_per_pattern = at::empty({n}, at::kDouble);
+  problem.statistics = at::zeros({stack.patterns, kStatistics}, at::kDouble);
+  auto* numbers = problem.statistics.data_ptr<double>();
+  problem.good_patterns = at::zeros({map.window[0], map.window[1]}, at::kLong);
+  auto* good = problem.good_patterns.data_ptr<std::int64_t>();
+  const auto* each =
+      mask.each.defined() ? static_cast<std::uint8_t*>(mask.each.data_ptr()) : nullptr;
   for (std::int64_t k = 0; k < n; ++k) {
     const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
-    problem.counts_per_pattern.data_ptr<double>()[k] = one.sum;
-    problem.total_counts += one.sum;
-    largest = std::max(largest, one.largest);
-    problem.negative_pixels += one.negative;
-    problem.sentinel_pixels += one.sentinel;
-    problem.saturated_pixels += one.saturated;
-    problem.masked_pixels += one.masked;
-  }
-  problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
-  if (problem.masked_pixels == n * pixels) {
-    throw DataError(stack.at.where("data.patterns") +
-                    " must have an unmasked pixel (data.mask, detector.saturation), got all of "
-                    "them masked");
-  }
-  problem.largest_count = largest;
-  if (!(problem.total_counts > 0.0)) {
-    throw DataError(stack.at.where("data.patterns") +
-                    " must hold counts over unmasked pixels (data.mask, detector.dark, "
-                    "detector.saturation), got a sum of " +
-                    number_words(problem.total_counts));
+    double* to = numbers + held[static_cast<std::size_t>(k)] * kStatistics;
+    to[0] = one.sum;
+    to[1] = std::isfinite(one.largest) ? one.largest : 0.0;
+    to[2] = static_cast<double>(one.negative);
+    to[3] = static_cast<double>(one.sentinel);
+    to[4] = static_cast<double>(one.saturated);
+    to[5] = static_cast<double>(one.masked);
+    for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+      const bool bad = mask.common[static_cast<std::size_t>(pixel)] != 0 ||
+                       (each != nullptr && each[k * pixels + pixel] != 0);
+      good[pixel] += bad ? 0 : 1;
+    }
   }
 
   if (mask.each.defined()) {
-    auto* each = static_cast<std::uint8_t*>(mask.each.data_ptr());
+    auto* all = static_cast<std::uint8_t*>(mask.each.data_ptr());
     bool same = true;
     for (std::int64_t k = 0; k < n; ++k) {
       for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
-        each[k * pixels + pixel] |= mask.common[static_cast<std::size_t>(pixel)];
+        all[k * pixels + pixel] |= mask.common[static_cast<std::size_t>(pixel)];
       }
-      same = same && std::memcmp(each, each + k * pixels, static_cast<std::size_t>(pixels)) == 0;
+      same = same && std::memcmp(all, all + k * pixels, static_cast<std::size_t>(pixels)) == 0;
     }
-    problem.mask = same ? mask.each.select(0, 0).clone() : mask.each;
+    problem.mask = same && n > 0 ? mask.each.select(0, 0).clone() : mask.each;
   } else if (std::find(mask.common.begin(), mask.common.end(), 1) != mask.common.end()) {
     at::Tensor common = at::empty({map.window[0], map.window[1]}, at::kBool);
     std::memcpy(common.data_ptr(), mask.common.data(), mask.common.size());
@@ -903,7 +962,7 @@ ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::i
   return frame;
 }
 
-Problem load_problem(const Config& config) {
+Problem load_geometry(const Config& config) {
   Problem problem;
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
   const Stack stack = open_stack(std::move(located), "data.patterns");
@@ -957,8 +1016,57 @@ Problem load_problem(const Config& config) {
     problem.detector = propagator_over(config, problem, 1e10 * *config.detector.distance_m);
   }
 
-  load_patterns(config, stack, map, problem);
+  return problem;
+}
+
+void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held) {
+  problem.held = std::move(held);
+  Located located = locate_in_data(config, "data.patterns", config.data.patterns);
+  const Stack stack = open_stack(std::move(located), "data.patterns");
+  read_patterns(config, stack, make_pixel_map(config, stack.frame), problem);
   problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+}
+
+void summarise_patterns(const Config& config, Problem& problem) {
+  const std::int64_t n = problem.positions.size(0);
+  const std::int64_t pixels = problem.window[0] * problem.window[1];
+  problem.counts_per_pattern = problem.statistics.select(1, 0).contiguous();
+  double largest = -std::numeric_limits<double>::infinity();
+  const auto* row = problem.statistics.const_data_ptr<double>();
+  for (std::int64_t k = 0; k < n; ++k, row += kStatistics) {
+    problem.total_counts += row[0];
+    if (row[5] < static_cast<double>(pixels)) largest = std::max(largest, row[1]);
+    problem.negative_pixels += static_cast<std::int64_t>(row[2]);
+    problem.sentinel_pixels += static_cast<std::int64_t>(row[3]);
+    problem.saturated_pixels += static_cast<std::int64_t>(row[4]);
+    problem.masked_pixels += static_cast<std::int64_t>(row[5]);
+  }
+  problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
+  problem.largest_count = largest;
+  const std::string where = config.data.file + ": data.patterns \"" + config.data.patterns + "\"";
+  if (problem.masked_pixels == n * pixels) {
+    throw DataError(where +
+                    " must have an unmasked pixel (data.mask, detector.saturation), got all of "
+                    "them masked");
+  }
+  if (!(problem.total_counts > 0.0)) {
+    throw DataError(where +
+                    " must hold counts over unmasked pixels (data.mask, detector.dark, "
+                    "detector.saturation), got a sum of " +
+                    number_words(problem.total_counts));
+  }
+  if (problem.masked_pixels > 0) {
+    problem.good_share =
+        problem.good_patterns.to(at::kDouble).div_(static_cast<double>(n)).contiguous();
+  }
+}
+
+Problem load_problem(const Config& config) {
+  Problem problem = load_geometry(config);
+  std::vector<std::int64_t> all(static_cast<std::size_t>(problem.positions.size(0)));
+  std::iota(all.begin(), all.end(), 0);
+  load_patterns(config, problem, std::move(all));
+  summarise_patterns(config, problem);
   return problem;
 }
 

@@ -38,11 +38,13 @@ class MemoryPatterns final : public PatternSource {
 };
 
 struct Problem {
-  // [positions, h, w] uint8 | int16 | uint16 | int32 | float32, zero frequency at [0, 0] (far
+  // The positions whose patterns are here, ascending; all of them on one rank.
+  std::vector<std::int64_t> held;
+  // [held, h, w] uint8 | int16 | uint16 | int32 | float32, zero frequency at [0, 0] (far
   // field) or in window order (near field); masked pixels are 0.
   at::Tensor patterns;
   std::shared_ptr<const PatternSource> source;  // the same patterns
-  std::optional<at::Tensor> mask;  // [h, w] or [positions, h, w] bool, true = bad, as patterns
+  std::optional<at::Tensor> mask;  // [h, w] or [held, h, w] bool, true = bad, as patterns
 
   at::Tensor positions;            // [positions, 2] float64, the object's frame
   NumberPair offset = {0.0, 0.0};  // position in the file's frame - position here
@@ -59,8 +61,15 @@ struct Problem {
   std::string probe_origin;             // in words: "probe.h5: probe (1 mode, 128 x 128)"
   std::int64_t stored_probe_modes = 0;  // modes found in the file; 0 where computed
 
-  // Counts, over unmasked pixels.
-  at::Tensor counts_per_pattern;  // [positions] float64
+  // What was found in each pattern, by position: zeros where it is not held.
+  // [positions, 6] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
+  // masked
+  at::Tensor statistics;
+  at::Tensor good_patterns;  // [h, w] int64, how many held patterns measured a pixel
+
+  // From the statistics of all positions. Counts are over unmasked pixels.
+  at::Tensor counts_per_pattern;         // [positions] float64
+  std::optional<at::Tensor> good_share;  // [h, w] float64, where not every pattern measured it
   double total_counts = 0.0;
   double mean_counts_per_pattern = 0.0;
   double largest_count = 0.0;
@@ -72,9 +81,16 @@ struct Problem {
   std::vector<std::int64_t> stored_shape;
 };
 
-// Reads and checks everything. ConfigError where a key is at fault (a path, a missing sampling),
-// DataError where the data is.
+// Reads and checks everything, on one rank. ConfigError where a key is at fault (a path, a missing
+// sampling), DataError where the data is.
 Problem load_problem(const Config& config);
+
+// In three steps, for ranks that each read the patterns of their own tiles: all but the patterns;
+// patterns of the positions in `held` (ascending) and their statistics; what these mean together,
+// once `statistics` and `good_patterns` are those of all positions.
+Problem load_geometry(const Config& config);
+void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held);
+void summarise_patterns(const Config& config, Problem& problem);
 
 // The part of load_problem that needs no file, for tests: into the object's frame.
 struct ObjectFrame {

@@ -157,11 +157,7 @@ TEST(Config, AWrongTypeOrValueNamesFileKeyRuleAndValue) {
        {"reconstruct.refine", "\"object\"", "positions"}},
       {"[reconstruct]\nrefine = \"object\"", {"reconstruct.refine", "a list"}},
       {"[reconstruct]\noptimizer = \"lbfgs\"", {"reconstruct.batches", "must be 1", "got 8"}},
-      {"[tiles]\ngrid = [2, 2]",
-       {"tiles.grid", "tiles over ranks are not in this version", "[2, 2]"}},
-      {"[tiles]\nexchange = \"voxels\"",
-       {"tiles.exchange", "tiles over ranks are not in this version", "voxels"}},
-      {"[tiles]\ngrid = [0, 1]", {"tiles.grid", "at least 1"}},
+      {"[tiles]\ngrid = [0, 1]", {"tiles.grid", "from 1 to"}},
       {"[object]\nshape = [3]", {"object.shape", "[row, column]"}},
       {"[object]\nslices = 4", {"object.thickness_nm", "greater than 0", "0.0"}},
       {"[object]\npadding = true", {"object.padding", "an integer", "true"}},
@@ -197,6 +193,9 @@ TEST(Config, WhatIsMissingOrContradictsIsNamed) {
   expect_words(refusal(kLeast, {"detector.geometry=near", "data.zero_frequency=corner"}),
                {"data.zero_frequency", "near field", "corner"});
   expect_words(refusal(kLeast, {"detector.geometry=near"}), {"detector.distance_m", "near field"});
+  expect_words(refusal(kLeast, {"tiles.exchange=voxels", "reconstruct.optimizer=lbfgs",
+                                "reconstruct.batches=1"}),
+               {"tiles.exchange", "voxels", "lbfgs"});
 }
 
 TEST(Config, WhatIsNotTomlIsRefusedWithItsLine) {

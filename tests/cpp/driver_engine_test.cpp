@@ -17,56 +17,13 @@
 #include "driver/engine/engine.h"
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
-#include "driver/optics/optics.h"
+#include "tests/cpp/small_problem.h"
 
 namespace ptyle::driver {
 namespace {
 
 using at::Tensor;
-
-// A raster over a random phase object, patterns without noise, a convergent probe.
-Problem make_problem(int64_t slices, int64_t window = 32, int64_t side = 6) {
-  at::manual_seed(3);
-  Problem problem;
-  const auto real = at::TensorOptions().dtype(at::kDouble);
-  const int64_t step = 5, extent = (side - 1) * step + window;
-  problem.window = {window, window};
-  problem.object_shape = {slices, extent, extent};
-  const Tensor line = at::arange(side, real) * step;
-  problem.positions = at::stack({line.repeat_interleave(side), line.repeat({side})}, 1);
-  // Smooth phase: noise blurred by a Gaussian in Fourier space.
-  const Tensor k2 = squared_frequencies(extent, extent, 1.0, 1.0);
-  const Tensor noise = at::randn({slices, extent, extent}, real);
-  const Tensor phase = at::real(
-      at::_fft_c2c(at::_fft_c2c(noise.to(at::kComplexDouble), {1, 2}, 0, true) * at::exp(-60 * k2),
-                   {1, 2}, 2, false));
-  const Tensor object = at::polar(at::ones_like(phase), 4.0 / double(slices) * phase);
-  ProbeOptics optics;
-  optics.wavelength_A = 0.0251;
-  optics.semiangle_mrad = 4.0;
-  optics.aberrations.C10 = -600.0;
-  problem.probe = aberrated_probe(window, window, 1.0, 1.0, optics).unsqueeze(0) * 200.0;
-  if (slices > 1) {
-    problem.propagator = fresnel_propagator(window, window, 1.0, 1.0, 0.0251, 30.0);
-  }
-  problem.patterns =
-      diffraction(object, problem.probe, problem.positions, problem.propagator).to(at::kFloat);
-  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
-  problem.total_counts = problem.patterns.sum(at::kDouble).item<double>();
-  problem.mean_counts_per_pattern = problem.total_counts / double(problem.positions.size(0));
-  problem.largest_count = problem.patterns.max().item<double>();
-  return problem;
-}
-
-const auto kNeverStop = [] { return false; };
-const auto kIgnore = [](int64_t) {};
-
-State reconstruct(const Config& config, const Problem& problem, int64_t iterations) {
-  Engine engine(config, problem);
-  State state = engine.start();
-  for (int64_t k = 0; k < iterations; ++k) engine.iterate(state, kNeverStop, kIgnore);
-  return state;
-}
+using namespace ptyle::driver::tests;
 
 // ---- batches ----
 
@@ -124,7 +81,7 @@ TEST(Vectors, GiveTheSameBitsForAnyNumberOfThreads) {
     const Tensor b = at::randn({3, 211, 97}, at::kComplexFloat);
     Tensor x = a.clone(), velocity = b.clone();
     const Tensor lit = at::rand({211, 97}, at::kFloat);
-    descend(x, velocity, b, preconditioner(lit, 1.0), 0.5);
+    descend(x, velocity, b, preconditioner(lit, largest(lit), 1.0), 0.5);
     sums.push_back(real_inner_product(a, b));
     moved.push_back(x);
   }
@@ -139,9 +96,9 @@ TEST(Vectors, AreTheFormulae) {
   const Tensor a = at::randn({2, 5, 7}, at::kComplexDouble), b = at::randn_like(a);
   EXPECT_NEAR(real_inner_product(a, b), at::real(a.conj() * b).sum().item<double>(), 1e-12);
   const Tensor lit = at::rand({5, 7}, at::kDouble);
-  const Tensor weight = preconditioner(lit, 0.7);
+  const Tensor weight = preconditioner(lit, largest(lit), 0.7);
   EXPECT_TRUE(at::allclose(weight, 0.7 / (2 * (lit + 0.05 * lit.max()))));
-  EXPECT_EQ(preconditioner(at::zeros({2, 2}, at::kDouble), 1.0).sum().item<double>(), 0.0);
+  EXPECT_EQ(preconditioner(at::zeros({2, 2}, at::kDouble), 0.0, 1.0).sum().item<double>(), 0.0);
   Tensor x = a.clone(), velocity = b.clone();
   descend(x, velocity, b, weight, 0.5);
   EXPECT_TRUE(at::allclose(velocity, 0.5 * b - weight * b));
@@ -149,7 +106,8 @@ TEST(Vectors, AreTheFormulae) {
   // |O|^2 in every window, vacuum outside.
   const Tensor positions =
       at::tensor({-1.0, 0.0, 2.5, 4.0, 90.0, 0.0}, at::kDouble).reshape({3, 2});
-  const Tensor sums = windowed_power(a[0], positions, 3, 4);
+  const Tensor sums = windowed_power(a[0], positions, 3, 4, {0, 0});
+  EXPECT_TRUE(at::equal(sums, windowed_power(a[0], positions + 7, 3, 4, {7, 7})));
   const Tensor padded = at::constant_pad_nd(a[0].abs().square(), {0, 9, 1, 9}, 1.0);
   const Tensor expected = padded.slice(0, 0, 3).slice(1, 0, 4) +
                           padded.slice(0, 3, 6).slice(1, 4, 8) + at::ones({3, 4}, at::kDouble);
@@ -231,7 +189,7 @@ TEST(Reconstruction, HasTheSameBitsForAnyNumberOfThreads) {
     }
     at::set_num_threads(threads);
     for (size_t k = 1; k < states.size(); ++k) {
-      EXPECT_TRUE(at::equal(states[0].object, states[k].object)) << optimizer;
+      EXPECT_TRUE(at::equal(states[0].tiles[0].object, states[k].tiles[0].object)) << optimizer;
       EXPECT_TRUE(at::equal(states[0].probe, states[k].probe)) << optimizer;
       EXPECT_EQ(states[0].history.loss, states[k].history.loss) << optimizer;
     }
@@ -250,11 +208,11 @@ TEST(Reconstruction, LeavesAloneWhatIsNotRefined) {
   const Problem problem = make_problem(1);
   Config config;
   config.reconstruct.refine = {"object"};
-  Engine engine(config, problem);
-  const State start = engine.start();
+  Whole whole(config, problem);
+  const State start = whole.engine.start();
   EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
   config.reconstruct.refine = {"probe"};
-  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).object, start.object));
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).tiles[0].object, start.tiles[0].object));
   config.reconstruct.refine = {"object", "probe"};
   config.reconstruct.probe_start = 2;
   EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
@@ -270,10 +228,11 @@ TEST(Reconstruction, AMaskedPixelHasNoSay) {
   Tensor mask = at::zeros({32, 32}, at::kBool);
   mask.select(0, 3).fill_(true);
   problem.mask = spoilt.mask = mask;
+  problem.good_share = spoilt.good_share = mask.logical_not().to(at::kDouble);
   problem.masked_pixels = spoilt.masked_pixels = 32 * problem.positions.size(0);
   Config config;
   const State a = reconstruct(config, problem, 2), b = reconstruct(config, spoilt, 2);
-  EXPECT_TRUE(at::equal(a.object, b.object));
+  EXPECT_TRUE(at::equal(a.tiles[0].object, b.tiles[0].object));
   EXPECT_EQ(a.history.amplitude_error, b.history.amplitude_error);
 }
 
@@ -281,11 +240,11 @@ TEST(Reconstruction, ALossThatIsNotFiniteIsAnError) {
   const Problem problem = make_problem(1);
   Config config;
   config.reconstruct.step = 1e30;
-  Engine engine(config, problem);
-  State state = engine.start();
+  Whole whole(config, problem);
+  State state = whole.engine.start();
   EXPECT_THROW(
       {
-        for (int k = 0; k < 10; ++k) engine.iterate(state, kNeverStop, kIgnore);
+        for (int k = 0; k < 10; ++k) whole.engine.iterate(state, kNeverStop, kIgnore);
       },
       RunError);
 }
@@ -314,19 +273,19 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
     if (optimizer == "lbfgs") config.reconstruct.batches = 1;
     const State whole = reconstruct(config, problem, 6);
 
-    Engine first(config, problem);
-    State state = first.start();
-    for (int k = 0; k < 3; ++k) first.iterate(state, kNeverStop, kIgnore);
+    Whole first(config, problem);
+    State state = first.engine.start();
+    for (int k = 0; k < 3; ++k) first.engine.iterate(state, kNeverStop, kIgnore);
     // Stopped after the third batch of the fourth iteration.
     int batches = 0;
-    first.iterate(
+    first.engine.iterate(
         state, [&] { return ++batches == 3; }, kIgnore);
-    write_checkpoint(path_, state, config, "data");
+    write_checkpoint(path_, state, config, "data", first.cut, first.ranks);
 
-    State resumed = read_checkpoint(path_, config, "data");
-    Engine second(config, problem);
-    while (resumed.iteration < 6) second.iterate(resumed, kNeverStop, kIgnore);
-    EXPECT_TRUE(at::equal(whole.object, resumed.object)) << optimizer;
+    Whole second(config, problem);
+    State resumed = read_checkpoint(path_, config, "data", second.cut, second.ranks);
+    while (resumed.iteration < 6) second.engine.iterate(resumed, kNeverStop, kIgnore);
+    EXPECT_TRUE(at::equal(whole.tiles[0].object, resumed.tiles[0].object)) << optimizer;
     EXPECT_TRUE(at::equal(whole.probe, resumed.probe)) << optimizer;
     EXPECT_EQ(whole.history.loss, resumed.history.loss) << optimizer;
     EXPECT_EQ(whole.history.amplitude_error, resumed.history.amplitude_error) << optimizer;
@@ -336,12 +295,13 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
 TEST_F(Checkpoint, RefusesAnotherConfigAndNamesTheKey) {
   const Problem problem = make_problem(1);
   Config config;
-  write_checkpoint(path_, reconstruct(config, problem, 1), config, "data");
+  const Decomposition cut = whole_object(problem);
+  write_checkpoint(path_, reconstruct(config, problem, 1), config, "data", cut, Ranks());
   config.reconstruct.iterations = 999;  // may change
-  EXPECT_NO_THROW(read_checkpoint(path_, config, "data"));
+  EXPECT_NO_THROW(read_checkpoint(path_, config, "data", cut, Ranks()));
   config.reconstruct.step = 0.5;
   try {
-    read_checkpoint(path_, config, "data");
+    read_checkpoint(path_, config, "data", cut, Ranks());
     FAIL() << "another step was accepted";
   } catch (const ConfigError& error) {
     EXPECT_NE(std::string(error.what()).find("reconstruct.step"), std::string::npos)
@@ -353,16 +313,18 @@ TEST_F(Checkpoint, RefusesDamagedBytes) {
   const Problem problem = make_problem(1);
   const Config config;
   const State state = reconstruct(config, problem, 1);
-  write_checkpoint(path_, state, config, "data");
+  const Decomposition cut = whole_object(problem);
+  write_checkpoint(path_, state, config, "data", cut, Ranks());
   // Find the object's bytes in the file and turn one over.
   std::ifstream in(path_, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
-  const std::string part(static_cast<const char*>(state.object.const_data_ptr()) + 4096, 64);
+  const std::string part(static_cast<const char*>(state.tiles[0].object.const_data_ptr()) + 4096,
+                         64);
   const size_t at = bytes.find(part);
   ASSERT_NE(at, std::string::npos);
   bytes[at + 5] = static_cast<char>(bytes[at + 5] ^ 1);
   std::ofstream(path_, std::ios::binary) << bytes;
-  EXPECT_THROW(read_checkpoint(path_, config, "data"), DataError);
+  EXPECT_THROW(read_checkpoint(path_, config, "data", cut, Ranks()), DataError);
 }
 
 }  // namespace

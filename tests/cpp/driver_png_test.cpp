@@ -123,9 +123,10 @@ TEST(Png, ObjectAndProbeAreDrawnWithLegends) {
     return keep == nullptr ? temporary(file) : (fs::path(keep) / file).string();
   };
   const Region region{10, 10, 76, 76};
-  write_object_phase(name("object_phase.png"), object, region, 0.2);
+  write_object_phase(name("object_phase.png"), slices_of(object), region, 0.2);
   write_object_amplitude(name("object_amplitude.png"),
-                         at::polar(1.0 - 0.1 * slice, slice).unsqueeze(0), region, std::nullopt);
+                         slices_of(at::polar(1.0 - 0.1 * slice, slice).unsqueeze(0)), region,
+                         std::nullopt);
   write_probe(name("probe.png"), at::stack({probe, 0.2 * probe * x}), 10.0);
   const Image phase = read_png(name("object_phase.png"));
   EXPECT_GT(phase.columns, 3 * 256);  // the sum and two slices

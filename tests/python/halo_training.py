@@ -53,9 +53,12 @@ def main(path: str, tile_rows: str, tile_columns: str) -> None:
             mine, ptyle.halo_insert(owned, *tiling, group=group), members, strict=True
         ):
             origin = (max(tiles[t][0] - 4, 0), max(tiles[t][1] - 4, 0))
-            loss = loss + ptyle.diffraction_loss(
-                tile, probe, positions[there], propagator, patterns[there], origin=origin
-            )[0]
+            loss = (
+                loss
+                + ptyle.diffraction_loss(
+                    tile, probe, positions[there], propagator, patterns[there], origin=origin
+                )[0]
+            )
         loss.backward()
         optimizer.step()
         total = loss.detach().clone()

@@ -182,9 +182,7 @@ def test_training_over_four_ranks_is_training_over_one(tmp_path):
     """Ten lines with loss.backward(); nobody holds the whole object."""
     one = tmp_path / "one.pt"
     clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    subprocess.run(
-        [sys.executable, SCRIPT, one, "0,23", "0,26"], check=True, timeout=60, env=clean
-    )
+    subprocess.run([sys.executable, SCRIPT, one, "0,23", "0,26"], check=True, timeout=60, env=clean)
     port = str(free_port())
     processes = []
     for rank in range(4):

@@ -1,0 +1,263 @@
+#include "driver/tiles/exchange.h"
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/view_as_real.h>
+
+#include "ops/halo/exchange.h"
+
+namespace ptyle::driver {
+namespace {
+
+at::Tensor part(const at::Tensor& image, const Rectangle& frame, const Rectangle& area) {
+  return image.narrow(1, area.row - frame.row, area.rows)
+      .narrow(2, area.column - frame.column, area.columns);
+}
+
+// What `direct` and `voxels` share: halos of owners' pixels.
+class Halos : public Exchange {
+ public:
+  Halos(const Decomposition& cut, const Ranks& ranks)
+      : cut_(cut), halos_(cut.grid, cut.owners, ranks.rank(), ranks.group()) {}
+
+  void begin_objects(const std::vector<at::Tensor>& objects) override {
+    halos_.begin_insert(owned(objects), next_tag());
+  }
+  void finish_objects(const std::vector<at::Tensor>& objects) override {
+    halos_.finish_insert(objects);
+  }
+  Traffic traffic() const override {
+    return {halos_.messages_sent(), halos_.bytes_sent(), halos_.pack_seconds(),
+            halos_.wait_seconds()};
+  }
+
+ protected:
+  std::vector<at::Tensor> owned(const std::vector<at::Tensor>& frames) const {
+    std::vector<at::Tensor> parts;
+    for (std::size_t k = 0; k < frames.size(); ++k) {
+      const Tile& tile = cut_.tiles[static_cast<std::size_t>(halos_.tiles()[k])];
+      parts.push_back(part(frames[k], tile.frame, tile.owned));
+    }
+    return parts;
+  }
+  int next_tag() {
+    calls_ = (calls_ + 1) & 0xffffff;
+    return Ranks::kHaloTag + calls_;
+  }
+
+  const Decomposition& cut_;
+  HaloExchange halos_;
+  int calls_ = 0;
+};
+
+// Halo gradients to their owners, who add them; updated voxels back.
+class Direct final : public Halos {
+ public:
+  using Halos::Halos;
+  bool overlaps() const override { return true; }
+  void begin_gradients(const std::vector<at::Tensor>& gradients) override {
+    halos_.begin_add(gradients, next_tag());
+  }
+  void finish_gradients(const std::vector<at::Tensor>& gradients) override {
+    halos_.finish_add(owned(gradients));
+  }
+};
+
+// Halo voxel exchange: a tile follows its own gradient, on all of its frame, and takes its
+// neighbours' voxels for its halos.
+class Voxels final : public Halos {
+ public:
+  using Halos::Halos;
+  bool overlaps() const override { return false; }
+  void begin_gradients(const std::vector<at::Tensor>&) override {}
+  void finish_gradients(const std::vector<at::Tensor>&) override {}
+};
+
+// Every rank holds the whole object; gradients are summed over ranks.
+class Allreduce final : public Exchange {
+ public:
+  explicit Allreduce(const Ranks& ranks) : ranks_(ranks) {}
+  bool overlaps() const override { return false; }
+  void begin_gradients(const std::vector<at::Tensor>&) override {}
+  void finish_gradients(const std::vector<at::Tensor>& gradients) override {
+    if (ranks_.size() == 1) return;
+    const double before = ranks_.wait_seconds();
+    for (const at::Tensor& gradient : gradients) {
+      ranks_.sum(gradient);
+      ++traffic_.messages;
+      traffic_.bytes += static_cast<std::int64_t>(gradient.nbytes());
+    }
+    traffic_.wait_seconds += ranks_.wait_seconds() - before;
+  }
+  void begin_objects(const std::vector<at::Tensor>&) override {}
+  void finish_objects(const std::vector<at::Tensor>&) override {}
+  Traffic traffic() const override { return traffic_; }
+
+ private:
+  const Ranks& ranks_;
+  Traffic traffic_;
+};
+
+// The passes of Wang et al. (SC22): along columns of tiles forward, adding, and backward,
+// replacing; then along rows. Only direct neighbours speak, and afterwards every frame holds the
+// whole sum, also where tiles are narrower than their halos: overlaps of frames shrink with the
+// distance of tiles.
+//
+// Each chunk of slices is a chain of its own. Sends never block; receives are posted before the
+// first of a pass, and waited for in the order chunk by chunk, tile by tile, so that the first
+// chunk is tiles ahead of the last.
+class Passes final : public Exchange {
+ public:
+  Passes(const Decomposition& cut, const Ranks& ranks)
+      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())) {
+    for (std::size_t k = 0; k < mine_.size(); ++k) local_[mine_[k]] = k;
+  }
+
+  bool overlaps() const override { return false; }
+  void begin_gradients(const std::vector<at::Tensor>&) override {}
+  void finish_gradients(const std::vector<at::Tensor>& gradients) override {
+    for (const bool vertical : {true, false}) {
+      for (const bool forward : {true, false}) pass(gradients, vertical, forward);
+    }
+  }
+  // Every frame was updated from the same sums: its halos are what their owners have.
+  void begin_objects(const std::vector<at::Tensor>&) override {}
+  void finish_objects(const std::vector<at::Tensor>&) override {}
+  Traffic traffic() const override { return traffic_; }
+
+ private:
+  static constexpr std::int64_t kChunks = 4;
+
+  struct Message {
+    at::Tensor buffer;
+    c10::intrusive_ptr<c10d::Work> work;
+  };
+
+  // The neighbour towards which (or from which) a pass goes; -1 at the edge.
+  std::int64_t neighbour(std::int64_t tile, bool vertical, bool further) const {
+    const std::int64_t columns = cut_.grid.columns();
+    const std::int64_t along = vertical ? tile / columns : tile % columns;
+    const std::int64_t count = vertical ? cut_.grid.rows() : columns;
+    const std::int64_t next = along + (further ? 1 : -1);
+    if (next < 0 || next >= count) return -1;
+    return tile + (further ? 1 : -1) * (vertical ? columns : 1);
+  }
+
+  const Tile& tile(std::int64_t number) const {
+    return cut_.tiles[static_cast<std::size_t>(number)];
+  }
+
+  void pass(const std::vector<at::Tensor>& gradients, bool vertical, bool forward) {
+    using Clock = std::chrono::steady_clock;
+    if (mine_.empty()) return;
+    const std::int64_t slices = gradients.front().size(0);
+    const std::int64_t chunks = std::max<std::int64_t>(1, std::min(kChunks, slices));
+    // Every message of a pass has a number: receiver and chunk.
+    const auto tag = [&](std::int64_t to, std::int64_t chunk) {
+      return Ranks::kPassTag +
+             static_cast<int>(
+                 (((call_ * 4 + (vertical ? 2 : 0) + (forward ? 1 : 0)) * cut_.grid.tiles() + to) *
+                      chunks +
+                  chunk) &
+                 0x7ffffff);
+    };
+    const auto chunk_of = [&](const at::Tensor& gradient, std::int64_t chunk) {
+      const std::int64_t begin = slices * chunk / chunks, end = slices * (chunk + 1) / chunks;
+      return gradient.narrow(0, begin, end - begin);
+    };
+    const auto owner = [&](std::int64_t number) {
+      return cut_.owners[static_cast<std::size_t>(number)];
+    };
+    std::map<std::pair<std::int64_t, std::int64_t>, Message> incoming;  // by (tile, chunk)
+    std::vector<Message> outgoing;
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      for (const std::int64_t here : mine_) {
+        const std::int64_t from = neighbour(here, vertical, !forward);
+        if (from < 0 || owner(from) == ranks_.rank()) continue;
+        const Rectangle area = intersection(tile(here).frame, tile(from).frame);
+        if (area.empty()) continue;
+        const at::Tensor part_here = chunk_of(gradients[local_[here]], chunk);
+        Message message{
+            at::empty({part_here.size(0), area.rows, area.columns}, part_here.options()), {}};
+        std::vector<at::Tensor> list{real(message.buffer)};
+        message.work = ranks_.group()->recv(list, static_cast<int>(owner(from)), tag(here, chunk));
+        incoming[{here, chunk}] = std::move(message);
+      }
+    }
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      // In the direction of the pass: what a local neighbour hands on is complete.
+      for (std::size_t k = 0; k < mine_.size(); ++k) {
+        const std::int64_t here = forward ? mine_[k] : mine_[mine_.size() - 1 - k];
+        const at::Tensor mine = chunk_of(gradients[local_[here]], chunk);
+        const std::int64_t from = neighbour(here, vertical, !forward);
+        if (from >= 0) {
+          const Rectangle area = intersection(tile(here).frame, tile(from).frame);
+          if (!area.empty()) {
+            at::Tensor arrived;
+            if (owner(from) == ranks_.rank()) {
+              arrived = part(chunk_of(gradients[local_[from]], chunk), tile(from).frame, area);
+            } else {
+              Message& message = incoming.at({here, chunk});
+              const auto begin = Clock::now();
+              try {
+                message.work->wait();
+              } catch (const std::exception& error) {
+                C10_THROW_ERROR(DistBackendError, "the exchange with rank " +
+                                                      std::to_string(owner(from)) +
+                                                      " failed: " + error.what());
+              }
+              traffic_.wait_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+              arrived = message.buffer;
+            }
+            at::Tensor there = part(mine, tile(here).frame, area);
+            if (forward) {
+              there.add_(arrived);
+            } else {
+              there.copy_(arrived);
+            }
+          }
+        }
+        const std::int64_t to = neighbour(here, vertical, forward);
+        if (to < 0 || owner(to) == ranks_.rank()) continue;
+        const Rectangle area = intersection(tile(here).frame, tile(to).frame);
+        if (area.empty()) continue;
+        const auto begin = Clock::now();
+        Message message{part(mine, tile(here).frame, area).clone(at::MemoryFormat::Contiguous), {}};
+        traffic_.pack_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+        std::vector<at::Tensor> list{real(message.buffer)};
+        message.work = ranks_.group()->send(list, static_cast<int>(owner(to)), tag(to, chunk));
+        ++traffic_.messages;
+        traffic_.bytes += static_cast<std::int64_t>(message.buffer.nbytes());
+        outgoing.push_back(std::move(message));
+      }
+    }
+    for (Message& message : outgoing) message.work->wait();
+    if (!forward && !vertical) ++call_;
+  }
+
+  static at::Tensor real(const at::Tensor& tensor) {
+    return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
+  }
+
+  const Decomposition& cut_;
+  const Ranks& ranks_;
+  std::vector<std::int64_t> mine_;
+  std::map<std::int64_t, std::size_t> local_;
+  std::int64_t call_ = 0;
+  Traffic traffic_;
+};
+
+}  // namespace
+
+std::unique_ptr<Exchange> make_exchange(const Decomposition& decomposition, const Ranks& ranks) {
+  if (decomposition.exchange == "allreduce") return std::make_unique<Allreduce>(ranks);
+  if (decomposition.exchange == "voxels") return std::make_unique<Voxels>(decomposition, ranks);
+  if (decomposition.exchange == "passes") return std::make_unique<Passes>(decomposition, ranks);
+  return std::make_unique<Direct>(decomposition, ranks);
+}
+
+}  // namespace ptyle::driver

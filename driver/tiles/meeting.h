@@ -1,0 +1,61 @@
+// Where ranks meet: a store that all reach, the process group, and a watch over all of them.
+//
+// Each rank counts upwards in the store once a second and looks whether its neighbour does. The
+// first failure is written there, and every rank ends with it: nobody waits for a rank that is
+// gone.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include "driver/tiles/launch.h"
+
+namespace ptyle::driver {
+
+class Meeting {
+ public:
+  // Meets the other ranks. `agreement`: what must be the same on all of them, "key = value" lines.
+  // ConfigError naming the difference; PeerError naming ranks that did not come within `timeout`,
+  // or what failed on another one.
+  Meeting(const Launch& launch, const std::string& agreement, std::chrono::seconds timeout);
+  Meeting(const Meeting&) = delete;
+  Meeting& operator=(const Meeting&) = delete;
+  ~Meeting();
+
+  const c10::intrusive_ptr<c10d::ProcessGroup>& group() const { return group_; }
+
+  // Tells the others what failed here; they end.
+  void report(const std::string& failure);
+  // After a failed exchange: waits until it is known whose fault it was, and says it.
+  std::string find_failure(const std::string& symptom);
+  // All ranks are done.
+  void leave();
+
+ private:
+  void agree(const std::string& agreement);
+  void watch();
+  std::string failure_written();
+  [[noreturn]] void end_with(const std::string& failure) const;
+
+  Launch launch_;
+  std::chrono::seconds timeout_;
+  c10::intrusive_ptr<c10d::Store> store_, watch_store_;
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  std::thread watch_;
+  std::atomic<bool> over_{false};
+  // While the main thread finds out what failed, the watch leaves the last word to it.
+  std::atomic<bool> ending_{false};
+};
+
+// For a rank that fails before it meets the others: they learn why, as far as they can be reached.
+void report_before_meeting(const Launch& launch, const std::string& failure);
+
+}  // namespace ptyle::driver

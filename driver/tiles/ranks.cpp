@@ -1,0 +1,114 @@
+#include "driver/tiles/ranks.h"
+
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/view_as_real.h>
+#include <c10/util/Exception.h>
+
+namespace ptyle::driver {
+namespace {
+
+// Groups take no complex numbers.
+at::Tensor as_real(const at::Tensor& tensor) {
+  return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
+}
+
+}  // namespace
+
+Ranks::Ranks(c10::intrusive_ptr<c10d::ProcessGroup> group) : group_(std::move(group)) {
+  if (group_ && group_->getSize() == 1) group_.reset();
+}
+
+void Ranks::wait(const c10::intrusive_ptr<c10d::Work>& work, const std::string& what) const {
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    work->wait();
+  } catch (const std::exception& error) {
+    C10_THROW_ERROR(DistBackendError, what + " failed: " + error.what());
+  }
+  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void Ranks::reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const {
+  if (!group_ || values.numel() == 0) return;
+  std::vector<at::Tensor> list{as_real(values)};
+  c10d::AllreduceOptions options;
+  options.reduceOp = operation;
+  bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
+  wait(group_->allreduce(list, options), "a sum over all ranks");
+}
+
+void Ranks::gather(at::Tensor values) const { reduce(values, c10d::ReduceOp::SUM); }
+void Ranks::sum(at::Tensor values) const { reduce(values, c10d::ReduceOp::SUM); }
+void Ranks::maximum(at::Tensor values) const { reduce(values, c10d::ReduceOp::MAX); }
+
+at::Tensor Ranks::sum_over_tiles(std::vector<at::Tensor> values,
+                                 const std::vector<std::int64_t>& owners) const {
+  std::vector<std::pair<c10::intrusive_ptr<c10d::Work>, at::Tensor>> sent;
+  std::size_t next = 0;  // of `values`
+  const auto owner = [&owners](std::int64_t tile) {
+    return owners[static_cast<std::size_t>(tile)];
+  };
+  // The sum of tiles [begin, end) where this rank owns the first of them; else what is here is sent
+  // to who does. Left before right: a rank waits for higher ones alone, so nobody waits in a
+  // circle.
+  const std::function<at::Tensor(std::int64_t, std::int64_t)> sum_of =
+      [&](std::int64_t begin, std::int64_t end) -> at::Tensor {
+    if (owner(begin) > rank() || owner(end - 1) < rank()) return {};
+    if (end - begin == 1) return values[next++];
+    const std::int64_t middle = begin + (end - begin) / 2;
+    at::Tensor left = sum_of(begin, middle);
+    at::Tensor right = sum_of(middle, end);
+    if (owner(begin) == rank()) {
+      if (owner(middle) != rank()) {
+        right = at::empty_like(left);
+        receive(right, owner(middle), kTreeTag);
+      }
+      return left.add_(right);
+    }
+    if (owner(middle) == rank()) {
+      std::vector<at::Tensor> message{as_real(right)};
+      bytes_sent_ += static_cast<std::int64_t>(right.nbytes());
+      sent.emplace_back(group_->send(message, static_cast<int>(owner(begin)), kTreeTag), right);
+    }
+    return {};
+  };
+  if (values.empty()) return {};
+  at::Tensor result = sum_of(0, static_cast<std::int64_t>(owners.size()));
+  for (const auto& [work, kept] : sent) wait(work, "a sum over tiles");
+  if (!group_) return result;
+  if (!result.defined()) result = at::empty_like(values.front());
+  broadcast(result);
+  return result;
+}
+
+void Ranks::broadcast(at::Tensor values) const {
+  if (!group_ || values.numel() == 0) return;
+  std::vector<at::Tensor> list{as_real(values)};
+  c10d::BroadcastOptions options;
+  options.rootRank = 0;
+  if (first()) bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
+  wait(group_->broadcast(list, options), "a copy from rank 0");
+}
+
+void Ranks::send(const at::Tensor& values, std::int64_t to, int tag) const {
+  std::vector<at::Tensor> message{as_real(values)};
+  bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
+  wait(group_->send(message, static_cast<int>(to), tag),
+       "the exchange with rank " + std::to_string(to));
+}
+
+void Ranks::receive(at::Tensor values, std::int64_t from, int tag) const {
+  std::vector<at::Tensor> message{as_real(values)};
+  wait(group_->recv(message, static_cast<int>(from), tag),
+       "the exchange with rank " + std::to_string(from));
+}
+
+void Ranks::barrier() const {
+  if (group_) wait(group_->barrier(), "a meeting of all ranks");
+}
+
+}  // namespace ptyle::driver

@@ -1,0 +1,293 @@
+// Reconstructions on tiles: the same answer for any number of ranks and threads, and for any grid.
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "driver/engine/gather.h"
+#include "driver/engine/vectors.h"
+#include "driver/errors.h"
+#include "tests/cpp/ranks.h"
+#include "tests/cpp/small_problem.h"
+
+namespace ptyle::driver {
+namespace {
+
+using at::Tensor;
+using namespace ptyle::driver::tests;
+using ptyle::tests::as_ranks;
+
+struct Answer {
+  Tensor object, probe;
+  std::vector<double> loss, amplitude_error;
+  std::int64_t messages = 0, bytes = 0;  // of all ranks, in the last iteration
+};
+
+Answer tiled(const Config& config, const Problem& problem, int64_t ranks,
+             const DecompositionOptions& options, int64_t iterations, int threads = 1) {
+  Answer answer;
+  std::mutex mutex;
+  const int before = at::get_num_threads();
+  const Decomposition cut = cut_up(problem, ranks, options);
+  as_ranks(ranks, [&](int64_t rank, const std::string& name) {
+    at::set_num_threads(threads);
+    const Ranks group(name.empty() ? nullptr : c10d::resolve_process_group(name));
+    const Problem part = part_of(problem, cut, rank);
+    Engine engine(config, part, cut, group);
+    State state = engine.start();
+    for (int64_t k = 0; k < iterations; ++k) engine.iterate(state, kNeverStop, kIgnore);
+    const auto mine = cut.tiles_of_rank(rank);
+    const auto [slices, rows, columns] = problem.object_shape;
+    Tensor object = at::zeros({slices, rows, columns}, state.probe.options());
+    gather_tiles(
+        cut, group, Extent::kOwned, slices, state.probe.scalar_type(),
+        [&](size_t k) {
+          const Tile& tile = cut.tiles[size_t(mine[k])];
+          return state.tiles[k]
+              .object.narrow(1, tile.owned.row - tile.frame.row, tile.owned.rows)
+              .narrow(2, tile.owned.column - tile.frame.column, tile.owned.columns);
+        },
+        [&](const Tile& tile, const Tensor& tensor) {
+          object.narrow(1, tile.owned.row, tile.owned.rows)
+              .narrow(2, tile.owned.column, tile.owned.columns)
+              .copy_(tensor);
+        });
+    const std::lock_guard<std::mutex> lock(mutex);
+    answer.messages += engine.work().messages;
+    answer.bytes += engine.work().bytes;
+    if (rank == 0) {
+      answer.object = object;
+      answer.probe = state.probe;
+      answer.loss = state.history.loss;
+      answer.amplitude_error = state.history.amplitude_error;
+    } else {
+      EXPECT_TRUE(state.probe.numel() > 0);
+    }
+  });
+  at::set_num_threads(before);
+  return answer;
+}
+
+void expect_same_bits(const Answer& a, const Answer& b) {
+  EXPECT_TRUE(at::equal(a.object, b.object));
+  EXPECT_TRUE(at::equal(a.probe, b.probe));
+  EXPECT_EQ(a.loss, b.loss);
+  EXPECT_EQ(a.amplitude_error, b.amplitude_error);
+}
+
+// Relative L2 over voxels with at least 1 % of the largest illumination.
+double difference(const Answer& a, const Answer& b, const Problem& problem) {
+  const auto [slices, rows, columns] = problem.object_shape;
+  const Tensor lit = illumination(problem.probe, problem.positions, {rows, columns});
+  const Tensor where = lit.ge(0.01 * lit.max()).to(at::kDouble);
+  return ((a.object - b.object).abs().to(at::kDouble) * where).norm().item<double>() /
+         (a.object.abs().to(at::kDouble) * where).norm().item<double>();
+}
+
+Config config_of(const std::string& optimizer, const std::string& precision = "single") {
+  Config config;
+  config.reconstruct.optimizer = optimizer;
+  config.reconstruct.precision = precision;
+  config.reconstruct.batches = optimizer == "lbfgs" ? 1 : 4;
+  if (optimizer == "descent") config.reconstruct.momentum = 0.3;
+  return config;
+}
+
+TEST(TiledReconstruction, HasTheSameBitsForAnyNumberOfRanksAndThreads) {
+  Problem problem = make_problem(2, 16, 8, 1.5);
+  Tensor mask = at::rand(problem.patterns.sizes()).lt(0.05);
+  problem.mask = mask;
+  problem.masked_pixels = mask.sum().item<int64_t>();
+  problem.good_share = mask.logical_not().to(at::kDouble).mean(0).contiguous();
+  for (const std::string exchange : {"direct", "passes", "voxels"}) {
+    for (const std::string optimizer : {"descent", "adam", "lbfgs"}) {
+      if (exchange == "voxels" && optimizer == "lbfgs") continue;  // a config error
+      SCOPED_TRACE(exchange + ", " + optimizer);
+      const Config config = config_of(optimizer);
+      const DecompositionOptions options{Pair{4, 3}, std::nullopt, exchange, 1};
+      const Answer one = tiled(config, problem, 1, options, 3);
+      EXPECT_LT(one.loss.back(), one.loss.front());
+      expect_same_bits(one, tiled(config, problem, 1, options, 3, 2));
+      for (const int64_t ranks : {2, 3, 4, 7}) {
+        SCOPED_TRACE(ranks);
+        expect_same_bits(one, tiled(config, problem, ranks, options, 3, ranks == 3 ? 2 : 1));
+      }
+    }
+  }
+}
+
+TEST(TiledReconstruction, IsThatOfOneTileForAnyGridWithExactHalos) {
+  for (const std::string precision : {"single", "double"}) {
+    const double limit = precision == "single" ? 1e-5 : 1e-12;
+    for (const std::string optimizer : {"descent", "adam"}) {
+      const Problem problem = make_problem(2, 32, 6, 1.5);
+      const Config config = config_of(optimizer, precision);
+      const Answer whole = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 20);
+      for (const std::string exchange : {"direct", "passes", "allreduce"}) {
+        // 1 x 7, 9 x 7: tiles narrower than the halo.
+        for (const auto& [grid, ranks] :
+             {std::pair{Pair{3, 2}, 2}, std::pair{Pair{1, 7}, 3}, std::pair{Pair{9, 7}, 1}}) {
+          const Answer cut = tiled(config, problem, ranks, {grid, std::nullopt, exchange, 0}, 20);
+          EXPECT_LT(difference(whole, cut, problem), limit)
+              << precision << ", " << optimizer << ", " << exchange << ", " << grid[0] << " x "
+              << grid[1];
+        }
+      }
+    }
+  }
+}
+
+TEST(TiledReconstruction, LbfgsReachesTheSameLossOnAnyGrid) {
+  const Problem problem = make_problem(1, 32, 6, 1.5);
+  const Config config = config_of("lbfgs", "double");
+  const Answer whole = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 20);
+  for (const std::string exchange : {"direct", "passes"}) {
+    const Answer cut = tiled(config, problem, 2, {Pair{2, 3}, std::nullopt, exchange, 0}, 20);
+    EXPECT_NEAR(cut.loss.back() / whole.loss.back(), 1.0, 1e-4) << exchange;
+  }
+}
+
+TEST(TiledReconstruction, ScansThatAreNoRastersAndTilesWithoutPositions) {
+  Problem problem = make_problem(1, 32, 5);
+  // A cross: corners of the object see nothing.
+  std::vector<int64_t> cross;
+  for (int64_t n = 0; n < 25; ++n) {
+    if (n / 5 == 2 || n % 5 == 2) cross.push_back(n);
+  }
+  const Tensor rows = at::tensor(cross, at::kLong);
+  problem.positions = problem.positions.index_select(0, rows).contiguous();
+  problem.patterns = problem.patterns.index_select(0, rows).contiguous();
+  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  problem.held.resize(cross.size());
+  const Config config = config_of("descent", "double");
+  const Answer whole = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 6);
+  const DecompositionOptions options{Pair{5, 5}, std::nullopt, "direct", 0};
+  const Decomposition cut = cut_up(problem, 4, options);
+  EXPECT_TRUE(cut.positions_of_tile(0, problem.positions).empty());
+  const Answer tiles = tiled(config, problem, 4, options, 6);
+  EXPECT_LT(whole.loss.back(), 0.5 * whole.loss.front());
+  EXPECT_LT(difference(whole, tiles, problem), 1e-12);
+}
+
+// An interior tile sends its gradient's halo to eight neighbours and its voxels to eight: exactly
+// 2 S b (2 h (t_h + t_w) + 4 h^2) bytes, as messages of no header.
+TEST(TiledReconstruction, DirectSendsWhatTheFormulaSays) {
+  Problem problem = make_problem(3, 8, 9);  // 48 x 48
+  Config config = config_of("descent");
+  config.reconstruct.refine = {"object"};
+  config.reconstruct.batches = 1;
+  const auto [slices, rows, columns] = problem.object_shape;
+  for (const int64_t halo : {4, 7, 11, 20}) {
+    const DecompositionOptions options{Pair{4, 4}, halo, "direct", 0};
+    const Decomposition cut = cut_up(problem, 16, options);
+    int64_t halo_pixels = 0;  // all that is borrowed, once a direction
+    std::set<std::pair<int64_t, int64_t>> pairs;
+    for (int64_t tile = 0; tile < 16; ++tile) {
+      for (const Piece& piece : borrowed_by(cut.grid, tile)) {
+        halo_pixels += piece.area.pixels();
+        pairs.insert({piece.owner, piece.borrower});
+      }
+    }
+    const auto bytes = [&](bool with_halos) {
+      int64_t sent = 0, messages = 0;
+      std::mutex mutex;
+      as_ranks(16, [&](int64_t rank, const std::string& name) {
+        at::set_num_threads(1);
+        const Ranks group(c10d::resolve_process_group(name));
+        const auto exchange = make_exchange(cut, group);
+        std::vector<Tensor> frames;
+        for (const int64_t tile : cut.tiles_of_rank(rank)) {
+          const Rectangle frame = cut.tiles[size_t(tile)].frame;
+          frames.push_back(at::zeros({slices, frame.rows, frame.columns}, at::kComplexFloat));
+        }
+        exchange->begin_gradients(frames);
+        exchange->finish_gradients(frames);
+        if (with_halos) {
+          exchange->begin_objects(frames);
+          exchange->finish_objects(frames);
+        }
+        const std::lock_guard<std::mutex> lock(mutex);
+        sent += exchange->traffic().bytes;
+        messages += exchange->traffic().messages;
+        // tile 5 of 4 x 4 is an interior one: nine tiles meet there where the halo reaches one tile
+        if (rank == 5 && with_halos) {
+          const Rectangle t = cut.grid.owned(5);
+          const bool one_away =
+              halo <=
+              std::min({t.rows, t.columns, cut.grid.owned(0).rows, cut.grid.owned(0).columns,
+                        cut.grid.owned(10).rows, cut.grid.owned(10).columns});
+          if (one_away) {
+            EXPECT_EQ(exchange->traffic().bytes,
+                      2 * slices * 8 * (2 * halo * (t.rows + t.columns) + 4 * halo * halo));
+            EXPECT_EQ(exchange->traffic().messages, 2 * 8);
+          }
+        }
+      });
+      EXPECT_EQ(messages, (with_halos ? 2 : 1) * static_cast<int64_t>(pairs.size()));
+      return sent;
+    };
+    EXPECT_EQ(bytes(false), slices * 8 * halo_pixels) << halo;
+    EXPECT_EQ(bytes(true), 2 * slices * 8 * halo_pixels) << halo;
+  }
+}
+
+TEST(Ranks, SumsOverTilesDoNotDependOnTheRanks) {
+  for (const int64_t tiles : {1, 2, 5, 13}) {
+    at::manual_seed(tiles);
+    const Tensor values = at::randn({tiles, 3, 4}, at::kComplexFloat);
+    Tensor expected;
+    for (int64_t ranks = 1; ranks <= std::min<int64_t>(tiles, 5); ++ranks) {
+      std::vector<int64_t> owners;
+      for (int64_t tile = 0; tile < tiles; ++tile) owners.push_back(tile * ranks / tiles);
+      as_ranks(ranks, [&](int64_t rank, const std::string& name) {
+        const Ranks group(name.empty() ? nullptr : c10d::resolve_process_group(name));
+        std::vector<Tensor> mine;
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+          if (owners[size_t(tile)] == rank) mine.push_back(values[tile].clone());
+        }
+        const Tensor sum = group.sum_over_tiles(std::move(mine), owners);
+        if (ranks == 1) {
+          expected = sum.clone();
+          EXPECT_TRUE(at::allclose(sum, values.sum(0), 1e-5, 1e-6));
+        }
+        EXPECT_TRUE(at::equal(sum, expected)) << tiles << " tiles on " << ranks;
+      });
+    }
+  }
+}
+
+TEST(Decomposition, EveryRankHasARunOfTilesAndTheLoadIsEven) {
+  at::manual_seed(1);
+  const Tensor positions = at::rand({400, 2}, at::kDouble) * 80;
+  for (const int64_t ranks : {1, 2, 3, 5, 12}) {
+    const Decomposition cut =
+        decompose(positions, {20, 20}, {101, 101}, ranks, {Pair{3, 4}, std::nullopt, "direct", 0});
+    std::vector<int64_t> load(size_t(ranks), 0);
+    for (size_t tile = 1; tile < cut.owners.size(); ++tile) {
+      EXPECT_GE(cut.owners[tile], cut.owners[tile - 1]);
+      EXPECT_LE(cut.owners[tile], cut.owners[tile - 1] + 1);
+    }
+    EXPECT_EQ(cut.owners.back(), ranks - 1);
+    for (const int64_t tile : cut.tile_of) ++load[size_t(cut.owners[size_t(tile)])];
+    EXPECT_EQ(std::accumulate(load.begin(), load.end(), int64_t{0}), 400);
+    for (const int64_t one : load) EXPECT_GT(one, 0);
+  }
+  EXPECT_THROW(
+      decompose(positions, {20, 20}, {101, 101}, 13, {Pair{3, 4}, std::nullopt, "direct", 0}),
+      ConfigError);
+  EXPECT_THROW(
+      decompose(positions, {20, 20}, {101, 101}, 1, {Pair{102, 1}, std::nullopt, "direct", 0}),
+      ConfigError);
+  EXPECT_EQ(grid_for(6, {100, 150}), (Pair{2, 3}));
+  EXPECT_EQ(grid_for(7, {100, 100}), (Pair{1, 7}));
+}
+
+}  // namespace
+}  // namespace ptyle::driver
