@@ -2,6 +2,7 @@
 #include <exception>
 #include <iostream>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -57,8 +58,11 @@ int parse_and_run(int argc, char** argv) {
       "run", "reconstructs object and probe into the folder that output.folder names");
   run->footer(
       "Example: ptyle run star.toml --set reconstruct.iterations=100\n"
+      "Several ranks: torchrun --no-python --nproc-per-node=4 ptyle run star.toml --set "
+      "tiles.grid=auto\n"
       "Exit codes: 0 done; 1 failed while running; 2 command line or config wrong; 3 data wrong;\n"
-      "130 interrupted, state saved. `ptyle run --help-config` explains every key of the config.");
+      "75 another rank failed, start again with --resume; 130 interrupted, state saved. `ptyle run "
+      "--help-config` explains every key of the config.");
   ConfigArguments run_arguments;
   ptyle::driver::RunOptions run_options;
   run->add_flag_callback(
@@ -90,6 +94,10 @@ int parse_and_run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return parse_and_run(argc, argv);
+  } catch (const ptyle::driver::PeerError& error) {
+    ptyle::driver::log_error() << error.what();
+    // A broken group's destructors may wait for ever.
+    _exit(error.exit_code());
   } catch (const ptyle::driver::Error& error) {
     ptyle::driver::log_error() << error.what();
     return error.exit_code();

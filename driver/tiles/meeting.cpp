@@ -20,10 +20,15 @@ constexpr std::chrono::milliseconds kBeat{1000}, kPoll{20};
 // is waited for.
 constexpr std::chrono::hours kPatience{24};
 
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
+// Gloo's messages begin with a line of its source and end with advice.
+std::string essence_of(const std::string& symptom) {
+  std::string text = symptom.substr(0, symptom.find('\n'));
+  const std::size_t begin = text.find("[/"), end = text.find("] ", begin);
+  if (begin != std::string::npos && end != std::string::npos) text.erase(begin, end + 2 - begin);
+  return text.substr(0, text.find(". This is typically"));
 }
+
+std::string first_line(const std::exception& error) { return essence_of(error.what()); }
 
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, bool serve,
                                            std::chrono::milliseconds timeout) {
@@ -85,6 +90,7 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
     throw PeerError("the ranks could not be connected (" + first_line(error) + ")");
   }
   watch_ = std::thread([this] { watch(); });
+  if (!serves(launch_)) guard_ = std::thread([this] { guard(); });
 }
 
 // Everybody's lines are those of rank 0.
@@ -164,7 +170,7 @@ void Meeting::report(const std::string& failure) {
 
 std::string Meeting::find_failure(const std::string& symptom) {
   ending_ = true;
-  const std::string from = "; noticed as: " + symptom.substr(0, symptom.find('\n'));
+  const std::string from = "; noticed as: " + essence_of(symptom);
   try {
     const auto written = [this] { return failure_written(); };
     if (const std::string failure = written(); !failure.empty()) return failure;
@@ -204,6 +210,7 @@ void Meeting::watch() {
   std::int64_t last = -1;
   auto last_change = Clock::now();
   while (!over_) {
+    ++watch_rounds_;
     try {
       watch_store_->add(numbered("beats", launch_.rank), 1);
       if (watch_store_->check({"failed"}) && !ending_) {
@@ -239,6 +246,22 @@ void Meeting::watch() {
   }
 }
 
+void Meeting::guard() {
+  std::int64_t last = -1;
+  auto last_change = Clock::now();
+  while (!over_) {
+    if (const std::int64_t rounds = watch_rounds_; rounds != last) {
+      last = rounds;
+      last_change = Clock::now();
+    } else if (Clock::now() - last_change > timeout_) {
+      end_with(
+          std::string(launch_.agent_store ? "torchrun's store" : "rank 0, which holds the store,") +
+          " has not answered for " + std::to_string(timeout_.count()) + " s (stopped?)");
+    }
+    for (int k = 0; k < 10 && !over_; ++k) std::this_thread::sleep_for(kBeat / 10);
+  }
+}
+
 void Meeting::leave() {
   try {
     // Rank 0 holds the store until nobody needs it.
@@ -257,7 +280,9 @@ void Meeting::leave() {
 
 Meeting::~Meeting() {
   over_ = true;
-  if (watch_.joinable()) watch_.join();
+  for (std::thread* thread : {&watch_, &guard_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 void report_before_meeting(const Launch& launch, const std::string& failure) {

@@ -42,6 +42,8 @@ class Meeting {
  private:
   void agree(const std::string& agreement);
   void watch();
+  // Looks after the watch: an operation of the store may never return.
+  void guard();
   std::string failure_written();
   [[noreturn]] void end_with(const std::string& failure) const;
 
@@ -49,7 +51,8 @@ class Meeting {
   std::chrono::seconds timeout_;
   c10::intrusive_ptr<c10d::Store> store_, watch_store_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
-  std::thread watch_;
+  std::thread watch_, guard_;
+  std::atomic<std::int64_t> watch_rounds_{0};
   std::atomic<bool> over_{false};
   // While the main thread finds out what failed, the watch leaves the last word to it.
   std::atomic<bool> ending_{false};

@@ -94,7 +94,7 @@ def test_masks_of_bool_and_half_precision_patterns_are_read(star):
         ("data.file=none.h5", ["data.file", "existing file", "none.h5"]),
         ("data.patterns=counts", ["data.patterns", "dataset", "counts"]),
         ("data.positions=where", ["data.positions", "dataset", "where"]),
-        ("tiles.grid=[2,2]", ["tiles.grid", "not in this version", "[2, 2]"]),
+        ("tiles.exchange=hypercube", ["tiles.exchange", '"passes"', "hypercube"]),
         ("object.slices=3", ["object.thickness_nm", "greater than 0"]),
         ("reconstruct.seed", ["--set", "key=value"]),
         ("data.rotation_deg=1e308", ["data.rotation_deg", "from -360 to 360", "1e+308"]),

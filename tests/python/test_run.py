@@ -245,13 +245,6 @@ def test_a_run_that_does_not_fit_into_memory_is_refused(star, tmp_path):
     assert not (tmp_path / "star").exists()
 
 
-def test_several_ranks_are_refused_in_one_sentence(star):
-    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0"}
-    process = start("run", star, env=environment)
-    _, stderr = process.communicate()
-    assert process.returncode == 2 and "WORLD_SIZE" in stderr
-
-
 def test_a_run_that_explodes_fails_and_keeps_its_checkpoint(star, tmp_path):
     options = ["--set", "reconstruct.iterations=60", "--set", "output.png=false"]
     options += ["--set", "reconstruct.momentum=0.9"]

@@ -1,0 +1,294 @@
+"""The program on several ranks: the same result, and what happens when one of them fails."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(sys.executable).parent
+PROGRAM = FOLDER / "ptyle"
+pytestmark = [
+    pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built"),
+    pytest.mark.timeout(120),
+]
+LAUNCHERS = ("RANK", "WORLD", "LOCAL_RANK", "OMPI_", "PMI", "SLURM_", "MASTER_", "TORCHELASTIC")
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("film")
+    options = ["--scan", "9", "10", "--window", "32", "--slices", "2", "--thickness-nm", "4"]
+    subprocess.run(
+        [PROGRAM, "simulate", "PbTiO3", "-o", "film.h5", *options],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def settings(**values):
+    return [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
+
+
+def options_of(out, iterations=4, **values):
+    values = {
+        "output.folder": out,
+        "output.png": "false",
+        "reconstruct.iterations": iterations,
+        "tiles.grid": "[3,3]",
+        "tiles.timeout_s": 6,
+    } | values
+    return settings(**values)
+
+
+def begin(film, ranks, options, change=None, world=None, port=None, first=0):
+    """Processes of `ranks` ranks; `change` is more options for one of them: (rank, options)."""
+    port = port or free_port()
+    processes = []
+    for rank in range(first, ranks):
+        there = dict(
+            RANK=str(rank),
+            WORLD_SIZE=str(world or ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            OMP_NUM_THREADS="1",
+        )
+        more = change[1] if change and change[0] == rank else []
+        processes.append(
+            subprocess.Popen(
+                [PROGRAM, "run", "film.toml", *options, *more],
+                cwd=film,
+                env=CLEAN | there,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def finish(processes, timeout=60):
+    """(exit code, stderr) of each; none is left behind."""
+    try:
+        ends = []
+        for process in processes:
+            _, stderr = process.communicate(timeout=timeout)
+            ends.append((process.returncode, stderr))
+        return ends
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(film, ranks, out, **values):
+    ends = finish(begin(film, ranks, options_of(out, **values)))
+    assert [code for code, _ in ends] == [0] * ranks, ends
+    return film / out
+
+
+def arrays(folder):
+    with h5py.File(folder / "result.h5") as file:
+        return {
+            name: file[name][()]
+            for name in ("object", "probe", "history/loss", "history/amplitude_error")
+        }
+
+
+def same_bits(a, b):
+    a, b = arrays(a), arrays(b)
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("exchange", ["direct", "passes", "voxels"])
+def test_results_have_the_same_bits_on_any_number_of_ranks(film, exchange):
+    one = run(film, 1, f"{exchange}1", **{"tiles.exchange": exchange})
+    for ranks in (2, 4):
+        several = run(film, ranks, f"{exchange}{ranks}", **{"tiles.exchange": exchange})
+        assert same_bits(one, several)
+    line = json.loads((several / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["bytes_sent"] > 0 and line["messages_sent"] > 0 and line["wait_seconds"] >= 0
+    assert line["compute_seconds"] > 0
+
+
+def test_allreduce_agrees_to_rounding(film):
+    one = arrays(run(film, 1, "all1", **{"tiles.exchange": "allreduce"}))
+    three = arrays(run(film, 3, "all3", **{"tiles.exchange": "allreduce"}))
+    np.testing.assert_allclose(three["object"], one["object"], rtol=0, atol=2e-3)
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_ranks(film):
+    whole = run(film, 2, "whole", iterations=6, **{"reconstruct.optimizer": "adam"})
+    run(film, 3, "parts", iterations=3, **{"reconstruct.optimizer": "adam"})
+    again = options_of("parts", iterations=6, **{"reconstruct.optimizer": "adam"})
+    assert [code for code, _ in finish(begin(film, 2, [*again, "--resume"]))] == [0, 0]
+    assert same_bits(whole, film / "parts")
+
+
+def test_auto_is_a_tile_a_rank_and_a_restart_keeps_it(film):
+    auto = {"tiles.grid": "auto"}
+    run(film, 4, "auto", iterations=2, **auto)
+    resolved = (film / "auto" / "config.toml").read_text().replace(" ", "")
+    assert "grid=[2,2]" in resolved
+    again = options_of("auto", iterations=3, **auto)
+    ends = finish(begin(film, 1, [*again, "--resume"]))
+    assert ends[0][0] == 0 and "2 x 2 tiles on 1 rank" in ends[0][1]
+
+
+def test_torchrun_starts_ranks(film):
+    result = subprocess.run(
+        [
+            FOLDER / "torchrun",
+            "--no-python",
+            "--nproc-per-node=2",
+            f"--master-port={free_port()}",
+            PROGRAM,
+            "run",
+            "film.toml",
+            *options_of("torchrun"),
+        ],
+        cwd=film,
+        env=CLEAN,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "torchrun's store" in result.stderr
+    assert same_bits(film / "torchrun", run(film, 1, "no_torchrun"))
+
+
+def until_iterating(film, out):
+    """Waits for the first line of metrics."""
+    for _ in range(300):
+        metrics = film / out / "metrics.jsonl"
+        if metrics.exists() and metrics.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("no iteration within 30 s")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_gone_is_named_by_the_others(film, victim, kind):
+    out = f"fault{victim}{kind.name}"
+    processes = begin(film, 3, options_of(out, iterations=1000000))
+    try:
+        until_iterating(film, out)
+        processes[victim].send_signal(kind)
+        begin_time = time.monotonic()
+        others = [p for rank, p in enumerate(processes) if rank != victim]
+        ends = []
+        for process in others:
+            _, stderr = process.communicate(timeout=40)
+            ends.append((process.returncode, stderr.splitlines()[-1]))
+        assert time.monotonic() - begin_time < 25
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for code, message in ends:
+        assert code == 75, ends
+        assert f"rank {victim}" in message, ends
+
+
+def test_ctrl_c_on_one_rank_saves_everything_on_all(film):
+    processes = begin(film, 2, options_of("interrupted", iterations=1000000))
+    until_iterating(film, "interrupted")
+    processes[1].send_signal(signal.SIGINT)
+    ends = finish(processes)
+    assert [code for code, _ in ends] == [130, 130], ends
+    with h5py.File(film / "interrupted" / "result.h5") as file:
+        assert np.isfinite(file["object"][()]).all()
+
+
+def test_ranks_with_another_config_refuse_and_name_the_key(film):
+    change = (1, ["--set", "reconstruct.step=0.5"])
+    ends = finish(begin(film, 2, options_of("differ"), change))
+    assert [code for code, _ in ends] == [2, 2], ends
+    for _, message in ends:
+        assert "reconstruct.step" in message and "0.5" in message
+    assert not (film / "differ").exists()
+
+
+def test_bad_data_on_one_rank_ends_all(film):
+    with h5py.File(film / "film.h5") as good, h5py.File(film / "bad.h5", "w") as bad:
+        for name in good:
+            if isinstance(good[name], h5py.Dataset):
+                bad[name] = good[name][()]
+        patterns = bad["data"][()].astype(np.float32)
+        patterns[-1, 3, 4] = np.nan  # read by the last rank alone
+        del bad["data"]
+        bad["data"] = patterns
+    ends = finish(begin(film, 2, [*options_of("bad"), "--set", "data.file=bad.h5"]))
+    assert [code for code, _ in ends] == [75, 3], ends
+    assert "must be finite, got nan" in ends[1][1]
+    assert "rank 1 failed before the start" in ends[0][1] and "got nan" in ends[0][1]
+    assert not (film / "bad").exists()
+
+
+def test_ranks_that_do_not_come_are_named(film):
+    ends = finish(begin(film, 2, options_of("missing"), world=3))
+    assert [code for code, _ in ends] == [75, 75], ends
+    assert "rank 2 did" in ends[0][1] and "WORLD_SIZE" in ends[0][1]
+
+
+def test_a_master_that_is_not_there_is_named(film):
+    ((code, message),) = finish(begin(film, 2, options_of("alone"), first=1))
+    assert code == 75 and "rank 0 must be reached at 127.0.0.1:" in message
+
+
+def test_a_port_in_use_is_named(film):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        processes = begin(film, 1, options_of("port"), world=2, port=port)
+        ((code, message),) = finish(processes)
+    assert code == 1 and "MASTER_PORT: must be a free port" in message
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (dict(RANK="0"), ["WORLD_SIZE", "must be set"]),
+        (dict(RANK="2", WORLD_SIZE="2"), ["RANK", "0 to 1", '"2"']),
+        (dict(RANK="0", WORLD_SIZE="many"), ["WORLD_SIZE", '"many"']),
+        (dict(RANK="0", WORLD_SIZE="2"), ["MASTER_ADDR", "rank 0 of 2"]),
+        (dict(RANK="0", WORLD_SIZE="2", MASTER_ADDR="x", MASTER_PORT="99999"), ["MASTER_PORT"]),
+    ],
+)
+def test_a_wrong_environment_is_said_in_one_sentence(film, environment, words):
+    result = subprocess.run(
+        [PROGRAM, "run", "film.toml", *options_of("wrong")],
+        cwd=film,
+        env=CLEAN | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert all(word in line for word in words), line
+
+
+def test_more_ranks_than_tiles_are_refused(film):
+    ends = finish(begin(film, 2, options_of("few", **{"tiles.grid": "[1,1]"})))
+    assert [code for code, _ in ends] == [2, 2]
+    assert "tiles.grid: must have a tile for each of the 2 ranks, got 1 x 1" in ends[0][1]
