@@ -199,7 +199,7 @@ std::int64_t overhanging(const Problem& problem) {
 
 struct Scan {
   double step = 0.0, diameter = 0.0, area = 0.0;
-  double overlap() const { return diameter > 0.0 ? 1.0 - step / diameter : 0.0; }
+  double overlap() const { return diameter > 0.0 ? std::max(0.0, 1.0 - step / diameter) : 0.0; }
 };
 
 Scan scan_of(const Problem& problem) {

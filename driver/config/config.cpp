@@ -403,8 +403,10 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<MaybeNumber>("probe.semiangle_mrad", c.probe.semiangle_mrad,
                               optionally(positive()),
                               "instead of a file: aperture of a computed probe");
-  v.template key<Number>("probe.defocus_nm", c.probe.defocus_nm, any<double>(),
-                         "of the computed probe, underfocus positive");
+  v.template key<Number>(
+      "probe.defocus_nm", c.probe.defocus_nm, any<double>(),
+      "of the computed probe; underfocus is positive, in focus that far behind the "
+      "first slice: P(k) = A exp(i pi wavelength defocus k^2)");
   for (const std::string& name : aberration_names()) {
     std::optional<double> value;
     if (const auto found = c.probe.aberrations.find(name); found != c.probe.aberrations.end()) {

@@ -65,6 +65,21 @@ std::vector<std::pair<std::string, std::string>> binding_lines(const std::string
   return lines;
 }
 
+// The first of the facts, separated by semicolons, that are not the same.
+void check_same_data(const std::string& path, const std::string& then, const std::string& now) {
+  std::istringstream before(then), after(now);
+  std::string was, is;
+  while (true) {
+    const bool more_before = static_cast<bool>(std::getline(before >> std::ws, was, ';'));
+    const bool more_after = static_cast<bool>(std::getline(after >> std::ws, is, ';'));
+    if (!more_before && !more_after) return;
+    if (more_before != more_after || was != is) {
+      throw DataError(path + ": must be resumed with the data it was made with, " + was + ", got " +
+                      is);
+    }
+  }
+}
+
 void check_same_config(const std::string& path, const std::string& then, const std::string& now) {
   const auto old_lines = binding_lines(then), new_lines = binding_lines(now);
   const auto find = [](const auto& lines, const std::string& key) -> std::string {
@@ -170,10 +185,7 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
   const hdf5::File file = open_checkpoint(path);
   check_same_config(path, file.string_attribute("/", "config"), to_toml(config));
   const std::string then = file.string_attribute("/", "data");
-  if (then != data) {
-    throw DataError(path + ": must be resumed with the data it was made with, " + then + ", got " +
-                    data);
-  }
+  check_same_data(path, then, data);
   State state;
   state.probe = read_checked(file, "/probe");
   constexpr std::size_t kMostNames = 10'000'000;

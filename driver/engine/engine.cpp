@@ -168,11 +168,12 @@ std::string Engine::fingerprint() const {
   std::ostringstream out;
   const auto& shape = problem_.object_shape;
   out.precision(17);
-  out << positions() << " positions (checksum " << checksum(problem_.positions) << "), window "
-      << problem_.window[0] << " x " << problem_.window[1] << ", object " << shape[0] << " x "
-      << shape[1] << " x " << shape[2] << ", " << problem_.total_counts << " counts, "
-      << problem_.masked_pixels << " masked pixels (checksum of the counts "
-      << checksum(problem_.counts_per_pattern) << "), probe checksum " << checksum(problem_.probe);
+  out << positions() << " positions; a window of " << problem_.window[0] << " x "
+      << problem_.window[1] << "; an object of " << shape[0] << " x " << shape[1] << " x "
+      << shape[2] << "; " << problem_.total_counts << " counts; " << problem_.masked_pixels
+      << " masked pixels; counts per pattern of checksum " << checksum(problem_.counts_per_pattern)
+      << "; positions of checksum " << checksum(problem_.positions) << "; a probe of checksum "
+      << checksum(problem_.probe);
   return out.str();
 }
 

@@ -29,6 +29,7 @@
 #include "driver/io/metrics.h"
 #include "driver/io/problem.h"
 #include "driver/log.h"
+#include "driver/memory.h"
 #include "driver/progress.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/launch.h"
@@ -110,6 +111,25 @@ bool has_no_result(const std::string& folder) {
   return true;
 }
 
+// With --overwrite an earlier run's files stay, by another name, until the new run has something to
+// put in their place.
+constexpr const char* kOld = ".old";
+
+void remove_old(const std::string& folder) {
+  std::error_code error;
+  for (const char* name : kOwnFiles)
+    fs::remove(fs::path(folder) / (std::string(name) + kOld), error);
+}
+
+void restore_old(const std::string& folder) {
+  std::error_code error;
+  if (fs::exists(fs::path(folder) / "checkpoint.h5", error)) return;
+  for (const char* name : kOwnFiles) {
+    const fs::path path = fs::path(folder) / name, old = path.string() + kOld;
+    if (fs::exists(old, error)) fs::rename(old, path, error);
+  }
+}
+
 // Asked before the data is read: a wrong folder should not cost the minutes that takes.
 void check_folder(const std::string& folder, const RunOptions& options) {
   std::error_code error;
@@ -156,7 +176,10 @@ void prepare_folder(const std::string& folder, const RunOptions& options) {
   }
   for (const fs::path& path : leftovers) fs::remove(path, error);
   if (options.overwrite) {
-    for (const char* name : kOwnFiles) fs::remove(fs::path(folder) / name, error);
+    for (const char* name : kOwnFiles) {
+      const fs::path path = fs::path(folder) / name;
+      if (fs::exists(path, error)) fs::rename(path, path.string() + kOld, error);
+    }
   }
 }
 
@@ -197,22 +220,14 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
 
 // A run that does not fit would drag the whole machine down before it is killed.
 void refuse_too_much_memory(const Config& config, const Problem& problem) {
-  std::ifstream in("/proc/meminfo");
-  std::string word;
-  while (in >> word && word != "MemAvailable:") {
-  }
-  std::int64_t available_KiB = 0;
-  if (!(in >> available_KiB)) return;
-  const auto gigabytes = [](std::int64_t bytes) {
-    return std::to_string(bytes / 1000000000) + "." + std::to_string(bytes / 100000000 % 10) +
-           " GB";
-  };
   // The patterns are in memory already, and counted in neither.
   const std::int64_t needed =
       predicted_bytes(config, problem) - static_cast<std::int64_t>(problem.patterns.nbytes());
-  if (needed > available_KiB * 1024) {
+  const std::int64_t available = available_bytes();
+  if (needed > available) {
     throw RunError("the run must fit into the memory that is free, " +
-                   gigabytes(available_KiB * 1024) + ", got a need of about " + gigabytes(needed) +
+                   gigabytes(static_cast<double>(available)) + ", got a need of about " +
+                   gigabytes(static_cast<double>(needed)) +
                    " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says "
                    "what)");
   }
@@ -283,6 +298,10 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
+      if (state.iteration >= config.reconstruct.iterations) {
+        log_warning() << "reconstruct.iterations = " << config.reconstruct.iterations
+                      << " are done already: nothing is added";
+      }
     }
   } else {
     if (options.resume && ranks.first()) {
@@ -328,12 +347,14 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       const std::int64_t every = config.output.checkpoint_every;
       if (every > 0 && state.iteration % every == 0 && state.iteration < last) {
         write_checkpoint(checkpoint, state, config, data, cut, ranks);
+        if (ranks.first()) remove_old(folder);
       }
     }
   }
   write_checkpoint(checkpoint, state, config, data, cut, ranks);
   one_thread.emplace();
   write_result(folder + "/result.h5", state, config, problem, cut, ranks);
+  if (ranks.first()) remove_old(folder);
   if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
   if (state.iteration < last) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
@@ -381,7 +402,12 @@ void run(Config config, const RunOptions& options) {
     throw;
   }
   if (launch.size == 1) {
-    reconstruct(config, options, problem, cut, Ranks());
+    try {
+      reconstruct(config, options, problem, cut, Ranks());
+    } catch (...) {
+      if (options.overwrite) restore_old(config.output.folder);
+      throw;
+    }
     return;
   }
   log_info() << launch.words();
@@ -396,6 +422,7 @@ void run(Config config, const RunOptions& options) {
     meeting.leave();
     throw;
   } catch (const std::exception& error) {
+    if (options.overwrite && launch.rank == 0) restore_old(config.output.folder);
     meeting.report("rank " + std::to_string(launch.rank) + " failed: " + error.what());
     throw;
   }

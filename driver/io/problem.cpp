@@ -352,6 +352,10 @@ Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns,
 
   Located located = locate_in_data(config, "data.mask", config.data.mask);
   const hdf5::DatasetInfo info = located.file.info(located.name);
+  if (c10::isComplexType(info.type)) {
+    throw DataError(located.where("data.mask") + " must hold real numbers, nonzero = bad, got " +
+                    info.stored_type);
+  }
   const auto wrong_shape = [&]() {
     throw DataError(located.where("data.mask") + " must have the shape " +
                     shape_words({map.stored[0], map.stored[1]}) + " or [" +

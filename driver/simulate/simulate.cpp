@@ -17,6 +17,7 @@
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "driver/log.h"
+#include "driver/memory.h"
 #include "driver/simulate/specimen.h"
 #include "ptyle/ops.h"
 
@@ -124,6 +125,11 @@ Plan make_plan(const SimulateOptions& o) {
     refuse("scan", "be two numbers, rows and columns", std::to_string(o.scan.size()) + " numbers");
   }
   for (const int64_t n : o.scan) integer("scan", n, 1, 100000);
+  constexpr int64_t kMostPositions = 10'000'000;
+  if (o.scan[0] * o.scan[1] > kMostPositions) {
+    refuse("scan", "be at most " + std::to_string(kMostPositions) + " positions",
+           std::to_string(o.scan[0] * o.scan[1]));
+  }
   if (o.modes > 1 && o.source_size_nm == 0.0) {
     throw ConfigError("--modes: more than 1 needs --source-size-nm above 0, got --modes " +
                       std::to_string(o.modes));
@@ -136,6 +142,9 @@ Plan make_plan(const SimulateOptions& o) {
     plan.table = ScatteringTable::kLobato;
   } else if (o.scattering_factors != "kirkland") {
     refuse("scattering-factors", "be kirkland or lobato", o.scattering_factors);
+  }
+  if (!electrons && o.orientation != "001") {
+    throw ConfigError("--orientation: is for crystals, got " + o.orientation + " for the star");
   }
   if (!electrons && (o.slices > 1 || o.phonons > 0)) {
     throw ConfigError("SPECIMEN: star is one thin slice; --slices and --phonons must be left out");
@@ -187,6 +196,12 @@ Plan make_plan(const SimulateOptions& o) {
   } else {
     counts = kNoiseFreeCounts;
   }
+  const double most = 65535.0 * static_cast<double>(o.window * o.window);
+  if (counts > most) {
+    throw ConfigError(std::string(o.counts_per_position ? "--counts-per-position" : "--dose") +
+                      ": must keep every count within uint16 (65535), got " + text(counts) +
+                      " counts a pattern of " + std::to_string(o.window * o.window) + " pixels");
+  }
   plan.noisy = counts > 0.0;
   plan.counts_per_position = plan.noisy ? counts : kNoiseFreeCounts;
   plan.dose_per_A2 = electrons && plan.noisy ? counts / area_A2 : 0.0;
@@ -222,6 +237,12 @@ Frame make_frame(const Plan& plan, double oversampling, const at::Tensor& positi
   while (fine(frame.margin) == 0) ++frame.margin;
   const auto extent = [&](int64_t axis) {
     const double last = positions.select(1, axis).max().item<double>();
+    constexpr double kLargestSide = 1e5;
+    if (!(last < kLargestSide)) {
+      refuse("step-nm",
+             "keep the object below 100000 pixels of " + text(0.1 * plan.pixel_A) + " nm a side",
+             text(0.1 * plan.step_A));
+    }
     return static_cast<int64_t>(std::floor(last)) + plan.window + 1;
   };
   const auto padded = [&](int64_t length) {
@@ -238,6 +259,32 @@ Frame make_frame(const Plan& plan, double oversampling, const at::Tensor& positi
   frame.coarse_columns = padded(frame.columns);
   frame.canvas = {fine(frame.coarse_rows), fine(frame.coarse_columns), plan.wave_pixel_A};
   return frame;
+}
+
+// Before minutes are spent on what cannot end well.
+void refuse_too_much_memory(const Plan& plan, const SimulateOptions& o, const Frame& frame) {
+  const double pixels = static_cast<double>(frame.canvas.rows * frame.canvas.columns);
+  const double configurations = static_cast<double>(std::max<int64_t>(o.phonons, 1));
+  const double element = o.precision == "single" ? 8.0 : 16.0;
+  // The potential, the transmission and their mean in double; every configuration in the end.
+  double needed = pixels * static_cast<double>(o.slices) * (40.0 + element * configurations);
+  double atoms = 0.0;
+  if (plan.crystal != nullptr) {
+    constexpr double kAtomsPerA3 = 0.085;  // of the perovskites here
+    atoms = kAtomsPerA3 * pixels * plan.wave_pixel_A * plan.wave_pixel_A * plan.thickness_A;
+    needed += atoms * 2.0 * sizeof(Atom);
+  }
+  const auto available = static_cast<double>(available_bytes());
+  if (needed > available) {
+    throw ConfigError("the simulation must fit into the memory that is free, " +
+                      gigabytes(available) + ", got a need of about " + gigabytes(needed) +
+                      " (--scan, --step-nm, --window, --slices, --phonons, --thickness-nm)");
+  }
+  constexpr double kMostAtoms = 2e7;  // tens of minutes
+  if (atoms > kMostAtoms) {
+    throw ConfigError("--thickness-nm: must leave at most 2e7 atoms in the simulated slab, got " +
+                      text(0.1 * plan.thickness_A) + " nm with about " + text(atoms) + " atoms");
+  }
 }
 
 struct Specimen {
@@ -297,8 +344,10 @@ class CountDrawer {
     auto* out = static_cast<uint16_t*>(counts.data_ptr());
     constexpr auto kMost = std::numeric_limits<uint16_t>::max();
     for (int64_t i = 0; i < expected.numel(); ++i) {
-      const int64_t count =
-          in[i] > 0.0 ? std::poisson_distribution<int64_t>(in[i])(generator_) : int64_t{0};
+      constexpr double kHopeless = 1e6;  // and slow to draw
+      const int64_t count = in[i] > kHopeless ? static_cast<int64_t>(kHopeless)
+                            : in[i] > 0.0 ? std::poisson_distribution<int64_t>(in[i])(generator_)
+                                          : int64_t{0};
       if (count > kMost) {
         throw ConfigError("--dose: must keep every count within uint16 (65535), got a pixel with " +
                           std::to_string(count) + " counts");
@@ -428,6 +477,7 @@ SimulateSummary simulate(const SimulateOptions& o) {
                        o.rotation_deg, o.seed) /
       plan.pixel_A;
   const Frame frame = make_frame(plan, o.oversampling, positions);
+  refuse_too_much_memory(plan, o, frame);
   const at::Tensor wave_positions =
       (positions + static_cast<double>(frame.margin)) * o.oversampling;
   summary.positions = positions.size(0);
@@ -591,7 +641,10 @@ CLI::App* add_simulate_command(CLI::App& app) {
   command->add_option("--energy-keV", o.energy_keV, "energy [electrons 200, X-rays 8]")
       ->group(beam);
   command->add_option("--semiangle-mrad", o.semiangle_mrad, "of the aperture [21; 2]")->group(beam);
-  command->add_option("--defocus-nm", o.defocus_nm, "underfocus positive [20; 60000]")->group(beam);
+  command
+      ->add_option("--defocus-nm", o.defocus_nm,
+                   "underfocus positive, in focus that far downstream [20; 60000]")
+      ->group(beam);
   command
       ->add_option("--aberration", arguments->aberrations,
                    "NAME=VALUE in Krivanek's notation: C30_nm=1000, C12_nm=2, phi12_deg=30; may "
@@ -663,6 +716,7 @@ CLI::App* add_simulate_command(CLI::App& app) {
   command->add_option("--counts-per-position", o.counts_per_position, "instead [X-rays 1e6]")
       ->group(noise);
   command->add_option("--seed", o.seed, "of phonons, jitter and counts")
+      ->check(CLI::NonNegativeNumber)
       ->group(noise)
       ->capture_default_str();
   command->add_option("--precision", o.precision, "single or double")

@@ -108,17 +108,35 @@ def cut(image: np.ndarray, like: np.ndarray, corner: tuple[int, int]) -> np.ndar
     return image[corner[0] : corner[0] + like.shape[0], corner[1] : corner[1] + like.shape[1]]
 
 
+def _open(path: str | Path) -> h5py.File:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: must be an existing file")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: must be a whole HDF5 file ({error})") from None
+
+
+def _read(file: h5py.File, name: str, writer: str) -> np.ndarray:
+    try:
+        return file[name][()]
+    except (KeyError, OSError):
+        raise ValueError(
+            f"{file.filename}: must hold /{name}, as {writer} writes it, got none that can be read"
+        ) from None
+
+
 def compare(result_path: str | Path, truth_path: str | Path) -> Comparison:
     """Register the summed phase of a result with the truth and measure how alike they are."""
-    with h5py.File(result_path, "r") as result:
-        transmission = result["object"][()]
-        positions = result["positions"][()]
-        probe = result["probe"][()]
+    with _open(result_path) as result:
+        transmission = _read(result, "object", "`ptyle run`")
+        positions = _read(result, "positions", "`ptyle run`")
+        probe = _read(result, "probe", "`ptyle run`")
         history = {name: data[()] for name, data in result.get("history", {}).items()}
-    with h5py.File(truth_path, "r") as file:
-        truth = file["truth/phase"][()].astype(float)
-        truth_positions = file["positions"][()]
-        pixel_nm = float(file.attrs["object_pixel_nm"])
+    with _open(truth_path) as file:
+        truth = _read(file, "truth/phase", "`ptyle simulate`").astype(float)
+        truth_positions = _read(file, "positions", "`ptyle simulate`")
+        pixel_nm = float(file.attrs.get("object_pixel_nm", math.nan))
     if positions.shape != truth_positions.shape:
         raise ValueError(
             f"{result_path}: /positions must be those of {truth_path}, {truth_positions.shape}, "
@@ -249,7 +267,11 @@ def main(arguments: list[str] | None = None) -> int:
         f"truth moved by ({rows:+.2f}, {columns:+.2f}) pixels"
     )
     if options.output:
-        draw(comparison, options.output, options.title)
+        try:
+            draw(comparison, options.output, options.title)
+        except (OSError, ValueError) as error:
+            print(f"ptyle.compare: -o: {options.output} cannot be drawn: {error}", file=sys.stderr)
+            return 2
         print(f"drawn: {options.output}")
     return 0
 
