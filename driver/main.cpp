@@ -51,8 +51,15 @@ int parse_and_run(int argc, char** argv) {
   check->footer("It writes nothing. Example: ptyle check star.toml");
   ConfigArguments check_arguments;
   add_config_arguments(*check, check_arguments);
+  ptyle::driver::CheckOptions check_options;
+  check->add_option("--ranks", check_options.ranks, "of the run that tiles and memory are told of")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  check->add_flag("--halo-error", check_options.halo_error,
+                  "computes the error that a truncated halo makes in the first gradient");
   int status = 0;
-  check->callback([&] { status = ptyle::driver::check(check_arguments.load(), std::cout); });
+  check->callback(
+      [&] { status = ptyle::driver::check(check_arguments.load(), std::cout, check_options); });
 
   CLI::App* run = app.add_subcommand(
       "run", "reconstructs object and probe into the folder that output.folder names");

@@ -13,8 +13,12 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 
+#include "driver/engine/engine.h"
+#include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
+#include "driver/tiles/decomposition.h"
+#include "driver/tiles/ranks.h"
 
 namespace ptyle::driver {
 namespace {
@@ -306,38 +310,123 @@ std::vector<std::string> doubts(const Config& config, const Problem& problem) {
   return doubts_about(config, problem, scan_of(problem), summarise(problem));
 }
 
-std::int64_t predicted_bytes(const Config& config, const Problem& problem) {
+DecompositionOptions decomposition_options(const Config& config) {
+  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows};
+}
+
+std::int64_t predicted_bytes(const Config& config, const Problem& problem,
+                             const Decomposition& decomposition, std::int64_t rank) {
   const std::int64_t unit = complex_bytes(config);
-  const auto [slices, rows, columns] = problem.object_shape;
-  const std::int64_t object = slices * rows * columns * unit;
+  const std::int64_t slices = problem.object_shape[0];
   const std::int64_t probe = problem.probe.numel() * unit;
-  // The variable and its gradient, and what the optimiser remembers.
-  std::int64_t copies = 2;
+  const bool refines_object = config.reconstruct.refines("object");
+  // What the optimiser remembers of each unknown, and what it holds while it works.
+  std::int64_t remembered = 0;
   if (config.reconstruct.optimizer == "adam") {
-    copies += 2;
+    remembered = 2;
   } else if (config.reconstruct.optimizer == "lbfgs") {
-    copies += 2 * config.reconstruct.history + 2;
+    remembered = 2 * config.reconstruct.history + 5;
   } else if (config.reconstruct.momentum > 0.0) {
-    copies += 1;
+    remembered = 1;
   }
+  std::int64_t tiles = 0;
+  for (const std::int64_t number : decomposition.tiles_of_rank(rank)) {
+    const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
+    // Object, gradient and the optimiser's memory; illumination and preconditioner, real; the
+    // tile's gradient of the probe and its illumination.
+    tiles += slices * unit *
+             ((refines_object ? 2 : 1) * tile.frame.pixels() + remembered * tile.updated.pixels());
+    tiles += tile.updated.pixels() * unit + 2 * probe;
+    if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {
+      tiles += 2 * (tile.frame.pixels() - tile.owned.pixels()) * slices * unit;  // messages
+    }
+  }
+  const auto held =
+      static_cast<std::int64_t>(decomposition.positions_of_rank(rank, problem.positions).size());
+  const std::int64_t window = problem.window[0] * problem.window[1];
   const std::int64_t patterns =
-      problem.patterns.numel() * static_cast<std::int64_t>(problem.patterns.element_size());
-  const std::int64_t mask = problem.mask ? problem.mask->numel() : 0;
-  const std::int64_t illumination = rows * columns * unit / 2;
+      held * window * static_cast<std::int64_t>(problem.patterns.element_size());
+  const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
+  // A batch's patterns once more, as the operators take them.
+  const std::int64_t batch = patterns / std::max<std::int64_t>(1, config.reconstruct.batches);
   // Each thread's waves in all slices and their object patches: of one position, or of as many as
   // fit in what the operators allow a thread (64 MiB of waves).
   const std::int64_t stack = slices * problem.probe.numel() * unit;
-  const std::int64_t patches = slices * problem.window[0] * problem.window[1] * unit;
+  const std::int64_t patches = slices * window * unit;
   constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
   const std::int64_t at_once = std::min(
       std::max<std::int64_t>(1, kStackBytes / std::max<std::int64_t>(1, stack)),
       std::max<std::int64_t>(
           1, (kStackBytes / 128) / std::max<std::int64_t>(1, problem.probe.numel() * unit)));
   const std::int64_t scratch = at::get_num_threads() * at_once * (stack + patches);
-  return kBaseBytes + patterns + mask + copies * (object + probe) + illumination + scratch;
+  return kBaseBytes + patterns + mask + batch + tiles + (4 + remembered) * probe + scratch;
 }
 
-int check(const Config& config, std::ostream& out) {
+double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {
+  const auto [h, w] = problem.window;
+  // |probe|^2 summed over modes, as a table of sums from the corner.
+  at::Tensor table = at::zeros({h + 1, w + 1}, at::kDouble);
+  table.narrow(0, 1, h).narrow(1, 1, w).copy_(
+      problem.probe.abs().square().sum(0).cumsum(0).cumsum(1));
+  const double* sums = table.const_data_ptr<double>();
+  const auto energy = [&, w = w](const Rectangle& area) {
+    const auto at = [&](std::int64_t row, std::int64_t column) {
+      return sums[row * (w + 1) + column];
+    };
+    return at(area.row + area.rows, area.column + area.columns) -
+           at(area.row, area.column + area.columns) - at(area.row + area.rows, area.column) +
+           at(area.row, area.column);
+  };
+  const Tile& here = decomposition.tiles[static_cast<std::size_t>(tile)];
+  const double* p = problem.positions.const_data_ptr<double>();
+  double all = 0.0, inside = 0.0;
+  for (const std::int64_t n : decomposition.positions_of_tile(tile, problem.positions)) {
+    const auto row = static_cast<std::int64_t>(std::floor(p[2 * n]));
+    const auto column = static_cast<std::int64_t>(std::floor(p[2 * n + 1]));
+    const Rectangle window{row, column, h, w};
+    const auto part = [&](const Rectangle& of) {
+      Rectangle area = intersection(window, of);
+      if (area.empty()) return 0.0;
+      area.row -= row;
+      area.column -= column;
+      return energy(area);
+    };
+    all += part(decomposition.grid.object());  // beyond the object there is vacuum for everybody
+    inside += part(here.frame);
+  }
+  return all > 0.0 ? 1.0 - inside / all : 0.0;
+}
+
+namespace {
+
+// Relative error of the object's gradient, at the start of a run, that a truncated halo makes.
+double halo_error(const Config& config, const Problem& problem) {
+  Config whole_batch = config;
+  whole_batch.reconstruct.batches = 1;
+  whole_batch.reconstruct.refine = {"object"};
+  whole_batch.reconstruct.optimizer = "descent";
+  const Ranks one;
+  std::vector<std::vector<at::Tensor>> gradients;
+  for (const bool exact : {false, true}) {
+    DecompositionOptions options = decomposition_options(config);
+    if (exact) options.halo = std::nullopt;
+    const Decomposition cut =
+        decompose(problem.positions, problem.window,
+                  {problem.object_shape[1], problem.object_shape[2]}, 1, options);
+    Engine engine(whole_batch, problem, cut, one);
+    gradients.push_back(engine.owned_gradients(engine.start()));
+  }
+  double difference = 0.0, size = 0.0;
+  for (std::size_t k = 0; k < gradients[0].size(); ++k) {
+    difference += power(gradients[0][k] - gradients[1][k]);
+    size += power(gradients[1][k]);
+  }
+  return size > 0.0 ? std::sqrt(difference / size) : 0.0;
+}
+
+}  // namespace
+
+int check(const Config& config, std::ostream& out, const CheckOptions& options) {
   const Problem problem = load_problem(config);
   const Scan scan = scan_of(problem);
   const PatternSummary summary = summarise(problem);
@@ -413,7 +502,7 @@ int check(const Config& config, std::ostream& out) {
   line("step",
        number(scan.step, 4) + " pixels between neighbours" +
            (problem.pixel_row_A ? " (" + length(scan.step * *problem.pixel_row_A) + ")" : ""));
-  line("overlap", number(100.0 * scan.overlap(), 3) + " % (linear, of neighbouring probes)");
+  line("probe overlap", number(100.0 * scan.overlap(), 3) + " % (linear, of neighbouring probes)");
   line("counts", number(problem.total_counts) + " in all, " +
                      number(problem.mean_counts_per_pattern) + " a pattern, largest " +
                      number(problem.largest_count, 10) + ", " +
@@ -433,17 +522,82 @@ int check(const Config& config, std::ostream& out) {
            " marked by the largest value of their type, " +
            std::to_string(problem.saturated_pixels) + " saturated)");
   line("likelihood", config.reconstruct.likelihood);
-  line("tile grid", "1 x 1, exchange " + config.tiles.exchange);
-  line("halo", config.tiles.halo
-                   ? std::to_string(*config.tiles.halo) + " pixels (one tile: not used)"
-                   : "exact (one tile: none needed)");
-  line("memory", bytes(predicted_bytes(config, problem)) + " predicted for a run, of it patterns " +
-                     bytes(problem.patterns.numel() *
-                           static_cast<std::int64_t>(problem.patterns.element_size())) +
-                     ", object " + bytes(slices * rows * columns * complex_bytes(config)));
+  const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
+                                      options.ranks, decomposition_options(config));
+  std::vector<std::string> about_tiles;
+  const std::int64_t tiles = cut.grid.tiles();
+  line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + cut.exchange +
+                        ", on " + std::to_string(options.ranks) +
+                        (options.ranks == 1 ? " rank" : " ranks"));
+  const auto halo = cut.grid.halo();
+  if (tiles == 1) {
+    line("halo", "none: one tile");
+  } else {
+    std::vector<std::int64_t> load(static_cast<std::size_t>(cut.tiles.size()), 0);
+    for (const std::int64_t tile : cut.tile_of) ++load[static_cast<std::size_t>(tile)];
+    const auto [least, most] = std::minmax_element(load.begin(), load.end());
+    Rectangle smallest = cut.grid.owned(0), largest = smallest;
+    for (std::int64_t tile = 1; tile < tiles; ++tile) {
+      const Rectangle owned = cut.grid.owned(tile);
+      smallest.rows = std::min(smallest.rows, owned.rows);
+      smallest.columns = std::min(smallest.columns, owned.columns);
+      largest.rows = std::max(largest.rows, owned.rows);
+      largest.columns = std::max(largest.columns, owned.columns);
+    }
+    line("tiles", "from " + by(smallest.rows, smallest.columns) + " to " +
+                      by(largest.rows, largest.columns) + " pixels, with " +
+                      std::to_string(*least) + " to " + std::to_string(*most) + " positions");
+    line("halo",
+         (config.tiles.halo ? "truncated, " : "exact, ") + by(halo[0], halo[1]) + " pixels");
+    double worst = 0.0;
+    for (const Tile& tile : cut.tiles)
+      worst = std::max(worst, energy_cut(problem, cut, tile.number));
+    line("energy cut", number(100.0 * worst, 3) +
+                           " % of the illumination in the worst tile lies beyond its halo");
+    if (worst > 0.01) {
+      about_tiles.push_back(
+          "the halo cuts off " + number(100.0 * worst, 3) +
+          " % of the illumination of a tile; more than 1 % shows in the image "
+          "(tiles.halo, at most exact: " +
+          std::to_string(std::max(exact_halo(problem.window)[0], exact_halo(problem.window)[1])) +
+          ")");
+    }
+    if (cut.exchange == "direct") {
+      std::int64_t inside = 0;
+      const double* p = problem.positions.const_data_ptr<double>();
+      for (std::int64_t k = 0; k < n; ++k) {
+        const Rectangle window{static_cast<std::int64_t>(std::floor(p[2 * k])),
+                               static_cast<std::int64_t>(std::floor(p[2 * k + 1])), h, w};
+        inside += contains(cut.grid.owned(cut.tile_of[static_cast<std::size_t>(k)]),
+                           intersection(window, cut.grid.object()))
+                      ? 1
+                      : 0;
+      }
+      line("hidden",
+           number(100.0 * static_cast<double>(inside) / static_cast<double>(n), 3) +
+               " % of the windows lie within their tile: worked on while messages travel");
+    }
+    if (options.halo_error) {
+      line("halo error", number(halo_error(config, problem), 3) +
+                             " of the object's gradient at the start, against exact halos");
+    }
+  }
+  std::int64_t most_bytes = 0, most_held = 0;
+  for (std::int64_t rank = 0; rank < options.ranks; ++rank) {
+    most_bytes = std::max(most_bytes, predicted_bytes(config, problem, cut, rank));
+    most_held =
+        std::max(most_held,
+                 static_cast<std::int64_t>(cut.positions_of_rank(rank, problem.positions).size()));
+  }
+  line("memory",
+       bytes(most_bytes) + " predicted for " + (options.ranks == 1 ? "a run" : "the largest rank") +
+           ", of it patterns " +
+           bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
+           "; the object has " + bytes(slices * rows * columns * complex_bytes(config)));
   line("read", "1.0 times each pattern (kept in memory)");
 
-  const std::vector<std::string> found = doubts_about(config, problem, scan, summary);
+  std::vector<std::string> found = doubts_about(config, problem, scan, summary);
+  found.insert(found.end(), about_tiles.begin(), about_tiles.end());
   for (const std::string& text : found) out << "doubtful: " << text << '\n';
   if (found.empty()) out << "nothing doubtful\n";
   out.flush();

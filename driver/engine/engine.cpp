@@ -378,6 +378,16 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   return result;
 }
 
+std::vector<at::Tensor> Engine::owned_gradients(const State& state) {
+  const c10::InferenceMode no_autograd;
+  const Evaluation at = evaluate(state, 0, nullptr, {});
+  std::vector<at::Tensor> owned;
+  for (std::size_t k = 0; k < at.object.size(); ++k) {
+    owned.push_back(workplace_.counted_view(k, at.object[k]).clone());
+  }
+  return owned;
+}
+
 bool Engine::iterate(State& state, const std::function<bool()>& stop,
                      const std::function<void(std::int64_t)>& batch_done) {
   const c10::InferenceMode no_autograd;

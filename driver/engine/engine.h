@@ -45,6 +45,9 @@ class Engine {
   bool stopped() const { return stopped_; }
 
   std::int64_t positions() const { return problem_.positions.size(0); }
+  // The object's gradient at `state`, of the first batch, in every tile's owned pixels: complete,
+  // exchanged.
+  std::vector<at::Tensor> owned_gradients(const State& state);
   const IterationWork& work() const { return work_; }
   // What the data is, in one line: a checkpoint goes on with the same data alone.
   std::string fingerprint() const;

@@ -219,10 +219,11 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.
-void refuse_too_much_memory(const Config& config, const Problem& problem) {
+void refuse_too_much_memory(const Config& config, const Problem& problem, const Decomposition& cut,
+                            const Launch& launch) {
   // The patterns are in memory already, and counted in neither.
-  const std::int64_t needed =
-      predicted_bytes(config, problem) - static_cast<std::int64_t>(problem.patterns.nbytes());
+  const std::int64_t needed = predicted_bytes(config, problem, cut, launch.rank) -
+                              static_cast<std::int64_t>(problem.patterns.nbytes());
   const std::int64_t available = available_bytes();
   if (needed > available) {
     throw RunError("the run must fit into the memory that is free, " +
@@ -253,10 +254,6 @@ std::string agreement(const Config& config, const Problem& problem, const Decomp
       << " x " << cut.grid.columns() << ", halo " << cut.grid.halo()[0] << " x "
       << cut.grid.halo()[1] << "\n";
   return out.str();
-}
-
-DecompositionOptions decomposition_options(const Config& config) {
-  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows};
 }
 
 // Each rank has looked at the patterns of its own tiles: what they mean together.
@@ -396,7 +393,7 @@ void run(Config config, const RunOptions& options) {
                     decomposition_options(config));
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
-    refuse_too_much_memory(config, problem);
+    refuse_too_much_memory(config, problem, cut, launch);
   } catch (const std::exception& error) {
     report_before_meeting(launch, error.what());
     throw;

@@ -105,11 +105,13 @@ struct Gradients : torch::autograd::Function<Gradients> {
       sums = derivative(*recipe, compute(inputs, 0, positions), gradients, inputs, wanted,
                         /*create_graph=*/true);
     } else {
+      // Out of place throughout: what is batched by vmap cannot be added into what is not.
       const int64_t block = block_size(saved[1], saved[2]);
+      std::vector<variable_list> pieces(saved.size());  // of what has an entry a position
+      const bool by_position = saved[0].dim() > 0;
       for (int64_t begin = 0; begin < *known; begin += block) {
         const int64_t end = std::min(*known, begin + block);
         const auto part = [&](const at::Tensor& tensor) { return tensor.slice(0, begin, end); };
-        const bool by_position = saved[0].dim() > 0;
         variable_list inputs = saved, weights = gradients;
         if (by_position) inputs[0] = part(saved[0]);
         inputs[3] = part(saved[3]);
@@ -122,11 +124,17 @@ struct Gradients : torch::autograd::Function<Gradients> {
                                                inputs, wanted, /*create_graph=*/false);
         const at::NoGradGuard no_grad;
         for (size_t i = 0; i < found.size(); ++i) {
-          if (!found[i].defined()) continue;
-          if (!sums[i].defined()) sums[i] = at::zeros_like(saved[i]);
-          const bool entries = i == 3 || (i == 0 && by_position);
-          (entries ? part(sums[i]) : sums[i]).add_(found[i]);
+          if (i == 3 || (i == 0 && by_position)) {
+            if (wanted[i]) {
+              pieces[i].push_back(found[i].defined() ? found[i] : at::zeros_like(part(saved[i])));
+            }
+          } else if (found[i].defined()) {
+            sums[i] = sums[i].defined() ? sums[i] + found[i] : found[i];
+          }
         }
+      }
+      for (size_t i = 0; i < pieces.size(); ++i) {
+        if (!pieces[i].empty()) sums[i] = at::cat(pieces[i], 0);
       }
     }
     sums.resize(6);

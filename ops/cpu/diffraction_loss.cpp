@@ -206,8 +206,8 @@ LossAndGradients diffraction_loss_gradients(
     const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
     const std::optional<at::Tensor>& background, std::string_view likelihood,
     at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
-  return compute("diffraction_loss_gradients", object, probe, positions, propagator, patterns,
-                 weights, mask, background, likelihood, origin, detector, needs);
+  return compute("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
+                 background, likelihood, origin, detector, needs);
 }
 
 void diffraction_loss_accumulate_(

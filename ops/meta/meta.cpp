@@ -100,8 +100,8 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
                                       const OptionalTensor& mask, const OptionalTensor& background,
                                       std::string_view likelihood, c10::SymIntArrayRef origin,
                                       const OptionalTensor& detector, std::array<bool, 4> needs) {
-  check_all("diffraction_loss_gradients", object, probe, positions, propagator, patterns, weights,
-            mask, background, likelihood, origin, detector);
+  check_all("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
+            background, likelihood, origin, detector);
   auto [by_object, by_probe, by_positions, by_propagator] =
       empty_gradients(object, probe, positions, propagator, needs);
   return {at::empty({}, real_options(probe)),

@@ -153,6 +153,20 @@ def hessian_vector_product(module, model, patterns, directions, **options):
     return inputs, torch.autograd.grad(along, inputs, **options)
 
 
+@pytest.mark.parametrize("name", ["exit_waves", "diffraction", "diffraction_loss"])
+def test_batched_second_derivatives_are_those_of_a_loop(name):
+    obj, probe, positions, propagator, patterns = make_problem(n=2, h=4, w=5, rows=6, columns=6)
+
+    def scalar(x):
+        more = (patterns,) if name == "diffraction_loss" else ()
+        result = getattr(ptyle, name)(x, probe, positions, propagator, *more)
+        return result[0] if more else result.abs().square().square().sum()
+
+    x = torch.rand(2, 6, 6, dtype=torch.double)
+    batched = torch.autograd.functional.hessian(scalar, x, vectorize=True)
+    close(batched, torch.autograd.functional.hessian(scalar, x), 1e-12)
+
+
 def test_second_derivatives_of_several_blocks_of_positions():
     *model, patterns = make_problem(slices=4, h=64, w=64, rows=100, columns=90, n=70)
     directions = [torch.randn_like(t) for t in model]

@@ -42,10 +42,7 @@ def exit_waves(
         >>> propagator = ptyle.fresnel_propagator((16, 16), 0.2, 0.0251, 20.0)
         >>> ptyle.exit_waves(phase, probe, positions, propagator).shape
         torch.Size([12, 2, 16, 16])
-
-        Complex unknowns as real leaves, because several of torch's optimisers are wrong for complex
-        ones:
-
+        >>> # complex unknowns as real leaves: several optimisers are wrong for complex ones
         >>> leaf = torch.view_as_real(probe).clone().requires_grad_()  # [modes, h, w, 2]
         >>> optimizer = torch.optim.Adam([leaf], lr=0.01)
         >>> waves = ptyle.exit_waves(phase, torch.view_as_complex(leaf), positions, propagator)

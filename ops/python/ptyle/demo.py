@@ -10,7 +10,9 @@ titanium moved off the middle of its cell along the polar axis, to the right, an
 """
 
 import argparse
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ SEMIANGLE_MRAD = 21.0
 DEFOCUS_NM = 20.0
 GUESSED_DEFOCUS_NM = 22.0
 ITERATIONS = 40
+RANKS = 2
 LEAST_CORRELATION = 0.9
 
 CONFIG = f"""\
@@ -59,6 +62,9 @@ thickness_nm = {CELLS * CELL_NM:.5f}
 iterations = {ITERATIONS}
 batches = 8
 refine = ["object", "probe"]
+
+[tiles]
+grid = [2, 2]
 
 [output]
 folder = "result"
@@ -94,6 +100,27 @@ def run_program(arguments: list[str], say) -> None:
     subprocess.run([program(), *arguments], check=True)
 
 
+def run_on_ranks(arguments: list[str], ranks: int, say) -> None:
+    """Run `ptyle` on several ranks, as torchrun does it, and wait for all of them."""
+    say(f"ptyle {' '.join(arguments)}  # on {ranks} ranks")
+    sys.stdout.flush()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    processes = []
+    for rank in range(ranks):
+        there = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        there |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": threads}
+        there = {name: str(value) for name, value in there.items()}
+        processes.append(subprocess.Popen([program(), *arguments], env=os.environ | there))
+    codes = [process.wait() for process in processes]
+    # what a rank says of itself counts more than that another one failed
+    failed = sorted((code for code in codes if code != 0), key=lambda code: code == 75)
+    if failed:
+        raise subprocess.CalledProcessError(failed[0], arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ptyle.demo", description=__doc__)
@@ -112,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run_program(simulate_arguments(data), say)
         config.write_text(CONFIG.format(object_pixel_nm=pixel_nm(data)))
-        run_program(["run", str(config)], say)
+        run_on_ranks(["run", str(config)], RANKS, say)
     except subprocess.CalledProcessError as error:
         say(f"stopped: ptyle ended with exit code {error.returncode}")
         return error.returncode
