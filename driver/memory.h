@@ -1,4 +1,5 @@
-// How much memory there is: what does not fit is refused before it drags the machine down.
+// Memory: how much is free, and how much of it this program's tensors take. What does not fit is
+// refused before it drags the machine down.
 #pragma once
 
 #include <cstdint>
@@ -10,5 +11,11 @@ namespace ptyle::driver {
 std::int64_t available_bytes();
 
 std::string gigabytes(double bytes);  // "3.2 GB"
+
+// Counts the bytes of tensors from now on.
+void count_tensor_bytes();
+// The most that were alive at once since the count began or was last started anew.
+std::int64_t most_tensor_bytes();
+void restart_most_tensor_bytes();
 
 }  // namespace ptyle::driver

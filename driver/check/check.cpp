@@ -316,6 +316,11 @@ DecompositionOptions decomposition_options(const Config& config) {
 
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank) {
+  return kBaseBytes + predicted_tensor_bytes(config, problem, decomposition, rank);
+}
+
+std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
+                                    const Decomposition& decomposition, std::int64_t rank) {
   const std::int64_t unit = complex_bytes(config);
   const std::int64_t slices = problem.object_shape[0];
   const std::int64_t probe = problem.probe.numel() * unit;
@@ -329,16 +334,28 @@ std::int64_t predicted_bytes(const Config& config, const Problem& problem,
   } else if (config.reconstruct.momentum > 0.0) {
     remembered = 1;
   }
-  std::int64_t tiles = 0;
+  std::int64_t tiles = 0, most_positions = 0;
   for (const std::int64_t number : decomposition.tiles_of_rank(rank)) {
     const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
+    most_positions = std::max(
+        most_positions, static_cast<std::int64_t>(
+                            decomposition.positions_of_tile(number, problem.positions).size()));
     // Object, gradient and the optimiser's memory; illumination and preconditioner, real; the
     // tile's gradient of the probe and its illumination.
     tiles += slices * unit *
              ((refines_object ? 2 : 1) * tile.frame.pixels() + remembered * tile.updated.pixels());
-    tiles += tile.updated.pixels() * unit + 2 * probe;
+    const bool preconditioned = config.reconstruct.optimizer != "adam";
+    tiles += probe + (preconditioned ? tile.updated.pixels() * unit + probe : 0);
     if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {
-      tiles += 2 * (tile.frame.pixels() - tile.owned.pixels()) * slices * unit;  // messages
+      const auto elsewhere = [&](std::int64_t other) {
+        return decomposition.owners[static_cast<std::size_t>(other)] != rank;
+      };
+      for (const Piece& piece : borrowed_by(decomposition.grid, number)) {
+        if (elsewhere(piece.owner)) tiles += piece.area.pixels() * slices * unit;
+      }
+      for (const Piece& piece : lent_by(decomposition.grid, number)) {
+        if (elsewhere(piece.borrower)) tiles += piece.area.pixels() * slices * unit;
+      }
     }
   }
   const auto held =
@@ -354,12 +371,17 @@ std::int64_t predicted_bytes(const Config& config, const Problem& problem,
   const std::int64_t stack = slices * problem.probe.numel() * unit;
   const std::int64_t patches = slices * window * unit;
   constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
+  const std::int64_t batches = std::max<std::int64_t>(1, config.reconstruct.batches);
   const std::int64_t at_once = std::min(
-      std::max<std::int64_t>(1, kStackBytes / std::max<std::int64_t>(1, stack)),
-      std::max<std::int64_t>(
-          1, (kStackBytes / 128) / std::max<std::int64_t>(1, problem.probe.numel() * unit)));
-  const std::int64_t scratch = at::get_num_threads() * at_once * (stack + patches);
-  return kBaseBytes + patterns + mask + batch + tiles + (4 + remembered) * probe + scratch;
+      {std::max<std::int64_t>(1, kStackBytes / std::max<std::int64_t>(1, stack)),
+       std::max<std::int64_t>(
+           1, (kStackBytes / 128) / std::max<std::int64_t>(1, problem.probe.numel() * unit)),
+       (most_positions + batches - 1) / batches});
+  const std::int64_t transforms = 2 * problem.probe.numel() * unit;
+  const std::int64_t scratch = at::get_num_threads() * at_once * (stack + patches + transforms);
+  // Positions, their order and what was found in each pattern: on every rank.
+  const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
+  return patterns + mask + batch + tiles + (4 + remembered) * probe + scratch + lists;
 }
 
 double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {
@@ -591,6 +613,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   }
   line("memory",
        bytes(most_bytes) + " predicted for " + (options.ranks == 1 ? "a run" : "the largest rank") +
+           ", tensors " + number(static_cast<double>(most_bytes - kBaseBytes) / 1e6, 6) + " MB" +
            ", of it patterns " +
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            "; the object has " + bytes(slices * rows * columns * complex_bytes(config)));

@@ -25,7 +25,9 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options =
 // The doubts alone, one sentence each.
 std::vector<std::string> doubts(const Config& config, const Problem& problem);
 
-// Memory of one rank of a run, in bytes.
+// Memory of one rank of a run, in bytes: of tensors, and of these and the program itself.
+std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
+                                    const Decomposition& decomposition, std::int64_t rank);
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
 

@@ -54,6 +54,8 @@ void write_result(const std::string& path, const State& state, const Config& con
       file.write_area("/object", {0, tile.owned.row, tile.owned.column}, tensor);
     });
     file.set_attribute("/object", "axes", "slice, row, column");
+    file.set_attribute("/object", "row_cuts", decomposition.grid.row_cuts());
+    file.set_attribute("/object", "column_cuts", decomposition.grid.column_cuts());
     file.set_attribute("/object", "unit", "1 (complex transmission)");
     file.write("/probe", orthogonalised_modes(state.probe));
     file.set_attribute("/probe", "axes", "mode, row, column");

@@ -199,12 +199,13 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.positions_per_second =
       row.seconds > 0 ? static_cast<double>(engine.positions()) / row.seconds : 0.0;
   const IterationWork& work = engine.work();
-  const at::Tensor most = at::zeros({4}, at::kDouble), sum = at::zeros({2}, at::kLong);
+  const at::Tensor most = at::zeros({5}, at::kDouble), sum = at::zeros({2}, at::kLong);
   auto* m = most.data_ptr<double>();
   m[0] = work.compute_seconds;
   m[1] = work.pack_seconds;
   m[2] = work.wait_seconds;
   m[3] = static_cast<double>(peak_bytes());
+  m[4] = static_cast<double>(most_tensor_bytes());
   sum.data_ptr<std::int64_t>()[0] = work.bytes;
   sum.data_ptr<std::int64_t>()[1] = work.messages;
   ranks.maximum(most);
@@ -213,6 +214,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.pack_seconds = m[1];
   row.wait_seconds = m[2];
   row.peak_bytes = static_cast<std::int64_t>(m[3]);
+  row.tensor_bytes = static_cast<std::int64_t>(m[4]);
   row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
   row.messages_sent = sum.data_ptr<std::int64_t>()[1];
   return row;
@@ -326,6 +328,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     }
   }
 
+  restart_most_tensor_bytes();
   const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
   {
@@ -376,6 +379,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
 }  // namespace
 
 void run(Config config, const RunOptions& options) {
+  count_tensor_bytes();
   const Launch launch = find_launch();
   const Signals signals;
   Problem problem;

@@ -66,6 +66,7 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   json["bytes_sent"] = metrics.bytes_sent;
   json["messages_sent"] = metrics.messages_sent;
   json["peak_bytes"] = metrics.peak_bytes;
+  json["tensor_bytes"] = metrics.tensor_bytes;
   const std::string line = json.dump() + "\n";
   std::size_t done = 0;
   while (done < line.size()) {

@@ -16,7 +16,8 @@ struct IterationMetrics {
   // other ranks, which could not be hidden.
   double compute_seconds = 0.0, pack_seconds = 0.0, wait_seconds = 0.0;
   std::int64_t bytes_sent = 0, messages_sent = 0;  // sum over ranks
-  std::int64_t peak_bytes = 0;                     // largest over ranks
+  // Largest over ranks: of the process since its start, and of all tensors during the iterations.
+  std::int64_t peak_bytes = 0, tensor_bytes = 0;
 };
 
 class MetricsWriter {

@@ -29,11 +29,15 @@ def test_the_cpp_example_is_that_of_the_outside_project():
         assert line in program
 
 
-def test_the_config_is_one_that_the_program_knows():
-    (config,) = blocks("toml")
+def test_the_configs_are_ones_that_the_program_knows():
+    config, tiles = blocks("toml")
     assert set(tomllib.loads(config)) == {"data", "probe", "reconstruct", "output"}
+    assert set(tomllib.loads(tiles)["tiles"]) == {"grid", "halo", "exchange"}
 
 
 def test_every_room_is_there():
-    for room in re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE):
+    rooms = README.split("## The rooms")[1].split("\n## ")[0]
+    found = re.findall(r"^\| `(\w+)` \|", rooms, re.MULTILINE)
+    assert len(found) >= 5
+    for room in found:
         assert (ROOT / room).is_dir()
