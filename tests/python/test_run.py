@@ -251,7 +251,8 @@ def test_a_run_that_explodes_fails_and_keeps_its_checkpoint(star, tmp_path):
     failed = run("run", star, *options, code=1)
     assert "must stay finite" in failed.stderr and "reconstruct.step" in failed.stderr
     with h5py.File(tmp_path / "star" / "checkpoint.h5") as file:
-        assert np.isfinite(file["object"][()]).all() and np.isfinite(file["probe"][()]).all()
+        assert np.isfinite(file["tiles/0/object"][()]).all()
+        assert np.isfinite(file["probe"][()]).all()
 
 
 def test_an_error_that_does_not_fall_is_said(star):
