@@ -84,6 +84,9 @@ int parse_and_run(int argc, char** argv) {
                                       "goes on from the checkpoint in the output folder");
   run->add_flag("--overwrite", run_options.overwrite, "replaces the files of an earlier run")
       ->excludes(resume);
+  run->add_option("--trace", run_options.trace,
+                  "writes when each rank did what, for ui.perfetto.dev")
+      ->type_name("FILE.json");
   run->callback([&] { ptyle::driver::run(run_arguments.load(), run_options); });
 
   try {

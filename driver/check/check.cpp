@@ -344,6 +344,9 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
     // tile's gradient of the probe and its illumination.
     tiles += slices * unit *
              ((refines_object ? 2 : 1) * tile.frame.pixels() + remembered * tile.updated.pixels());
+    if (decomposition.exchange == "passes" && config.tiles.exchange_every > 1) {
+      tiles += tile.frame.pixels() * (slices * unit + unit / 2);  // sums since the last exchange
+    }
     const bool preconditioned = config.reconstruct.optimizer != "adam";
     tiles += probe + (preconditioned ? tile.updated.pixels() * unit + probe : 0);
     if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {

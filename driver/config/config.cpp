@@ -486,6 +486,10 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<Integer>("tiles.extra_rows", c.tiles.extra_rows, within<std::int64_t>(0, 1000),
                           "exchange = \"voxels\": steps of the scan from which a tile takes other "
                           "tiles' positions too");
+  v.template key<Integer>(
+      "tiles.exchange_every", c.tiles.exchange_every, within<std::int64_t>(1, 1'000'000),
+      "batches between exchanges of \"passes\" and \"voxels\"; between them tiles "
+      "follow their own gradients");
   v.template key<Integer>("tiles.timeout_s", c.tiles.timeout_s, within<std::int64_t>(1, 86400),
                           "seconds after which a rank that does not answer ends the run");
 
@@ -731,6 +735,17 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
   if (c.reconstruct.optimizer == "lbfgs" && c.reconstruct.batches != 1) {
     fail("reconstruct.batches", "must be 1 with reconstruct.optimizer = \"lbfgs\", got " +
                                     std::to_string(c.reconstruct.batches));
+  }
+  if (c.tiles.exchange_every > 1 && c.tiles.exchange != "passes" && c.tiles.exchange != "voxels") {
+    fail("tiles.exchange_every", "must be 1 with tiles.exchange = \"" + c.tiles.exchange +
+                                     "\", got " + std::to_string(c.tiles.exchange_every));
+  }
+  if (c.tiles.exchange_every > 1 && c.tiles.exchange == "passes" &&
+      (c.reconstruct.optimizer != "descent" || c.reconstruct.momentum > 0)) {
+    fail("tiles.exchange_every",
+         "must be 1 with tiles.exchange = \"passes\" and an optimiser with a memory (only "
+         "reconstruct.optimizer = \"descent\" without momentum has none), got " +
+             std::to_string(c.tiles.exchange_every));
   }
   if (c.tiles.exchange == "voxels" && c.reconstruct.optimizer == "lbfgs") {
     fail("tiles.exchange",

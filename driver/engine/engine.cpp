@@ -305,6 +305,7 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
 
   const bool preconditioned = config_.reconstruct.optimizer != "adam";
   if (with_object && preconditioned) {
+    const Trace::Box box(trace_, "illumination");
     at::Tensor most = at::zeros({}, at::kDouble);
     for (std::size_t k = 0; k < tiles.size(); ++k) {
       const Rectangle& area = tiles_[k].updated;
@@ -327,17 +328,32 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   std::fill(losses_.begin(), losses_.end(), 0.0);
   std::fill(squared_errors_.begin(), squared_errors_.end(), 0.0);
 
-  add_all(state, batch, &TileBatch::before, with_probe);
+  {
+    const Trace::Box box(trace_, "positions that need no halo");
+    add_all(state, batch, &TileBatch::before, with_probe);
+  }
   if (halos_ == Halos::kOnTheWay) {
+    const Trace::Box box(trace_, "wait for voxels");
     exchange_->finish_objects(object);
     halos_ = Halos::kFresh;
   }
-  add_all(state, batch, &TileBatch::boundary, with_probe);
-  add_all(state, batch, &TileBatch::extra, false, false);
-  if (with_object) exchange_->begin_gradients(gradients_);
-  add_all(state, batch, &TileBatch::after, with_probe);
+  {
+    const Trace::Box box(trace_, "boundary positions");
+    add_all(state, batch, &TileBatch::boundary, with_probe);
+    add_all(state, batch, &TileBatch::extra, false, false);
+  }
+  const bool exchanged = with_object && !exchanges_rarely();
+  if (exchanged) {
+    const Trace::Box box(trace_, "send gradients");
+    exchange_->begin_gradients(gradients_);
+  }
+  {
+    const Trace::Box box(trace_, "positions that need no halo");
+    add_all(state, batch, &TileBatch::after, with_probe);
+  }
 
   if (with_probe) {
+    const Trace::Box box(trace_, "sum the probe's gradient");
     std::vector<at::Tensor> lit;
     if (preconditioned) {
       for (std::size_t k = 0; k < tiles.size(); ++k) {
@@ -356,12 +372,14 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
     result.probe = ranks_.sum_over_tiles(probe_gradients_, cut_.owners);
   }
   if (with_object) {
-    exchange_->finish_gradients(gradients_);
+    const Trace::Box box(trace_, "wait for gradients, add");
+    if (exchanged) exchange_->finish_gradients(gradients_);
     for (std::size_t k = 0; k < tiles.size(); ++k) {
       result.object.push_back(workplace_.view(k, gradients_[k]));
     }
   }
 
+  const Trace::Box box(trace_, "sum the loss");
   // Loss, squared error and whether a rank was asked to stop, in one message.
   const auto count = static_cast<std::int64_t>(cut_.tiles.size());
   at::Tensor numbers = at::zeros({3, count}, at::kDouble);
@@ -406,19 +424,26 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     double squared_error = 0;
     const Evaluation at = evaluate(state, batch, &squared_error, stop);
     if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss);
-    optimizer_->update(state, at, [&] {
-      halos_ = Halos::kStale;
-      return evaluate(state, batch, nullptr, stop);
-    });
+    {
+      const Trace::Box box(trace_, "update");
+      optimizer_->update(state, at, [&] {
+        halos_ = Halos::kStale;
+        return evaluate(state, batch, nullptr, stop);
+      });
+    }
+    if (!gradients_.empty() && exchanges_rarely()) follow_others(state, at);
     state.loss += at.loss;
     state.squared_error += squared_error;
+    const bool was_due = exchange_is_due(state);
     ++state.batch;
     done += batches_.members(batch).size(0);
     if (state.batch == batches_.count() && config_.reconstruct.refines("object") &&
         refines_probe(state)) {
       fix_power(state);
     }
-    if (!gradients_.empty()) {  // the halos travel while the next batch begins
+    // The halos travel while the next batch begins.
+    if (!gradients_.empty() && (cut_.exchange != "voxels" || was_due)) {
+      const Trace::Box box(trace_, "send voxels");
       exchange_->begin_objects(objects(state));
       halos_ = Halos::kOnTheWay;
     }
@@ -448,6 +473,53 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   state.batch = 0;
   ++state.iteration;
   return true;
+}
+
+bool Engine::exchanges_rarely() const {
+  return cut_.exchange == "passes" && config_.tiles.exchange_every > 1;
+}
+
+// After every so many batches, and after the last of an iteration.
+bool Engine::exchange_is_due(const State& state) const {
+  return (state.batch + 1) % config_.tiles.exchange_every == 0 ||
+         state.batch + 1 == batches_.count();
+}
+
+// Wang et al. (SC22): the tile has moved by its own gradients; the passes bring the sum of all
+// since the last exchange, of which the tile's own part must not be used a second time.
+void Engine::follow_others(State& state, const Evaluation& at) {
+  std::vector<at::Tensor> sums, lights;
+  for (std::size_t k = 0; k < tiles_.size(); ++k) {
+    at::Tensor& own = state.tiles[k].optimizer["own_gradients"];
+    at::Tensor& light = state.tiles[k].optimizer["period_illumination"];  // [1, rows, columns]
+    const at::Tensor lit = at.object_illumination[k].unsqueeze(0);
+    if (!own.defined()) own = at::zeros_like(gradients_[k]);
+    if (!light.defined()) light = at::zeros_like(lit);
+    add_scaled(own, 1.0, gradients_[k]);
+    light.add_(lit);  // one rounding an element
+    sums.push_back(own);
+    lights.push_back(light);
+  }
+  if (!exchange_is_due(state)) return;
+  const Trace::Box box(trace_, "passes");
+  for (std::size_t k = 0; k < tiles_.size(); ++k) gradients_[k].copy_(sums[k]);
+  exchange_->begin_gradients(gradients_);
+  exchange_->finish_gradients(gradients_);
+  // The sum of several batches takes the step of one large batch: that of all their light.
+  Evaluation others = at;
+  others.probe = at::Tensor();
+  at::Tensor most = at::zeros({}, at::kDouble);
+  for (std::size_t k = 0; k < tiles_.size(); ++k) {
+    add_scaled(gradients_[k], -1.0, sums[k]);
+    others.object_illumination[k] = lights[k].select(0, 0).clone();
+    double& here = *most.data_ptr<double>();
+    here = std::max(here, largest(others.object_illumination[k]));
+    sums[k].zero_();
+    lights[k].zero_();
+  }
+  ranks_.maximum(most);
+  others.most_object_illumination = most.item<double>();
+  optimizer_->update(state, others, {});
 }
 
 // A loss is known only before an update; nothing that is not finite may become a checkpoint.

@@ -15,6 +15,7 @@
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/exchange.h"
 #include "driver/tiles/ranks.h"
+#include "driver/trace.h"
 
 namespace ptyle::driver {
 
@@ -48,6 +49,8 @@ class Engine {
   // The object's gradient at `state`, of the first batch, in every tile's owned pixels: complete,
   // exchanged.
   std::vector<at::Tensor> owned_gradients(const State& state);
+  // From now on steps are recorded there.
+  void record(Trace* trace) { trace_ = trace; }
   const IterationWork& work() const { return work_; }
   // What the data is, in one line: a checkpoint goes on with the same data alone.
   std::string fingerprint() const;
@@ -83,6 +86,11 @@ class Engine {
   // Keeps the probe's power at its start by one scalar, moved into the object: where both are
   // refined, only their product is measured.
   void fix_power(State& state);
+  // Between exchanges of `passes` a tile follows its own gradient; these carry what others found
+  // into it, which no update has used yet.
+  bool exchanges_rarely() const;
+  bool exchange_is_due(const State& state) const;
+  void follow_others(State& state, const Evaluation& at);
 
   const Config& config_;
   const Problem& problem_;
@@ -104,6 +112,7 @@ class Engine {
   Halos halos_ = Halos::kFresh;
   bool stopped_ = false;
   IterationWork work_;
+  Trace* trace_ = nullptr;
 };
 
 }  // namespace ptyle::driver

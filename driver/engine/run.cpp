@@ -35,6 +35,7 @@
 #include "driver/tiles/launch.h"
 #include "driver/tiles/meeting.h"
 #include "driver/tiles/ranks.h"
+#include "driver/trace.h"
 
 namespace ptyle::driver {
 namespace {
@@ -329,6 +330,11 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
 
   restart_most_tensor_bytes();
+  std::optional<Trace> trace;
+  if (!options.trace.empty()) {
+    trace.emplace(ranks);
+    engine.record(&*trace);
+  }
   const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
   {
@@ -351,6 +357,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       }
     }
   }
+  if (trace) trace->write(options.trace);
   write_checkpoint(checkpoint, state, config, data, cut, ranks);
   one_thread.emplace();
   write_result(folder + "/result.h5", state, config, problem, cut, ranks);

@@ -1,12 +1,15 @@
 // `ptyle run`: from a config to a folder with the result.
 #pragma once
 
+#include <string>
+
 #include "driver/config/config.h"
 
 namespace ptyle::driver {
 
 struct RunOptions {
   bool resume = false;     // go on from the folder's checkpoint
+  std::string trace;       // a file for Perfetto; empty: none
   bool overwrite = false;  // replace what an earlier run left in the folder
 };
 

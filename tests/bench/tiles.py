@@ -102,6 +102,7 @@ def seams(folder: Path) -> dict:
         "voxels, 2 rows": dict(tiles__exchange="voxels", tiles__extra_rows=2),
         "voxels, 1 row": dict(tiles__exchange="voxels", tiles__extra_rows=1),
         "voxels, 0 rows": dict(tiles__exchange="voxels", tiles__extra_rows=0),
+        "voxels, rarely": dict(tiles__exchange="voxels", tiles__exchange_every=1000),
     }
     indices = {name: [] for name in ("one tile", *kinds)}
     common = dict(reconstruct__iterations=60, threads=2)

@@ -174,6 +174,30 @@ def test_torchrun_starts_ranks(film):
     assert same_bits(film / "torchrun", run(film, 1, "no_torchrun"))
 
 
+def test_a_trace_shows_every_rank(film):
+    options = [*options_of("traced", iterations=2), "--trace", "trace.json"]
+    assert [code for code, _ in finish(begin(film, 2, options))] == [0, 0]
+    events = json.loads((film / "trace.json").read_text())["traceEvents"]
+    boxes = [e for e in events if e["ph"] == "X"]
+    assert {e["pid"] for e in boxes} == {0, 1}
+    names = {e["name"] for e in boxes}
+    assert {"positions that need no halo", "boundary positions", "wait for voxels"} <= names
+    for rank in (0, 1):  # gradients are sent before, and waited for after, positions without a halo
+        order = [e["name"] for e in sorted(boxes, key=lambda e: e["ts"]) if e["pid"] == rank]
+        sent = order.index("send gradients")
+        assert order[sent + 1] == "positions that need no halo"
+        assert "wait for gradients, add" in order[sent:]
+
+
+def test_rare_exchanges_of_voxels_and_passes(film):
+    for exchange in ("passes", "voxels"):
+        values = {"tiles.exchange": exchange, "tiles.exchange_every": 3}
+        one = run(film, 1, f"rare1{exchange}", **values)
+        assert same_bits(one, run(film, 3, f"rare3{exchange}", **values))
+    ends = finish(begin(film, 1, options_of("rare", **{"tiles.exchange_every": 3})))
+    assert ends[0][0] == 2 and "tiles.exchange_every" in ends[0][1]
+
+
 def until_iterating(film, out):
     """Waits for the first line of metrics."""
     for _ in range(300):
