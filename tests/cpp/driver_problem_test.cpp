@@ -298,6 +298,47 @@ TEST_F(ProblemTest, FourDimensionalScansAreFlattened) {
   expect_words(refusal<DataError>(), {"must be finite", "[1, 2, 3, 4]"});
 }
 
+// What a rank reads of its own positions is what one rank reads of all.
+TEST_F(ProblemTest, ASubsetIsReadFromAnyLayout) {
+  const at::Tensor three = counts({35, 4, 6}) + 1, four = three.reshape({5, 7, 4, 6});
+  const at::Tensor bad = at::rand({35, 4, 6}).lt(0.1);
+  struct Layout {
+    bool scan;
+    hdf5::WriteOptions options;
+  };
+  for (const Layout& layout :
+       {Layout{false, {}}, Layout{false, {{4, 4, 6}, 1}}, Layout{false, {{1, 4, 6}, 0}},
+        Layout{true, {}}, Layout{true, {{2, 3, 4, 6}, 1}}}) {
+    write(three.to(at::kUInt16), {}, at::ones({1, 1}));
+    File file = File::create(path("e.h5"));
+    file.write("data", (layout.scan ? four : three).to(at::kUInt16), layout.options);
+    file.write("bad", layout.scan ? bad.reshape({5, 7, 4, 6}) : bad, layout.options);
+    file.close();
+    const Config c =
+        config({"data.patterns=" + path("e.h5") + ":data", "data.mask=" + path("e.h5") + ":bad"});
+    const Problem whole = load_problem(c);
+    for (const std::vector<std::int64_t>& held : {std::vector<std::int64_t>{},
+                                                  {0},
+                                                  {34},
+                                                  {3, 4, 5, 20, 21},
+                                                  {0, 7, 8, 14, 15, 28, 33, 34}}) {
+      Problem part = load_geometry(c);
+      load_patterns(c, part, held);
+      ASSERT_EQ(part.patterns.size(0), static_cast<std::int64_t>(held.size()));
+      for (std::size_t k = 0; k < held.size(); ++k) {
+        const auto row = static_cast<std::int64_t>(k);
+        EXPECT_TRUE(at::equal(part.patterns[row].view(at::kShort),
+                              whole.patterns[held[k]].view(at::kShort)));
+        const at::Tensor mask = part.mask->dim() == 3 ? (*part.mask)[row] : *part.mask;
+        EXPECT_TRUE(at::equal(mask, (*whole.mask)[held[k]]));
+        EXPECT_TRUE(at::equal(part.statistics[held[k]], whole.statistics[held[k]]));
+      }
+      EXPECT_EQ(part.statistics.select(1, 0).ne(0).sum().item<std::int64_t>(),
+                static_cast<std::int64_t>(held.size()));
+    }
+  }
+}
+
 TEST_F(ProblemTest, PositionsComeIntoTheObjectsFrame) {
   const at::Tensor patterns = counts({3, 4, 6}) + 1;
   const at::Tensor positions =
