@@ -311,7 +311,8 @@ std::vector<std::string> doubts(const Config& config, const Problem& problem) {
 }
 
 DecompositionOptions decomposition_options(const Config& config) {
-  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows};
+  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows,
+          config.tiles.voxels == "mean"};
 }
 
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,

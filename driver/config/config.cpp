@@ -483,6 +483,10 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<String>("tiles.exchange", c.tiles.exchange,
                          one_of({"direct", "passes", "allreduce", "voxels"}),
                          "how tiles share gradients");
+  v.template key<String>(
+      "tiles.voxels", c.tiles.voxels, one_of({"copy", "mean"}),
+      "exchange = \"voxels\": halos become their owners' voxels, or what overlaps "
+      "the mean of both tiles");
   v.template key<Integer>("tiles.extra_rows", c.tiles.extra_rows, within<std::int64_t>(0, 1000),
                           "exchange = \"voxels\": steps of the scan from which a tile takes other "
                           "tiles' positions too");

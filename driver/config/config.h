@@ -96,6 +96,7 @@ struct Config {
     std::optional<IntegerPair> grid = IntegerPair{1, 1};  // nullopt: "auto"
     std::optional<std::int64_t> halo;                     // nullopt: "exact"
     std::string exchange = "direct";
+    std::string voxels = "copy";      // copy | mean
     std::int64_t extra_rows = 2;      // `voxels`
     std::int64_t exchange_every = 1;  // batches; `passes`, `voxels`
     std::int64_t timeout_s = 120;     // for a rank that does not answer

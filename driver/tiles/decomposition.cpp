@@ -174,6 +174,7 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
   Decomposition cut;
   cut.exchange = options.exchange;
   cut.window = window;
+  cut.averages = options.averages;
   const Pair tiles = options.grid.value_or(grid_for(ranks, object));
   const Pair exact = exact_halo(window);
   const Pair halo = options.halo ? Pair{*options.halo, *options.halo} : exact;

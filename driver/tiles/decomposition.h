@@ -42,6 +42,7 @@ struct Decomposition {
   Pair window{0, 0};
   // `voxels`: pixels around a tile from where it takes the positions of others too.
   Pair extra{0, 0};
+  bool averages = false;  // `voxels`: overlaps are averaged, not copied from their owners
 
   std::vector<std::int64_t> tiles_of_rank(std::int64_t rank) const;
   // Positions whose patterns a tile needs: its own, and with `voxels` others near it; ascending.
@@ -54,6 +55,7 @@ struct DecompositionOptions {
   std::optional<std::int64_t> halo;  // nothing: exact
   std::string exchange = "direct";
   std::int64_t extra_rows = 2;  // `voxels`: steps of the scan around a tile
+  bool averages = false;        // `voxels`
 };
 
 // positions [n, 2] in the object's frame. ConfigError where ranks, grid and object do not fit.

@@ -1,10 +1,13 @@
 #include "driver/tiles/exchange.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <string>
 #include <utility>
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/view_as_real.h>
 
@@ -75,6 +78,137 @@ class Voxels final : public Halos {
   bool overlaps() const override { return false; }
   void begin_gradients(const std::vector<at::Tensor>&) override {}
   void finish_gradients(const std::vector<at::Tensor>&) override {}
+};
+
+// The other form of halo voxel exchange (Nashed et al. 2014, Opt. Express 22, 32082): where frames
+// overlap, a tile's voxels become the mean of its own and each neighbour's in turn, by ascending
+// tile, as they were before any was averaged.
+class AveragedVoxels final : public Exchange {
+ public:
+  AveragedVoxels(const Decomposition& cut, const Ranks& ranks)
+      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())) {
+    for (std::size_t k = 0; k < mine_.size(); ++k) {
+      const std::int64_t here = mine_[k];
+      for (const std::int64_t there : overlapping(here)) {
+        const std::int64_t peer = cut_.owners[static_cast<std::size_t>(there)];
+        to_[peer].push_back({k, here, there});
+        from_[peer].push_back({k, there, here});
+      }
+    }
+    // Both sides of a message list it by who sends, then by who receives.
+    for (auto* lists : {&to_, &from_}) {
+      for (auto& [peer, list] : *lists) {
+        std::sort(list.begin(), list.end(), [](const Part& a, const Part& b) {
+          return std::pair(a.sender, a.receiver) < std::pair(b.sender, b.receiver);
+        });
+      }
+    }
+  }
+
+  bool overlaps() const override { return false; }
+  void begin_gradients(const std::vector<at::Tensor>&) override {}
+  void finish_gradients(const std::vector<at::Tensor>&) override {}
+
+  void begin_objects(const std::vector<at::Tensor>& objects) override {
+    const std::int64_t slices = objects.front().size(0);
+    const int tag = Ranks::kHaloTag + (call_ = (call_ + 1) & 0xffffff);
+    for (const auto& [peer, list] : from_) {
+      std::int64_t count = 0;
+      for (const Part& part : list) count += slices * area(part).pixels();
+      received_[peer] = at::empty({count}, objects.front().options());
+      if (peer == ranks_.rank()) continue;
+      std::vector<at::Tensor> message{real(received_[peer])};
+      works_.emplace_back(peer, ranks_.group()->recv(message, static_cast<int>(peer), tag));
+    }
+    for (const auto& [peer, list] : to_) {
+      std::vector<at::Tensor> parts;
+      for (const Part& one : list) {
+        parts.push_back(part(objects[one.local], tile(one.sender).frame, area(one)).flatten());
+      }
+      at::Tensor packed = at::cat(parts);
+      if (peer == ranks_.rank()) {
+        received_[peer] = packed;
+        continue;
+      }
+      std::vector<at::Tensor> message{real(packed)};
+      works_.emplace_back(peer, ranks_.group()->send(message, static_cast<int>(peer), tag));
+      traffic_.bytes += static_cast<std::int64_t>(packed.nbytes());
+      ++traffic_.messages;
+      sent_.push_back(std::move(packed));
+    }
+  }
+
+  void finish_objects(const std::vector<at::Tensor>& objects) override {
+    const auto begin = std::chrono::steady_clock::now();
+    for (const auto& [peer, work] : works_) {
+      try {
+        work->wait();
+      } catch (const std::exception& error) {
+        C10_THROW_ERROR(DistBackendError, "the exchange with rank " + std::to_string(peer) +
+                                              " failed: " + error.what());
+      }
+    }
+    traffic_.wait_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const std::int64_t slices = objects.front().size(0);
+    std::map<std::pair<std::int64_t, std::int64_t>, at::Tensor> arrived;  // by receiver, sender
+    for (const auto& [peer, list] : from_) {
+      std::int64_t at = 0;
+      for (const Part& one : list) {
+        const Rectangle where = area(one);
+        const std::int64_t count = slices * where.pixels();
+        arrived[{one.receiver, one.sender}] =
+            received_[peer].narrow(0, at, count).view({slices, where.rows, where.columns});
+        at += count;
+      }
+    }
+    for (auto& [key, values] : arrived) {
+      const auto& [receiver, sender] = key;
+      const auto found = std::find(mine_.begin(), mine_.end(), receiver);
+      const auto k = static_cast<std::size_t>(found - mine_.begin());
+      part(objects[k], tile(receiver).frame, intersection(tile(receiver).frame, tile(sender).frame))
+          .add_(values)
+          .mul_(0.5);
+    }
+    works_.clear();
+    sent_.clear();
+    received_.clear();
+  }
+  Traffic traffic() const override { return traffic_; }
+
+ private:
+  struct Part {
+    std::size_t local = 0;  // of the tile that is here
+    std::int64_t sender = 0, receiver = 0;
+  };
+  const Tile& tile(std::int64_t number) const {
+    return cut_.tiles[static_cast<std::size_t>(number)];
+  }
+  Rectangle area(const Part& one) const {
+    return intersection(tile(one.sender).frame, tile(one.receiver).frame);
+  }
+  std::vector<std::int64_t> overlapping(std::int64_t here) const {
+    std::vector<std::int64_t> others;
+    for (const Tile& other : cut_.tiles) {
+      if (other.number != here && !intersection(other.frame, tile(here).frame).empty()) {
+        others.push_back(other.number);
+      }
+    }
+    return others;
+  }
+  static at::Tensor real(const at::Tensor& tensor) {
+    return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
+  }
+
+  const Decomposition& cut_;
+  const Ranks& ranks_;
+  std::vector<std::int64_t> mine_;
+  std::map<std::int64_t, std::vector<Part>> to_, from_;  // by rank, this one too
+  std::map<std::int64_t, at::Tensor> received_;
+  std::vector<at::Tensor> sent_;
+  std::vector<std::pair<std::int64_t, c10::intrusive_ptr<c10d::Work>>> works_;
+  int call_ = 0;
+  Traffic traffic_;
 };
 
 // Every rank holds the whole object; gradients are summed over ranks.
@@ -255,6 +389,9 @@ class Passes final : public Exchange {
 
 std::unique_ptr<Exchange> make_exchange(const Decomposition& decomposition, const Ranks& ranks) {
   if (decomposition.exchange == "allreduce") return std::make_unique<Allreduce>(ranks);
+  if (decomposition.exchange == "voxels" && decomposition.averages) {
+    return std::make_unique<AveragedVoxels>(decomposition, ranks);
+  }
   if (decomposition.exchange == "voxels") return std::make_unique<Voxels>(decomposition, ranks);
   if (decomposition.exchange == "passes") return std::make_unique<Passes>(decomposition, ranks);
   return std::make_unique<Direct>(decomposition, ranks);

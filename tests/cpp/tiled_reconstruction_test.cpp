@@ -167,10 +167,12 @@ TEST(TiledReconstruction, RareExchangesLearnAndHaveTheSameBits) {
   config.reconstruct.momentum = 0.0;
   config.tiles.exchange_every = 3;
   for (const std::string exchange : {"passes", "voxels"}) {
-    const DecompositionOptions options{Pair{2, 3}, std::nullopt, exchange, 1};
-    const Answer one = tiled(config, problem, 1, options, 6);
-    EXPECT_LT(one.loss.back(), 0.6 * one.loss.front()) << exchange;
-    expect_same_bits(one, tiled(config, problem, 4, options, 6));
+    for (const bool averages : {false, true}) {
+      const DecompositionOptions options{Pair{2, 3}, std::nullopt, exchange, 1, averages};
+      const Answer one = tiled(config, problem, 1, options, 6);
+      EXPECT_LT(one.loss.back(), 0.6 * one.loss.front()) << exchange << averages;
+      expect_same_bits(one, tiled(config, problem, 4, options, 6));
+    }
   }
 }
 
@@ -208,6 +210,42 @@ TEST(TiledReconstruction, ScansThatAreNoRastersAndTilesWithoutPositions) {
 
 // An interior tile sends its gradient's halo to eight neighbours and its voxels to eight: exactly
 // 2 S b (2 h (t_h + t_w) + 4 h^2) bytes, as messages of no header.
+TEST(AveragedVoxels, AreTheMeanWithEachNeighbourInTurn) {
+  const Problem problem = make_problem(1, 8, 6);
+  const DecompositionOptions options{Pair{1, 3}, 3, "voxels", 0, true};
+  for (const int64_t ranks : {1, 2, 3}) {
+    const Decomposition cut = cut_up(problem, ranks, options);
+    as_ranks(ranks, [&](int64_t rank, const std::string& name) {
+      const Ranks group(name.empty() ? nullptr : c10d::resolve_process_group(name));
+      const auto exchange = make_exchange(cut, group);
+      std::vector<Tensor> frames;
+      for (const int64_t tile : cut.tiles_of_rank(rank)) {
+        const Rectangle frame = cut.tiles[size_t(tile)].frame;
+        frames.push_back(
+            at::full({1, frame.rows, frame.columns}, double(1 << tile), at::kComplexDouble));
+      }
+      exchange->begin_objects(frames);
+      exchange->finish_objects(frames);
+      size_t k = 0;
+      for (const int64_t tile : cut.tiles_of_rank(rank)) {
+        const Rectangle frame = cut.tiles[size_t(tile)].frame;
+        for (int64_t column = 0; column < frame.columns; ++column) {
+          double expected = double(1 << tile);
+          for (int64_t other = 0; other < 3; ++other) {
+            const Rectangle theirs = cut.tiles[size_t(other)].frame;
+            const int64_t x = frame.column + column;
+            if (other != tile && x >= theirs.column && x < theirs.column + theirs.columns) {
+              expected = 0.5 * (expected + double(1 << other));
+            }
+          }
+          EXPECT_EQ(at::real(frames[k][0][0][column]).item<double>(), expected);
+        }
+        ++k;
+      }
+    });
+  }
+}
+
 TEST(TiledReconstruction, DirectSendsWhatTheFormulaSays) {
   Problem problem = make_problem(3, 8, 9);  // 48 x 48
   Config config = config_of("descent");
