@@ -2,6 +2,11 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <netdb.h>
+#include <netinet/in.h>
 
 #include "driver/errors.h"
 
@@ -91,6 +96,31 @@ std::string Launch::words() const {
             (agent_store ? " (torchrun's store)" : "");
   }
   return text;
+}
+
+std::string own_address(const std::string& address) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(address.c_str(), "9", &hints, &found) != 0) return {};
+  std::string own;
+  for (const addrinfo* at = found; at != nullptr && own.empty(); at = at->ai_next) {
+    const int socket = ::socket(at->ai_family, SOCK_DGRAM, 0);
+    if (socket < 0) continue;
+    // Connecting a datagram socket sends nothing: it only finds the way.
+    sockaddr_storage name{};
+    socklen_t size = sizeof(name);
+    char text[INET6_ADDRSTRLEN] = "";
+    auto* generic = reinterpret_cast<sockaddr*>(&name);
+    if (connect(socket, at->ai_addr, at->ai_addrlen) == 0 &&
+        getsockname(socket, generic, &size) == 0 &&
+        getnameinfo(generic, size, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0) {
+      own = text;
+    }
+    close(socket);
+  }
+  freeaddrinfo(found);
+  return own;
 }
 
 Launch find_launch(const Environment& environment) {

@@ -22,6 +22,10 @@ struct Launch {
 using Environment = std::function<std::optional<std::string>(const char*)>;
 std::optional<std::string> from_process(const char* name);
 
+// This machine's address as the other ranks see it: of the interface that leads to `address`. Empty
+// where there is no way.
+std::string own_address(const std::string& address);
+
 // First found wins: RANK and WORLD_SIZE (torchrun); Open MPI; MPICH and Intel MPI; a SLURM step.
 // ConfigError where a variable is missing or wrong.
 Launch find_launch(const Environment& environment = from_process);

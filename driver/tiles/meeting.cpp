@@ -83,8 +83,7 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
   }
   agree(agreement);
   try {
-    const bool local = launch.address == "127.0.0.1" || launch.address == "localhost";
-    group_ = gloo_group(store_, launch.rank, launch.size, kPatience, local ? "127.0.0.1" : "");
+    group_ = gloo_group(store_, launch.rank, launch.size, kPatience, own_address(launch.address));
     watch_store_ = open_store(launch, false, timeout);
   } catch (const std::exception& error) {
     throw PeerError("the ranks could not be connected (" + first_line(error) + ")");

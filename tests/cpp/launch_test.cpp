@@ -98,6 +98,12 @@ TEST(Launch, OpenMpiOnOneHostNeedsNoAddress) {
             3);
 }
 
+TEST(Launch, FindsTheAddressThatOthersSee) {
+  EXPECT_EQ(own_address("127.0.0.1"), "127.0.0.1");
+  EXPECT_EQ(own_address("localhost").substr(0, 4).find_first_not_of("127.:"), std::string::npos);
+  EXPECT_EQ(own_address("no.such.host.invalid"), "");
+}
+
 TEST(Launch, SaysWhatIsWrong) {
   const auto has = [](const Variables& variables, const std::string& words) {
     const std::string text = refusal(variables);

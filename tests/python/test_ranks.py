@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -196,6 +197,69 @@ def test_rare_exchanges_of_voxels_and_passes(film):
         assert same_bits(one, run(film, 3, f"rare3{exchange}", **values))
     ends = finish(begin(film, 1, options_of("rare", **{"tiles.exchange_every": 3})))
     assert ends[0][0] == 2 and "tiles.exchange_every" in ends[0][1]
+
+
+@pytest.fixture
+def hosts():
+    """Four hosts: network namespaces on a bridge; delay and loss where the kernel has netem."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and ip")
+    tag = f"pt{os.getpid() % 10000}"
+    made, bridge = [], f"{tag}b"
+
+    def ip(*arguments, check=True):
+        done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+        if check and done.returncode != 0:
+            raise RuntimeError(done.stderr)
+
+    try:
+        try:
+            ip("link", "add", bridge, "type", "bridge")
+            ip("link", "set", bridge, "up")
+            for host in range(4):
+                name = f"{tag}h{host}"
+                ip("netns", "add", name)
+                made.append(name)
+                inside = ("netns", "exec", name, "ip")
+                end = f"{tag}v{host}"
+                peer = ("peer", "name", "eth0", "netns", name)
+                ip("link", "add", end, "type", "veth", *peer)
+                ip("link", "set", end, "master", bridge, "up")
+                ip(*inside, "addr", "add", f"10.77.0.{host + 1}/24", "dev", "eth0")
+                ip(*inside, "link", "set", "eth0", "up")
+                ip(*inside, "link", "set", "lo", "up")
+        except RuntimeError as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        for name in made:
+            netem = "tc qdisc add dev eth0 root netem delay 2ms loss 1%".split()
+            slow = subprocess.run(["ip", "netns", "exec", name, *netem], capture_output=True)
+            if slow.returncode != 0:
+                print("this kernel has no netem: hosts without delay and loss")
+                break
+        yield made
+    finally:
+        for name in made:
+            ip("netns", "delete", name, check=False)
+        ip("link", "delete", bridge, check=False)
+
+
+def test_four_hosts_on_a_network_give_the_same_bits(film, hosts):
+    processes = []
+    for rank, host in enumerate(hosts):
+        there = dict(RANK=str(rank), WORLD_SIZE="4", MASTER_ADDR="10.77.0.1", OMP_NUM_THREADS="1")
+        processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", host, PROGRAM, "run", "film.toml", *options_of("hosts")],
+                cwd=film,
+                env=CLEAN | there | dict(MASTER_PORT="29555"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    ends = finish(processes)
+    assert [code for code, _ in ends] == [0] * 4, ends
+    assert same_bits(film / "hosts", run(film, 1, "no_hosts"))
 
 
 def until_iterating(film, out):
