@@ -287,9 +287,11 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
                  const Decomposition& cut, const Ranks& ranks) {
   const std::string& folder = config.output.folder;
   const std::string checkpoint = folder + "/checkpoint.h5";
-  std::optional<OneThread> one_thread(std::in_place);
-  share_statistics(problem, cut, ranks);
-  summarise_patterns(config, problem);
+  {
+    const OneThread one_thread;
+    share_statistics(problem, cut, ranks);
+    summarise_patterns(config, problem);
+  }
   Engine engine(config, problem, cut, ranks);
   const std::string data = engine.fingerprint();
   State state;
@@ -307,9 +309,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     if (options.resume && ranks.first()) {
       log_info() << "no checkpoint in " << folder << " yet: starting anew";
     }
+    const OneThread one_thread;
     state = engine.start();
   }
-  one_thread.reset();
   // Everything about config and data has been checked: only now is something written.
   ranks.barrier();
   std::optional<MetricsWriter> metrics;
@@ -359,10 +361,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
   if (trace) trace->write(options.trace);
   write_checkpoint(checkpoint, state, config, data, cut, ranks);
-  one_thread.emplace();
-  write_result(folder + "/result.h5", state, config, problem, cut, ranks);
-  if (ranks.first()) remove_old(folder);
-  if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
+  {
+    const OneThread one_thread;
+    write_result(folder + "/result.h5", state, config, problem, cut, ranks);
+    if (ranks.first()) remove_old(folder);
+    if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
+  }
   if (state.iteration < last) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
                       std::to_string(last) + ": everything is saved in " + folder +

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -143,19 +144,28 @@ def speed(folder: Path) -> dict:
     options = ["--scan", "28", "28", "--window", "128", "--step-nm", "0.2", "--slices", "4"]
     simulate(folder, "speed", *options)
     common = dict(reconstruct__iterations=6, reconstruct__batches=2)
-    ratios, shares = [], []
-    for turn in range(3):
-        one = metrics(run(folder, "speed", f"one{turn}", **common))
-        two = metrics(run(folder, "speed", f"two{turn}", ranks=2, tiles__grid="[1,2]", **common))
-        seconds = [statistics.median(line["seconds"] for line in lines[1:]) for lines in (one, two)]
-        ratios.append(seconds[0] / seconds[1])
-        shares.append(statistics.median(line["wait_seconds"] / line["seconds"] for line in two[1:]))
+
+    def median(out: Path, value) -> float:
+        return statistics.median(value(line) for line in metrics(out)[1:])
+
+    ratios, shares, ceilings = [], [], []
+    for turn in range(5):
+        one = median(run(folder, "speed", f"one{turn}", **common), lambda line: line["seconds"])
+        tiled = run(folder, "speed", f"two{turn}", ranks=2, tiles__grid="[1,2]", **common)
+        ratios.append(one / median(tiled, lambda line: line["seconds"]))
+        shares.append(median(tiled, lambda line: line["wait_seconds"] / line["seconds"]))
+        with ThreadPoolExecutor() as both:  # two runs that know nothing of one another
+            names = [f"pair{turn}{k}" for k in range(2)]
+            pair = list(both.map(lambda name: run(folder, "speed", name, **common), names))
+        ceilings.append(2 * one / max(median(out, lambda line: line["seconds"]) for out in pair))
     result = {
         "speed_of_two_ranks": statistics.median(ratios),
         "waiting_share": statistics.median(shares),
+        "two_independent_runs": statistics.median(ceilings),
     }
     print("speed: 784 positions of 128 x 128, 4 slices, 2 batches, a thread a rank")
     print(f"  two ranks over one  {result['speed_of_two_ranks']:.2f}   (at least 1.85)")
+    print(f"  two runs at once    {result['two_independent_runs']:.2f}   what this machine allows")
     print(f"  waiting share       {100 * result['waiting_share']:.1f} %   (at most 5 %)")
     return result
 
