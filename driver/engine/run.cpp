@@ -18,6 +18,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Logging.h>
 
 #include "driver/check/check.h"
 #include "driver/engine/checkpoint.h"
@@ -423,6 +424,8 @@ void run(Config config, const RunOptions& options) {
     return;
   }
   log_info() << launch.words();
+  std::signal(SIGPIPE, SIG_IGN);  // a peer that is gone is an error of the exchange
+  FLAGS_caffe2_log_level = 3;  // torch's traces would hide the one sentence that says what failed
   Meeting meeting(launch, agreement(config, problem, cut),
                   std::chrono::seconds(config.tiles.timeout_s));
   try {

@@ -1,5 +1,6 @@
 #include "driver/tiles/meeting.h"
 
+#include <algorithm>
 #include <sstream>
 #include <unistd.h>
 #include <vector>
@@ -29,6 +30,14 @@ std::string essence_of(const std::string& symptom) {
 }
 
 std::string first_line(const std::exception& error) { return essence_of(error.what()); }
+
+constexpr const char* kDiffer = "all ranks must have the same config, data and grid";
+
+// What another rank wrote: a difference is everybody's.
+[[noreturn]] void refuse(const std::string& failure) {
+  if (failure.find(kDiffer) != std::string::npos) throw ConfigError(failure);
+  throw PeerError(failure);
+}
 
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, bool serve,
                                            std::chrono::milliseconds timeout) {
@@ -100,7 +109,7 @@ void Meeting::agree(const std::string& agreement) {
       store_->set("agreement", std::vector<std::uint8_t>(agreement.begin(), agreement.end()));
     } else {
       store_->wait({"agreement"}, timeout_);
-      if (const std::string failure = failure_written(); !failure.empty()) throw PeerError(failure);
+      if (const std::string failure = failure_written(); !failure.empty()) refuse(failure);
       const std::vector<std::uint8_t> bytes = store_->get("agreement");
       const std::vector<std::string> first = lines_of(std::string(bytes.begin(), bytes.end()));
       const std::vector<std::string> mine = lines_of(agreement);
@@ -108,9 +117,8 @@ void Meeting::agree(const std::string& agreement) {
         const std::string a = k < first.size() ? first[k] : "nothing";
         const std::string b = k < mine.size() ? mine[k] : "nothing";
         if (a != b) {
-          const std::string what =
-              "all ranks must have the same config, data and grid, but rank 0 has " + a +
-              ", and rank " + std::to_string(launch_.rank) + " has " + b;
+          const std::string what = std::string(kDiffer) + ", but rank 0 has " + a + ", and rank " +
+                                   std::to_string(launch_.rank) + " has " + b;
           report(what);
           throw ConfigError(what);
         }
@@ -119,12 +127,7 @@ void Meeting::agree(const std::string& agreement) {
     store_->add("agreed", 1);
     const auto begin = Clock::now();
     while (store_->add("agreed", 0) < launch_.size) {
-      if (const std::string failure = failure_written(); !failure.empty()) {
-        if (failure.find("all ranks must have the same") != std::string::npos) {
-          throw ConfigError(failure);
-        }
-        throw PeerError(failure);
-      }
+      if (const std::string failure = failure_written(); !failure.empty()) refuse(failure);
       if (Clock::now() - begin > timeout_) {
         std::vector<std::int64_t> missing;
         for (std::int64_t rank = 0; rank < launch_.size; ++rank) {
@@ -142,11 +145,25 @@ void Meeting::agree(const std::string& agreement) {
     }
     store_->add("entered", 1);  // nobody reads the agreement any more once all have
   } catch (const Error&) {
+    let_others_know();
     throw;
   } catch (const std::exception& error) {
     throw PeerError("rank 0, which holds the store, must answer within " +
                     std::to_string(timeout_.count()) + " s, but did not (" + first_line(error) +
                     ")");
+  }
+}
+
+void Meeting::let_others_know() {
+  try {
+    store_->add("told", 1);
+    if (!serves(launch_)) return;
+    const auto last = std::max(began_ + timeout_, Clock::now() + 2 * kBeat);
+    while (store_->add("told", 0) < launch_.size && Clock::now() < last) {
+      std::this_thread::sleep_for(kPoll);
+    }
+  } catch (const std::exception&) {
+    // Nobody to tell.
   }
 }
 

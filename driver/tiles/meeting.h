@@ -41,6 +41,9 @@ class Meeting {
 
  private:
   void agree(const std::string& agreement);
+  // After a refusal: rank 0 holds the store until every rank has come and read why, or the
+  // timeout since the meeting began.
+  void let_others_know();
   void watch();
   // Looks after the watch: an operation of the store may never return.
   void guard();
@@ -49,6 +52,7 @@ class Meeting {
 
   Launch launch_;
   std::chrono::seconds timeout_;
+  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   c10::intrusive_ptr<c10d::Store> store_, watch_store_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::thread watch_, guard_;

@@ -315,6 +315,18 @@ def test_ranks_with_another_config_refuse_and_name_the_key(film):
     assert not (film / "differ").exists()
 
 
+def test_a_rank_that_comes_late_to_a_refusal_reads_it(film):
+    port = free_port()
+    options = options_of("late", **{"tiles.timeout_s": 12})
+    change = (1, ["--set", "reconstruct.step=0.5"])
+    early = begin(film, 2, options, change, world=3, port=port)
+    time.sleep(3)
+    late = begin(film, 3, options, world=3, port=port, first=2)
+    ends = finish([*early, *late])
+    assert [code for code, _ in ends] == [2, 2, 2], ends
+    assert all("reconstruct.step" in message for _, message in ends)
+
+
 def test_bad_data_on_one_rank_ends_all(film):
     with h5py.File(film / "film.h5") as good, h5py.File(film / "bad.h5", "w") as bad:
         for name in good:
