@@ -82,27 +82,6 @@ std::vector<Point> points_of(const at::Tensor& positions) {
   return points;
 }
 
-// Median distance, in pixels, from a position to its nearest neighbour; 0 for fewer than two. From
-// at most 500 positions, spread over the scan.
-double neighbour_distance(const std::vector<Point>& points) {
-  if (points.size() < 2) return 0.0;
-  const std::size_t samples = std::min<std::size_t>(points.size(), 500);
-  std::vector<double> nearest;
-  for (std::size_t s = 0; s < samples; ++s) {
-    const std::size_t k = s * points.size() / samples;
-    double best = std::numeric_limits<double>::infinity();
-    for (std::size_t other = 0; other < points.size(); ++other) {
-      if (other == k) continue;
-      best = std::min(best,
-                      std::hypot(points[other][0] - points[k][0], points[other][1] - points[k][1]));
-    }
-    nearest.push_back(best);
-  }
-  std::nth_element(nearest.begin(), nearest.begin() + static_cast<std::ptrdiff_t>(samples / 2),
-                   nearest.end());
-  return nearest[samples / 2];
-}
-
 // Area that the scan covers, in pixels squared: the convex hull (monotone chain, Andrew 1979) with
 // half a step added around it, which is exact for a raster.
 double scanned_area(std::vector<Point> points, double step) {
@@ -209,7 +188,7 @@ struct Scan {
 Scan scan_of(const Problem& problem) {
   const std::vector<Point> points = points_of(problem.positions);
   Scan scan;
-  scan.step = neighbour_distance(points);
+  scan.step = neighbour_distance(problem.positions);
   scan.diameter = probe_diameter(problem.probe);
   scan.area = scanned_area(points, scan.step);
   return scan;

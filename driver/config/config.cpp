@@ -861,6 +861,25 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   return parse_config(text.str(), path, overrides);
 }
 
+std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string& toml) {
+  std::vector<std::pair<std::string, std::string>> lines;
+  std::istringstream in(toml);
+  std::string table;
+  for (std::string line; std::getline(in, line);) {
+    const std::size_t begin = line.find_first_not_of(' ');
+    if (begin == std::string::npos || line[begin] == '#') continue;
+    if (line.front() == '[') {
+      table = line.substr(1, line.find(']') - 1);
+      continue;
+    }
+    const std::size_t equals = line.find('=');
+    if (equals == std::string::npos) continue;
+    std::string key = line.substr(0, line.find_last_not_of(' ', equals - 1) + 1);
+    lines.emplace_back(table + "." + key, line.substr(equals + 1));
+  }
+  return lines;
+}
+
 std::string to_toml(const Config& config) {
   Config copy = config;
   Writer writer;

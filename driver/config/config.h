@@ -126,6 +126,8 @@ Config parse_config(const std::string& text, const std::string& path,
                     const std::vector<std::string>& overrides = {});
 // The config as TOML, every key, readable by load_config from any folder.
 std::string to_toml(const Config& config);
+// Its lines: (table.key, value), without comments.
+std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string& toml);
 
 // One row of the table of keys, for --help and for the README.
 struct KeyDescription {

@@ -46,22 +46,10 @@ at::Tensor read_checked(const hdf5::File& file, const std::string& name) {
 
 // The resolved config line by line, without what may change on a restart.
 std::vector<std::pair<std::string, std::string>> binding_lines(const std::string& toml) {
-  std::vector<std::pair<std::string, std::string>> lines;
-  std::istringstream in(toml);
-  std::string table;
-  for (std::string line; std::getline(in, line);) {
-    const std::size_t hash = line.find_first_not_of(' ');
-    if (hash == std::string::npos || line[hash] == '#') continue;
-    if (line.front() == '[') {
-      table = line.substr(1, line.find(']') - 1);
-      continue;
-    }
-    const std::size_t equals = line.find('=');
-    if (equals == std::string::npos) continue;
-    std::string key = line.substr(0, line.find_last_not_of(' ', equals - 1) + 1);
-    if (table == "output" || (table == "reconstruct" && key == "iterations")) continue;
-    lines.emplace_back(table + "." + key, line.substr(equals + 1));
-  }
+  auto lines = lines_of_toml(toml);
+  std::erase_if(lines, [](const auto& line) {
+    return line.first.starts_with("output.") || line.first == "reconstruct.iterations";
+  });
   return lines;
 }
 

@@ -10,6 +10,7 @@
 
 #include "driver/engine/vectors.h"
 #include "driver/log.h"
+#include "driver/tiles/decomposition.h"
 
 namespace ptyle::driver {
 namespace {
@@ -372,18 +373,14 @@ class Lbfgs final : public Optimizer {
   double curvature_;
 };
 
-at::Tensor part(const at::Tensor& image, const Rectangle& area) {
-  return image.narrow(-2, area.row, area.rows).narrow(-1, area.column, area.columns);
-}
-
 }  // namespace
 
 at::Tensor Workplace::view(std::size_t tile, const at::Tensor& frame) const {
-  return part(frame, updated[tile]);
+  return cut_out(frame, {}, updated[tile]);
 }
 
 at::Tensor Workplace::counted_view(std::size_t tile, const at::Tensor& of_updated) const {
-  return part(of_updated, counted[tile]);
+  return cut_out(of_updated, {}, counted[tile]);
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const Config::Reconstruct& settings, double curvature,

@@ -34,9 +34,7 @@ void write_result(const std::string& path, const State& state, const Config& con
             decomposition, ranks, Extent::kOwned, slices, type,
             [&](std::size_t k) {
               const Tile& tile = decomposition.tiles[static_cast<std::size_t>(mine[k])];
-              return state.tiles[k]
-                  .object.narrow(1, tile.owned.row - tile.frame.row, tile.owned.rows)
-                  .narrow(2, tile.owned.column - tile.frame.column, tile.owned.columns);
+              return cut_out(state.tiles[k].object, tile.frame, tile.owned);
             },
             use);
       };

@@ -241,15 +241,8 @@ void refuse_too_much_memory(const Config& config, const Problem& problem, const 
 // What must be the same on all ranks, line by line.
 std::string agreement(const Config& config, const Problem& problem, const Decomposition& cut) {
   std::ostringstream out;
-  std::istringstream lines(to_toml(config));
-  std::string table;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.empty() || line.front() == '#') continue;
-    if (line.front() == '[') {
-      table = line.substr(1, line.find(']') - 1) + ".";
-    } else {
-      out << table << line << "\n";
-    }
+  for (const auto& [key, value] : lines_of_toml(to_toml(config))) {
+    out << key << " =" << value << "\n";
   }
   out << problem.positions.size(0) << " positions of checksum " << checksum(problem.positions)
       << "\nprobe of checksum " << checksum(problem.probe) << "\nwindow " << problem.window[0]

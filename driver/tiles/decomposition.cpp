@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "driver/errors.h"
@@ -74,20 +75,23 @@ std::vector<std::int64_t> assign(const std::vector<std::int64_t>& tile_of, std::
   return owners;
 }
 
-// Median distance to the nearest neighbour, from at most 500 positions.
-double typical_step(const at::Tensor& positions) {
+std::string by(Pair pair) { return std::to_string(pair[0]) + " x " + std::to_string(pair[1]); }
+
+}  // namespace
+
+double neighbour_distance(const at::Tensor& positions) {
   const at::Tensor plain = positions.contiguous();
   const double* p = plain.const_data_ptr<double>();
   const std::int64_t n = positions.size(0);
-  if (n < 2) return 1.0;
+  if (n < 2) return 0.0;
   std::vector<double> nearest;
   const std::int64_t samples = std::min<std::int64_t>(n, 500);
   for (std::int64_t s = 0; s < samples; ++s) {
     const std::int64_t a = s * n / samples;
     double best = std::numeric_limits<double>::infinity();
     for (std::int64_t b = 0; b < n; ++b) {
-      if (b != a)
-        best = std::min(best, std::hypot(p[2 * a] - p[2 * b], p[2 * a + 1] - p[2 * b + 1]));
+      if (b == a) continue;
+      best = std::min(best, std::hypot(p[2 * a] - p[2 * b], p[2 * a + 1] - p[2 * b + 1]));
     }
     nearest.push_back(best);
   }
@@ -95,9 +99,10 @@ double typical_step(const at::Tensor& positions) {
   return nearest[static_cast<std::size_t>(samples / 2)];
 }
 
-std::string by(Pair pair) { return std::to_string(pair[0]) + " x " + std::to_string(pair[1]); }
-
-}  // namespace
+at::Tensor cut_out(const at::Tensor& image, const Rectangle& frame, const Rectangle& area) {
+  return image.narrow(-2, area.row - frame.row, area.rows)
+      .narrow(-1, area.column - frame.column, area.columns);
+}
 
 Pair exact_halo(Pair window) { return {(window[0] + 1) / 2, (window[1] + 1) / 2}; }
 
@@ -188,8 +193,9 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
     cut.tile_of.push_back(cut.grid.tile_at(centre.row, centre.column));
   }
   if (cut.exchange == "voxels") {
-    const auto reach = static_cast<std::int64_t>(
-        std::ceil(static_cast<double>(options.extra_rows) * typical_step(positions)));
+    const double step = positions.size(0) < 2 ? 1.0 : neighbour_distance(positions);
+    const auto reach =
+        static_cast<std::int64_t>(std::ceil(static_cast<double>(options.extra_rows) * step));
     cut.extra = {reach, reach};
     // Windows of the extra positions fit too.
     cut.grid =

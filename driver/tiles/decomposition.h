@@ -19,6 +19,13 @@ using Pair = std::array<std::int64_t, 2>;  // (row, column)
 // Half a window, rounded up: no window of a tile's positions leaves its extended tile.
 Pair exact_halo(Pair window);
 
+// Median distance, in pixels, from a position to its nearest neighbour; 0 for fewer than two. From
+// at most 500 positions, spread over the scan.
+double neighbour_distance(const at::Tensor& positions);
+
+// The part `area` of an image [..., rows, columns] whose corner lies at that of `frame`; a view.
+at::Tensor cut_out(const at::Tensor& image, const Rectangle& frame, const Rectangle& area);
+
 // Cuts so that every row of tiles has about as many window centres, and every column too.
 // ConfigError where the object has fewer pixels than tiles.
 TileGrid make_grid(const at::Tensor& positions, Pair window, Pair object, Pair tiles, Pair halo);

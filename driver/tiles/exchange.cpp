@@ -9,17 +9,11 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/view_as_real.h>
 
 #include "ops/halo/exchange.h"
 
 namespace ptyle::driver {
 namespace {
-
-at::Tensor part(const at::Tensor& image, const Rectangle& frame, const Rectangle& area) {
-  return image.narrow(1, area.row - frame.row, area.rows)
-      .narrow(2, area.column - frame.column, area.columns);
-}
 
 // What `direct` and `voxels` share: halos of owners' pixels.
 class Halos : public Exchange {
@@ -43,7 +37,7 @@ class Halos : public Exchange {
     std::vector<at::Tensor> parts;
     for (std::size_t k = 0; k < frames.size(); ++k) {
       const Tile& tile = cut_.tiles[static_cast<std::size_t>(halos_.tiles()[k])];
-      parts.push_back(part(frames[k], tile.frame, tile.owned));
+      parts.push_back(cut_out(frames[k], tile.frame, tile.owned));
     }
     return parts;
   }
@@ -117,20 +111,20 @@ class AveragedVoxels final : public Exchange {
       for (const Part& part : list) count += slices * area(part).pixels();
       received_[peer] = at::empty({count}, objects.front().options());
       if (peer == ranks_.rank()) continue;
-      std::vector<at::Tensor> message{real(received_[peer])};
+      std::vector<at::Tensor> message{as_real(received_[peer])};
       works_.emplace_back(peer, ranks_.group()->recv(message, static_cast<int>(peer), tag));
     }
     for (const auto& [peer, list] : to_) {
       std::vector<at::Tensor> parts;
       for (const Part& one : list) {
-        parts.push_back(part(objects[one.local], tile(one.sender).frame, area(one)).flatten());
+        parts.push_back(cut_out(objects[one.local], tile(one.sender).frame, area(one)).flatten());
       }
       at::Tensor packed = at::cat(parts);
       if (peer == ranks_.rank()) {
         received_[peer] = packed;
         continue;
       }
-      std::vector<at::Tensor> message{real(packed)};
+      std::vector<at::Tensor> message{as_real(packed)};
       works_.emplace_back(peer, ranks_.group()->send(message, static_cast<int>(peer), tag));
       traffic_.bytes += static_cast<std::int64_t>(packed.nbytes());
       ++traffic_.messages;
@@ -139,17 +133,7 @@ class AveragedVoxels final : public Exchange {
   }
 
   void finish_objects(const std::vector<at::Tensor>& objects) override {
-    const auto begin = std::chrono::steady_clock::now();
-    for (const auto& [peer, work] : works_) {
-      try {
-        work->wait();
-      } catch (const std::exception& error) {
-        C10_THROW_ERROR(DistBackendError, "the exchange with rank " + std::to_string(peer) +
-                                              " failed: " + error.what());
-      }
-    }
-    traffic_.wait_seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    for (const auto& [peer, work] : works_) ranks_.wait_for(work, peer);
     const std::int64_t slices = objects.front().size(0);
     std::map<std::pair<std::int64_t, std::int64_t>, at::Tensor> arrived;  // by receiver, sender
     for (const auto& [peer, list] : from_) {
@@ -166,7 +150,8 @@ class AveragedVoxels final : public Exchange {
       const auto& [receiver, sender] = key;
       const auto found = std::find(mine_.begin(), mine_.end(), receiver);
       const auto k = static_cast<std::size_t>(found - mine_.begin());
-      part(objects[k], tile(receiver).frame, intersection(tile(receiver).frame, tile(sender).frame))
+      cut_out(objects[k], tile(receiver).frame,
+              intersection(tile(receiver).frame, tile(sender).frame))
           .add_(values)
           .mul_(0.5);
     }
@@ -196,10 +181,6 @@ class AveragedVoxels final : public Exchange {
     }
     return others;
   }
-  static at::Tensor real(const at::Tensor& tensor) {
-    return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
-  }
-
   const Decomposition& cut_;
   const Ranks& ranks_;
   std::vector<std::int64_t> mine_;
@@ -219,13 +200,10 @@ class Allreduce final : public Exchange {
   void begin_gradients(const std::vector<at::Tensor>&) override {}
   void finish_gradients(const std::vector<at::Tensor>& gradients) override {
     if (ranks_.size() == 1) return;
-    const double before = ranks_.wait_seconds();
     for (const at::Tensor& gradient : gradients) {
-      ranks_.sum(gradient);
+      ranks_.sum(gradient);  // which counts its bytes and its waiting
       ++traffic_.messages;
-      traffic_.bytes += static_cast<std::int64_t>(gradient.nbytes());
     }
-    traffic_.wait_seconds += ranks_.wait_seconds() - before;
   }
   void begin_objects(const std::vector<at::Tensor>&) override {}
   void finish_objects(const std::vector<at::Tensor>&) override {}
@@ -317,7 +295,7 @@ class Passes final : public Exchange {
         const at::Tensor part_here = chunk_of(gradients[local_[here]], chunk);
         Message message{
             at::empty({part_here.size(0), area.rows, area.columns}, part_here.options()), {}};
-        std::vector<at::Tensor> list{real(message.buffer)};
+        std::vector<at::Tensor> list{as_real(message.buffer)};
         message.work = ranks_.group()->recv(list, static_cast<int>(owner(from)), tag(here, chunk));
         incoming[{here, chunk}] = std::move(message);
       }
@@ -333,21 +311,13 @@ class Passes final : public Exchange {
           if (!area.empty()) {
             at::Tensor arrived;
             if (owner(from) == ranks_.rank()) {
-              arrived = part(chunk_of(gradients[local_[from]], chunk), tile(from).frame, area);
+              arrived = cut_out(chunk_of(gradients[local_[from]], chunk), tile(from).frame, area);
             } else {
               Message& message = incoming.at({here, chunk});
-              const auto begin = Clock::now();
-              try {
-                message.work->wait();
-              } catch (const std::exception& error) {
-                C10_THROW_ERROR(DistBackendError, "the exchange with rank " +
-                                                      std::to_string(owner(from)) +
-                                                      " failed: " + error.what());
-              }
-              traffic_.wait_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+              ranks_.wait_for(message.work, owner(from));
               arrived = message.buffer;
             }
-            at::Tensor there = part(mine, tile(here).frame, area);
+            at::Tensor there = cut_out(mine, tile(here).frame, area);
             if (forward) {
               there.add_(arrived);
             } else {
@@ -360,9 +330,10 @@ class Passes final : public Exchange {
         const Rectangle area = intersection(tile(here).frame, tile(to).frame);
         if (area.empty()) continue;
         const auto begin = Clock::now();
-        Message message{part(mine, tile(here).frame, area).clone(at::MemoryFormat::Contiguous), {}};
+        Message message{cut_out(mine, tile(here).frame, area).clone(at::MemoryFormat::Contiguous),
+                        {}};
         traffic_.pack_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
-        std::vector<at::Tensor> list{real(message.buffer)};
+        std::vector<at::Tensor> list{as_real(message.buffer)};
         message.work = ranks_.group()->send(list, static_cast<int>(owner(to)), tag(to, chunk));
         ++traffic_.messages;
         traffic_.bytes += static_cast<std::int64_t>(message.buffer.nbytes());
@@ -371,10 +342,6 @@ class Passes final : public Exchange {
     }
     for (Message& message : outgoing) message.work->wait();
     if (!forward && !vertical) ++call_;
-  }
-
-  static at::Tensor real(const at::Tensor& tensor) {
-    return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
   }
 
   const Decomposition& cut_;

@@ -13,7 +13,7 @@
 
 namespace ptyle::driver {
 
-// Of this rank, since the start.
+// Of this rank, since the start; without what `Ranks` counts itself.
 struct Traffic {
   std::int64_t messages = 0, bytes = 0;
   double pack_seconds = 0.0, wait_seconds = 0.0;

@@ -143,7 +143,6 @@ void Meeting::agree(const std::string& agreement) {
       }
       std::this_thread::sleep_for(kPoll);
     }
-    store_->add("entered", 1);  // nobody reads the agreement any more once all have
   } catch (const Error&) {
     let_others_know();
     throw;

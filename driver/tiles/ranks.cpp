@@ -9,14 +9,9 @@
 #include <c10/util/Exception.h>
 
 namespace ptyle::driver {
-namespace {
-
-// Groups take no complex numbers.
 at::Tensor as_real(const at::Tensor& tensor) {
   return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
 }
-
-}  // namespace
 
 Ranks::Ranks(c10::intrusive_ptr<c10d::ProcessGroup> group) : group_(std::move(group)) {
   if (group_ && group_->getSize() == 1) group_.reset();
@@ -30,6 +25,10 @@ void Ranks::wait(const c10::intrusive_ptr<c10d::Work>& work, const std::string& 
     C10_THROW_ERROR(DistBackendError, what + " failed: " + error.what());
   }
   wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void Ranks::wait_for(const c10::intrusive_ptr<c10d::Work>& work, std::int64_t peer) const {
+  wait(work, "the exchange with rank " + std::to_string(peer));
 }
 
 void Ranks::reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const {
@@ -97,14 +96,12 @@ void Ranks::broadcast(at::Tensor values) const {
 void Ranks::send(const at::Tensor& values, std::int64_t to, int tag) const {
   std::vector<at::Tensor> message{as_real(values)};
   bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  wait(group_->send(message, static_cast<int>(to), tag),
-       "the exchange with rank " + std::to_string(to));
+  wait_for(group_->send(message, static_cast<int>(to), tag), to);
 }
 
 void Ranks::receive(at::Tensor values, std::int64_t from, int tag) const {
   std::vector<at::Tensor> message{as_real(values)};
-  wait(group_->recv(message, static_cast<int>(from), tag),
-       "the exchange with rank " + std::to_string(from));
+  wait_for(group_->recv(message, static_cast<int>(from), tag), from);
 }
 
 void Ranks::barrier() const {

@@ -11,6 +11,9 @@
 
 namespace ptyle::driver {
 
+// Groups take no complex numbers: [...] complex -> [..., 2] real, a view.
+at::Tensor as_real(const at::Tensor& tensor);
+
 class Ranks {
  public:
   Ranks() = default;  // one rank
@@ -37,6 +40,8 @@ class Ranks {
   void send(const at::Tensor& values, std::int64_t to, int tag) const;
   void receive(at::Tensor values, std::int64_t from, int tag) const;
   void barrier() const;
+  // For a message from or to `peer` that was posted elsewhere. Throws c10::DistError naming it.
+  void wait_for(const c10::intrusive_ptr<c10d::Work>& work, std::int64_t peer) const;
 
   // Since the start: seconds in these calls, and bytes that this rank sent in them (of collectives,
   // its own contribution).
