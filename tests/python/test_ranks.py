@@ -175,6 +175,27 @@ def test_torchrun_starts_ranks(film):
     assert same_bits(film / "torchrun", run(film, 1, "no_torchrun"))
 
 
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun is installed")
+def test_mpirun_starts_ranks(film):
+    command = ["mpirun", "--oversubscribe", "-np", "2"]
+    environment = CLEAN | {
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    result = subprocess.run(
+        [*command, PROGRAM, "run", "film.toml", *options_of("mpirun")],
+        cwd=film,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "rank 1 of 2" in result.stderr and "Open MPI" in result.stderr
+    assert same_bits(film / "mpirun", run(film, 1, "no_mpirun"))
+
+
 def test_a_trace_shows_every_rank(film):
     options = [*options_of("traced", iterations=2), "--trace", "trace.json"]
     assert [code for code, _ in finish(begin(film, 2, options))] == [0, 0]
