@@ -25,7 +25,7 @@ struct AmplitudeLikelihood {
   template <typename T>
   PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
     const T measured = sqrt(select(count <= T(0), T(0), count));
-    const bool dark = expected <= T(0);
+    const auto dark = expected <= T(0);
     const T model = sqrt(select(dark, T(0), expected));
     const T residual = model - measured;
     return {residual * residual, select(dark, T(0), residual / select(dark, T(1), model))};
@@ -38,10 +38,10 @@ struct AmplitudeLikelihood {
 struct PoissonLikelihood {
   template <typename T>
   PTYLE_HOST_DEVICE LossAndSlope<T> operator()(T expected, T count) const {
-    constexpr T kFloor = T(1e-6);
-    const bool none = count <= T(0);
+    const T kFloor = T(1e-6);
+    const auto none = count <= T(0);
     const T n = select(none, T(0), count);
-    const bool below = expected <= kFloor;
+    const auto below = expected <= kFloor;
     const T argument = select(below, kFloor, expected);
     // One logarithm of the ratio: the difference of two would cancel for large counts.
     const T loss = expected - n - n * log(argument / select(none, T(1), n));

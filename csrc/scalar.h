@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #define PTYLE_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define PTYLE_HOST_DEVICE inline
+#define PTYLE_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace ptyle {

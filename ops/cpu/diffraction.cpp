@@ -4,6 +4,7 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/detector.h"
+#include "ops/cpu/fused.h"
 #include "ops/cpu/gradients.h"
 #include "ops/cpu/multislice.h"
 
@@ -17,6 +18,18 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
               c10::fromIntArrayRefSlow(origin));
   check_detector("diffraction", probe, detector);
   return with_precision(probe, [&]<typename T>() {
+    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+      const Fused<T> fused(*set, "diffraction", object, probe, positions, propagator, origin,
+                           detector, {});
+      at::Tensor out = at::empty({positions.size(0), probe.size(1), probe.size(2)},
+                                 probe.options().dtype(at::toRealValueType(probe.scalar_type())));
+      T* to = out.data_ptr<T>();
+      const int64_t pixels = probe.size(1) * probe.size(2);
+      fused.run([&](const auto& model, auto& worker, int64_t n) {
+        model.diffraction(worker, fused.window(n), to + n * pixels);
+      });
+      return out;
+    }
     const Multislice<T> model("diffraction", object, probe, positions, propagator, origin, false);
     const Detector<T> detect(detector);
     at::Tensor out =
@@ -45,6 +58,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
                  probe.options().dtype(at::toRealValueType(probe.scalar_type())));
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
+    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
+      const at::Tensor slopes = plain(gradient);
+      const T* slope = slopes.const_data_ptr<T>();
+      const int64_t pixels = probe.size(1) * probe.size(2);
+      fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+        model.diffraction_adjoint(worker, fused.window(n), slope + n * pixels, fused.sums(), n,
+                                  turns);
+      });
+      return 0;
+    }
     const Multislice<T> model(name, object, probe, positions, propagator, origin,
                               needs[kPositions]);
     const Detector<T> detect(detector);

@@ -8,6 +8,7 @@
 #include "csrc/likelihood.h"
 #include "ops/checks.h"
 #include "ops/cpu/detector.h"
+#include "ops/cpu/fused.h"
 #include "ops/cpu/gradients.h"
 #include "ops/cpu/multislice.h"
 
@@ -81,6 +82,23 @@ void with_count_type(const at::Tensor& patterns, const Work& work) {
   }
 }
 
+Count count_type(at::ScalarType type) {
+  switch (type) {
+    case at::kByte:
+      return Count::kUInt8;
+    case at::kShort:
+      return Count::kInt16;
+    case at::kUInt16:
+      return Count::kUInt16;
+    case at::kInt:
+      return Count::kInt32;
+    case at::kFloat:
+      return Count::kFloat;
+    default:
+      return Count::kDouble;
+  }
+}
+
 // Adds every pattern's loss to losses [n] (float64) and the gradients of sum(weights x losses) to
 // what is defined in `out`. The only place where loss and gradients are computed.
 void accumulate(const char* name, const at::Tensor& object, const at::Tensor& probe,
@@ -90,12 +108,36 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
   const Needs needs = out.needs();
   const bool gradients = needs[kObject] || needs[kProbe] || needs[kPositions] || needs[kPropagator];
   with_precision(probe, [&]<typename T>() {
+    const T* weights =
+        measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
+    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
+      const auto* counts = static_cast<const std::byte*>(measurement.patterns.const_data_ptr());
+      const int64_t pixels = probe.size(1) * probe.size(2);
+      const int64_t bytes = pixels * static_cast<int64_t>(measurement.patterns.element_size());
+      const auto measured = [&](int64_t n) {
+        return Measured<T>{count_type(measurement.patterns.scalar_type()),
+                           counts + n * bytes,
+                           image<uint8_t>(measurement.mask, n, pixels),
+                           image<T>(measurement.background, n, pixels),
+                           weights ? weights[n] : T(1),
+                           measurement.likelihood};
+      };
+      if (gradients) {
+        fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+          losses[n] += model.loss(worker, fused.window(n), measured(n), fused.sums(), n, turns);
+        });
+      } else {
+        fused.run([&](const auto& model, auto& worker, int64_t n) {
+          losses[n] += model.loss(worker, fused.window(n), measured(n));
+        });
+      }
+      return 0;
+    }
     const Multislice<T> model(name, object, probe, positions, propagator, origin,
                               needs[kPositions]);
     const Detector<T> detect(detector);
     const int64_t pixels = model.pixels();
-    const T* weights =
-        measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
     with_count_type(measurement.patterns, [&]<typename Count>() {
       const Count* counts = static_cast<const Count*>(measurement.patterns.const_data_ptr());
       model.run_ordered(out, [&](auto& chunk) {

@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "ops/checks.h"
+#include "ops/cpu/fused.h"
 #include "ops/cpu/gradients.h"
 #include "ops/cpu/multislice.h"
 
@@ -14,6 +15,18 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       at::IntArrayRef origin) {
   check_model("exit_waves", object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   return with_precision(probe, [&]<typename T>() {
+    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+      const Fused<T> fused(*set, "exit_waves", object, probe, positions, propagator, origin, {},
+                           {});
+      at::Tensor out = at::empty({positions.size(0), probe.size(0), probe.size(1), probe.size(2)},
+                                 probe.options());
+      T* to = static_cast<T*>(out.data_ptr());
+      const int64_t size = 2 * probe.numel();
+      fused.run([&](const auto& model, auto& worker, int64_t n) {
+        model.exit_waves(worker, fused.window(n), to + n * size);
+      });
+      return out;
+    }
     const Multislice<T> model("exit_waves", object, probe, positions, propagator, origin, false);
     at::Tensor out =
         at::empty({model.positions_count(), model.modes(), model.height(), model.width()},
@@ -40,6 +53,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
                  probe.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
+    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, {}, out);
+      const at::Tensor exit_gradient = plain(gradient);
+      const T* from = static_cast<const T*>(exit_gradient.const_data_ptr());
+      const int64_t size = 2 * probe.numel();
+      fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+        model.exit_waves_adjoint(worker, fused.window(n), from + n * size, fused.sums(), n, turns);
+      });
+      return 0;
+    }
     const Multislice<T> model(name, object, probe, positions, propagator, origin,
                               needs[kPositions]);
     const at::Tensor exit_gradient = plain(gradient);

@@ -78,6 +78,18 @@ inline at::Tensor plain(const std::optional<at::Tensor>& tensor) {
   return tensor ? plain(*tensor) : at::Tensor();
 }
 
+// exp(i phase) of a real object; complex_options: the probe's.
+template <typename T>
+at::Tensor transmission_of(const at::Tensor& phase, const at::TensorOptions& complex_options) {
+  at::Tensor transmission = at::empty(phase.sizes(), complex_options);
+  const T* from = phase.const_data_ptr<T>();
+  Complex<T>* to = mutable_complex_data<T>(transmission);
+  at::parallel_for(0, phase.numel(), 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = unit_phasor(from[i]);
+  });
+  return transmission;
+}
+
 // The whole-pixel part of position n.
 inline std::pair<int64_t, int64_t> window_corner(const char* name, const double* position,
                                                  int64_t n) {
@@ -131,7 +143,8 @@ class Multislice {
         positions_count_(positions.size(0)),
         probe_(plain(probe)),
         needs_positions_(needs_positions) {
-    transmission_ = real_object_ ? transmission_of(plain(object)) : plain(object);
+    transmission_ =
+        real_object_ ? transmission_of<T>(plain(object), probe.options()) : plain(object);
     // One slice is not followed by a propagation: a propagator given for it is ignored.
     if (propagator && slices_ > 1) propagator_ = plain(*propagator);
     place_windows(name, plain(positions), origin);
@@ -276,16 +289,6 @@ class Multislice {
     Footprint inside;
     bool shifted() const { return row_shift != 0 || column_shift != 0; }
   };
-
-  at::Tensor transmission_of(const at::Tensor& phase) const {
-    at::Tensor transmission = at::empty(phase.sizes(), complex_options());
-    const T* from = phase.const_data_ptr<T>();
-    C* to = mutable_complex_data<T>(transmission);
-    at::parallel_for(0, phase.numel(), 4096, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) to[i] = unit_phasor(from[i]);
-    });
-    return transmission;
-  }
 
   void place_windows(const char* name, const at::Tensor& positions, at::IntArrayRef origin) {
     const double* p = positions.const_data_ptr<double>();
