@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <malloc.h>
 
 #include <ptyle/ops.h>
 
@@ -102,6 +103,10 @@ int parse_and_run(int argc, char** argv) {
 
 // The only place where errors become messages and exit codes.
 int main(int argc, char** argv) {
+  // Blocks that are freed and allocated in every batch stay with the process: pages fresh from the
+  // system cost as much as the work on them.
+  mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
   try {
     return parse_and_run(argc, argv);
   } catch (const ptyle::driver::PeerError& error) {

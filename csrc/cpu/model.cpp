@@ -105,15 +105,15 @@ Worker<T>::Worker(const Model<T>& model, bool gradients)
   const int64_t waves = in.modes * shape.panel_wave();
   waves_ = Numbers<T>(waves);
   line_ = Numbers<T>(shape.line());
-  edge_ = Numbers<T>(shape.edge());
+  edge_ = Numbers<T>(shape.edge(), Fill::kNothing);
   intensity_ = Numbers<T>(image);
   counts_ = Numbers<T>(image);
-  if (far) detected_ = Numbers<T>(in.modes * shape.spectrum_wave());
+  if (far) detected_ = Numbers<T>(in.modes * shape.spectrum_wave(), Fill::kNothing);
   if (gradients) {
     const int64_t every = model.keep_every_;
-    kept_ = Numbers<T>((in.slices + every - 1) / every * waves);
+    kept_ = Numbers<T>((in.slices + every - 1) / every * waves, Fill::kNothing);
     if (every > 1) {
-      run_ = Numbers<T>((every - 1) * waves);
+      run_ = Numbers<T>((every - 1) * waves, Fill::kNothing);
       again_ = Numbers<T>(waves);
     }
   }
@@ -216,6 +216,11 @@ void Model<T>::finish(Worker<T>& worker, const Sums<T>& sums) const {
 
 template <typename T>
 Ramp<T> Model<T>::ramp(Worker<T>& worker, const Window& window) const {
+  const Ramp<T> result{worker.row_ramp_.data(), worker.column_ramp_.data(),
+                       worker.row_slope_.data(), worker.column_slope_.data()};
+  const std::array<double, 2> fractions{window.row_fraction, window.column_fraction};
+  if (worker.ramp_of_ == fractions) return result;  // the adjoint's is the forward model's
+  worker.ramp_of_ = fractions;
   const int64_t W = shape().lanes;
   for (int64_t r = 0; r < inputs_.height; ++r) {
     const ShiftRamp<double> z =  // in double: frequency times a fraction
@@ -234,8 +239,7 @@ Ramp<T> Model<T>::ramp(Worker<T>& worker, const Window& window) const {
     worker.column_slope_.data()[2 * slot] = static_cast<T>(z.slope.re);
     worker.column_slope_.data()[2 * slot + 1] = static_cast<T>(z.slope.im);
   }
-  return {worker.row_ramp_.data(), worker.column_ramp_.data(), worker.row_slope_.data(),
-          worker.column_slope_.data()};
+  return result;
 }
 
 template <typename T>
@@ -384,7 +388,7 @@ void Model<T>::adjoint(Worker<T>& worker, const Window& window, const T* exit_gr
       Mine mine{turns, position, true};
       if (sums.propagator != nullptr) {
         if (worker.transmitted_.size() == 0) {
-          worker.transmitted_ = Numbers<T>(inputs_.modes * shape().spectrum_wave());
+          worker.transmitted_ = Numbers<T>(inputs_.modes * shape().spectrum_wave(), Fill::kNothing);
         }
         if (worker.again_.size() == 0) worker.again_ = Numbers<T>(worker.waves_.size());
         const std::vector<T*> nothing(worker.psi_.size(), nullptr);

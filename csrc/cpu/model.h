@@ -77,6 +77,7 @@ class Worker {
   Numbers<T> row_ramp_, column_ramp_, row_slope_, column_slope_;
   std::vector<T*> psi_;  // by slice, where it goes
   int64_t run_at_ = -1;  // the first slice of the run that is in run_
+  std::array<double, 2> ramp_of_{-1.0, -1.0};
   const void* mask_at_ = nullptr;
   const void* background_at_ = nullptr;
 };

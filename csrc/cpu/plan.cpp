@@ -74,10 +74,10 @@ bool has_plan(int64_t n) {
 void set_allocate(Allocate to) { allocate = to; }
 
 template <typename T>
-Numbers<T>::Numbers(int64_t count) : size_(count) {
+Numbers<T>::Numbers(int64_t count, Fill fill) : size_(count) {
   if (count == 0) return;
   data_ = allocate.load()(static_cast<size_t>(count) * sizeof(T));
-  std::fill_n(data(), count, T(0));
+  if (fill == Fill::kZeros) std::fill_n(data(), count, T(0));
 }
 
 template <typename T>
@@ -139,24 +139,30 @@ Plan<T>::Plan(int64_t height, int64_t width, int64_t lanes)
 
 template <typename T>
 void Plan<T>::to_panels(const T* from, T* panels) const {
-  const int64_t W = shape_.lanes;
+  const int64_t W = shape_.lanes, w = shape_.width();
   for (int64_t y = 0; y < shape_.height(); ++y) {
-    for (int64_t x = 0; x < shape_.width(); ++x) {
-      T* to = panels + (x / W * shape_.panel_rows() + y) * 2 * W + x % W;
-      to[0] = from[2 * (y * shape_.width() + x)];
-      to[W] = from[2 * (y * shape_.width() + x) + 1];
+    for (int64_t first = 0; first < w; first += W) {
+      T* to = panels + (first / W * shape_.panel_rows() + y) * 2 * W;
+      const T* at = from + 2 * (y * w + first);
+      const int64_t lanes = std::min(W, w - first);
+      for (int64_t l = 0; l < lanes; ++l) to[l] = at[2 * l];
+      for (int64_t l = 0; l < lanes; ++l) to[W + l] = at[2 * l + 1];
     }
   }
 }
 
 template <typename T>
 void Plan<T>::add_panels(const T* panels, T* to) const {
-  const int64_t W = shape_.lanes;
+  const int64_t W = shape_.lanes, w = shape_.width();
   for (int64_t y = 0; y < shape_.height(); ++y) {
-    for (int64_t x = 0; x < shape_.width(); ++x) {
-      const T* from = panels + (x / W * shape_.panel_rows() + y) * 2 * W + x % W;
-      to[2 * (y * shape_.width() + x)] += from[0];
-      to[2 * (y * shape_.width() + x) + 1] += from[W];
+    for (int64_t first = 0; first < w; first += W) {
+      const T* from = panels + (first / W * shape_.panel_rows() + y) * 2 * W;
+      T* at = to + 2 * (y * w + first);
+      const int64_t lanes = std::min(W, w - first);
+      for (int64_t l = 0; l < lanes; ++l) {
+        at[2 * l] += from[l];
+        at[2 * l + 1] += from[W + l];
+      }
     }
   }
 }

@@ -18,12 +18,14 @@ bool has_plan(int64_t n);
 using Allocate = std::shared_ptr<void> (*)(std::size_t bytes);
 void set_allocate(Allocate allocate);
 
-// Memory of numbers, zeros at first.
+enum class Fill { kZeros, kNothing };
+
+// Memory of numbers.
 template <typename T>
 class Numbers {
  public:
   Numbers() = default;
-  explicit Numbers(int64_t count);
+  explicit Numbers(int64_t count, Fill fill = Fill::kZeros);
   T* data() { return static_cast<T*>(data_.get()); }
   const T* data() const { return static_cast<const T*>(data_.get()); }
   int64_t size() const { return size_; }

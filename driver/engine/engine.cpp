@@ -152,7 +152,9 @@ void Engine::plan() {
             exchange_->overlaps() && contains(tile.owned, intersection(window, cut_.grid.object()));
         (needs_no_halo ? inside : boundary).push_back(n);
       }
-      const auto half = static_cast<std::ptrdiff_t>(inside.size() / 2);
+      // A single tile has nothing to wait for.
+      const auto half =
+          static_cast<std::ptrdiff_t>(cut_.tiles.size() == 1 ? inside.size() : inside.size() / 2);
       TileBatch one;
       one.before = part_of({inside.begin(), inside.begin() + half});
       one.boundary = part_of(boundary);
@@ -241,22 +243,37 @@ double Engine::sum_over_tiles(const std::vector<double>& values) const {
 
 void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
                  bool counts) {
-  if (part.rows.numel() == 0) return;
-  const at::Tensor patterns = problem_.source->rows(part.rows);
+  // A block's patterns are copied: small enough for a cache, large enough for a call. A fixed size,
+  // so that sums have the same bits however ranks and threads share the work.
+  constexpr std::int64_t kBlockBytes = std::int64_t{4} << 20;
+  const std::int64_t pattern_bytes =
+      problem_.window[0] * problem_.window[1] *
+      static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
+  const std::int64_t block = std::max<std::int64_t>(1, kBlockBytes / pattern_bytes);
+  for (std::int64_t first = 0; first < part.rows.numel(); first += block) {
+    const std::int64_t count = std::min(block, part.rows.numel() - first);
+    add_block(state, tile, part.positions.narrow(0, first, count),
+              part.rows.narrow(0, first, count), with_probe, counts);
+  }
+}
+
+void Engine::add_block(const State& state, std::size_t tile, const at::Tensor& positions,
+                       const at::Tensor& rows, bool with_probe, bool counts) {
+  const at::Tensor patterns = problem_.source->rows(rows);
   GradientBuffers buffers;
   if (!gradients_.empty()) buffers.object = gradients_[tile];
   if (with_probe) buffers.probe = probe_gradients_[tile];
   LossOptions options;
   if (problem_.mask) {
     options.mask =
-        problem_.mask->dim() == 3 ? problem_.mask->index_select(0, part.rows) : *problem_.mask;
+        problem_.mask->dim() == 3 ? problem_.mask->index_select(0, rows) : *problem_.mask;
   }
   options.likelihood = config_.reconstruct.likelihood;
   options.detector = detector_;
   options.origin = {tiles_[tile].frame.row, tiles_[tile].frame.column};
-  at::Tensor losses = at::zeros({part.rows.numel()}, at::TensorOptions().dtype(at::kDouble));
+  at::Tensor losses = at::zeros({rows.numel()}, at::TensorOptions().dtype(at::kDouble));
   const at::Tensor& object = state.tiles[tile].object;
-  diffraction_loss_accumulate_(object, state.probe, part.positions, propagator_, patterns, buffers,
+  diffraction_loss_accumulate_(object, state.probe, positions, propagator_, patterns, buffers,
                                losses, options);
   if (!counts) return;
   const double loss = total(losses);
@@ -266,8 +283,8 @@ void Engine::add(const State& state, std::size_t tile, const Part& part, bool wi
   } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
     options.likelihood = "amplitude";
     losses.zero_();
-    diffraction_loss_accumulate_(object, state.probe, part.positions, propagator_, patterns, {},
-                                 losses, options);
+    diffraction_loss_accumulate_(object, state.probe, positions, propagator_, patterns, {}, losses,
+                                 options);
     squared_errors_[tile] += total(losses);
   }
 }

@@ -74,6 +74,8 @@ class Engine {
   void plan();
   // Loss and gradients of some positions of a tile, added to what is there.
   void add(const State& state, std::size_t tile, const Part& part, bool with_probe, bool counts);
+  void add_block(const State& state, std::size_t tile, const at::Tensor& positions,
+                 const at::Tensor& rows, bool with_probe, bool counts);
   // The same for all tiles of this rank.
   void add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
                bool counts = true);

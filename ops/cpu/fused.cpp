@@ -1,7 +1,10 @@
 #include "ops/cpu/fused.h"
 
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
+#include <utility>
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
@@ -9,11 +12,44 @@
 namespace ptyle::cpu {
 namespace {
 
-// Scratch is counted, limited and freed as tensors are.
+// Scratch comes from torch's allocator, so that it is counted as tensors are. What a call gives
+// back is kept for the next one: memory fresh from the system costs more than a few positions do.
+class Scratch {
+ public:
+  std::shared_ptr<void> allocate(std::size_t bytes) {
+    at::DataPtr block;
+    {
+      const std::lock_guard lock(mutex_);
+      if (const auto found = kept_.find(bytes); found != kept_.end()) {
+        block = std::move(found->second);
+        kept_.erase(found);
+        kept_bytes_ -= bytes;
+      }
+    }
+    if (!block) block = c10::GetCPUAllocator()->allocate(bytes);
+    void* data = block.get();
+    auto held = std::make_shared<at::DataPtr>(std::move(block));
+    return {data, [this, bytes, held](void*) { give_back(bytes, std::move(*held)); }};
+  }
+
+ private:
+  void give_back(std::size_t bytes, at::DataPtr block) {
+    const std::lock_guard lock(mutex_);
+    if (kept_bytes_ + bytes > kMostBytes) return;
+    kept_bytes_ += bytes;
+    kept_.emplace(bytes, std::move(block));
+  }
+
+  static constexpr std::size_t kMostBytes = std::size_t{64} << 20;
+  std::mutex mutex_;
+  std::multimap<std::size_t, at::DataPtr> kept_;
+  std::size_t kept_bytes_ = 0;
+};
+
 [[maybe_unused]] const bool kTorchAllocates = [] {
-  set_allocate([](std::size_t bytes) -> std::shared_ptr<void> {
-    auto memory = std::make_shared<at::DataPtr>(c10::GetCPUAllocator()->allocate(bytes));
-    return {memory, memory->get()};
+  set_allocate([](std::size_t bytes) {
+    static Scratch* const scratch = new Scratch;  // outlives every static
+    return scratch->allocate(bytes);
   });
   return true;
 }();
