@@ -478,8 +478,9 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<WordOrCodec<PairCodec<Integer>, kAuto>>(
       "tiles.grid", c.tiles.grid, optionally(both(within<std::int64_t>(1, 100000))),
       "rows and columns of tiles; \"auto\": a tile a rank");
-  v.template key<WordOrCodec<Integer, kExact>>(
-      "tiles.halo", c.tiles.halo, optionally(at_least<std::int64_t>(0)), "pixels around a tile");
+  v.template key<WordOrCodec<Integer, kExact>>("tiles.halo", c.tiles.halo,
+                                               optionally(within<std::int64_t>(0, 1000000)),
+                                               "pixels around a tile");
   v.template key<String>("tiles.exchange", c.tiles.exchange,
                          one_of({"direct", "passes", "allreduce", "voxels"}),
                          "how tiles share gradients");

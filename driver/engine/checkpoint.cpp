@@ -48,7 +48,8 @@ at::Tensor read_checked(const hdf5::File& file, const std::string& name) {
 std::vector<std::pair<std::string, std::string>> binding_lines(const std::string& toml) {
   auto lines = lines_of_toml(toml);
   std::erase_if(lines, [](const auto& line) {
-    return line.first.starts_with("output.") || line.first == "reconstruct.iterations";
+    return line.first.starts_with("output.") || line.first == "reconstruct.iterations" ||
+           line.first == "tiles.timeout_s";
   });
   return lines;
 }
@@ -82,7 +83,7 @@ void check_same_config(const std::string& path, const std::string& then, const s
       if (before != after) {
         throw ConfigError(key + ": must be what " + path + " was made with," + before +
                           ", to resume, got" + after +
-                          "; only reconstruct.iterations and [output] may change");
+                          "; only reconstruct.iterations, tiles.timeout_s and [output] may change");
       }
     }
   }

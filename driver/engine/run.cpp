@@ -2,15 +2,18 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <set>
 #include <sstream>
 #include <string>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <vector>
@@ -161,13 +164,48 @@ void check_folder(const std::string& folder, const RunOptions& options) {
   }
 }
 
-void prepare_folder(const std::string& folder, const RunOptions& options) {
+// Likewise: what is in the way is no file of ours.
+void check_written(const std::string& what, const fs::path& path) {
+  std::error_code error;
+  if (fs::exists(path, error) && !fs::is_regular_file(path, error)) {
+    throw ConfigError(what + ": must be a file that can be replaced, got " + path.string());
+  }
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (fs::exists(folder, error) && access(folder.c_str(), W_OK) == 0) return;
+  throw ConfigError(what + ": must lie in a folder that can be written, got " + path.string());
+}
+
+// One run at a time works in a folder; the system lets go of it however the run ends.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder)
+      : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (descriptor_ >= 0 && flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      close(descriptor_);
+      throw ConfigError("output.folder: must not be that of a run under way, got " + folder);
+    }
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+  ~FolderLock() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+
+ private:
+  int descriptor_;
+};
+
+void create_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) {
     throw ConfigError("output.folder: must be a folder that can be written, got " + folder + " (" +
                       error.message() + ")");
   }
+}
+
+void prepare_folder(const std::string& folder, const RunOptions& options) {
+  std::error_code error;
   // What a run that was killed while writing left behind.
   std::vector<fs::path> leftovers;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
@@ -309,7 +347,10 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   // Everything about config and data has been checked: only now is something written.
   ranks.barrier();
   std::optional<MetricsWriter> metrics;
+  std::optional<FolderLock> lock;
   if (ranks.first()) {
+    create_folder(folder);
+    lock.emplace(folder);
     prepare_folder(folder, options);
     hdf5::write_text_atomically(folder + "/config.toml", to_toml(config));
     metrics.emplace(folder + "/metrics.jsonl", state.iteration);
@@ -387,10 +428,20 @@ void run(Config config, const RunOptions& options) {
   count_tensor_bytes();
   const Launch launch = find_launch();
   const Signals signals;
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   Problem problem;
   Decomposition cut;
   try {
     check_folder(config.output.folder, options);
+    if (launch.rank == 0) {
+      if (!options.trace.empty()) check_written("--trace", options.trace);
+      std::error_code error;
+      if (fs::exists(config.output.folder, error)) {
+        for (const char* name : kOwnFiles) {
+          check_written("output.folder", fs::path(config.output.folder) / name);
+        }
+      }
+    }
     const std::string checkpoint = config.output.folder + "/checkpoint.h5";
     if (!config.tiles.grid && options.resume && fs::exists(checkpoint)) {
       config.tiles.grid = checkpoint_grid(checkpoint);  // "auto" was settled then

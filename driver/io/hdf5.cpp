@@ -359,6 +359,10 @@ DatasetInfo File::info(const std::string& name) const {
   if (!is_dataset(name)) {
     std::string known;
     for (const std::string& other : dataset_names(12)) known += (known.empty() ? "" : ", ") + other;
+    if ((", " + known + ", ").find(", " + (name[0] == '/' ? name.substr(1) : name) + ", ") !=
+        std::string::npos) {
+      fail("cannot open dataset \"" + name + "\", which is damaged" + hdf5_cause());
+    }
     fail("has no dataset \"" + name + "\"; it has: " + (known.empty() ? "none" : known));
   }
   const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);

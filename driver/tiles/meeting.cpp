@@ -90,6 +90,7 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
     throw PeerError("rank 0 must be reached at " + place + " within " +
                     std::to_string(timeout.count()) + " s, but was not (" + why + ")");
   }
+  come();
   agree(agreement);
   try {
     group_ = gloo_group(store_, launch.rank, launch.size, kPatience, own_address(launch.address));
@@ -99,6 +100,21 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
   }
   watch_ = std::thread([this] { watch(); });
   if (!serves(launch_)) guard_ = std::thread([this] { guard(); });
+}
+
+// Whoever comes second, by mistake or from another job, must not end those who were first.
+void Meeting::come() {
+  std::int64_t times = 0;
+  try {
+    times = store_->add(numbered("came", launch_.rank), 1);
+  } catch (const std::exception&) {
+    return;  // `agree` says it
+  }
+  if (times == 1) return;
+  throw ConfigError("RANK: must be another one for every process of a job, but a rank " +
+                    std::to_string(launch_.rank) + " is at " + launch_.address + ":" +
+                    std::to_string(launch_.port) +
+                    " already (or MASTER_PORT is that of another job)");
 }
 
 // Everybody's lines are those of rank 0.
@@ -305,9 +321,11 @@ void report_before_meeting(const Launch& launch, const std::string& failure) {
   try {
     const bool serve = serves(launch);
     const auto store = open_store(launch, serve, std::chrono::seconds(5));
+    if (store->add(numbered("came", launch.rank), 1) > 1) return;  // not of this job
     const std::string text =
         "rank " + std::to_string(launch.rank) + " failed before the start: " + failure;
     store->compareSet("failed", {}, std::vector<std::uint8_t>(text.begin(), text.end()));
+    store->add("told", 1);
     if (serve) {
       store->set("agreement", std::vector<std::uint8_t>(text.begin(), text.end()));
       std::this_thread::sleep_for(3 * kBeat);

@@ -40,6 +40,7 @@ class Meeting {
   void leave();
 
  private:
+  void come();
   void agree(const std::string& agreement);
   // After a refusal: rank 0 holds the store until every rank has come and read why, or the
   // timeout since the meeting began.

@@ -409,6 +409,42 @@ def test_a_wrong_environment_is_said_in_one_sentence(film, environment, words):
     assert all(word in line for word in words), line
 
 
+def test_a_rank_that_comes_twice_leaves_the_job_alone(film):
+    port = free_port()
+    job = begin(film, 2, options_of("twice", iterations=300), port=port)
+    until_iterating(film, "twice")
+    stray = begin(film, 2, options_of("stray", iterations=3000), port=port, first=1)
+    code, stderr = finish(stray)[0]
+    assert code == 2 and "RANK: must be another one for every process of a job" in stderr
+    assert [code for code, _ in finish(job)] == [0, 0]
+
+
+def test_a_failure_before_the_meeting_is_not_waited_for(film):
+    began = time.monotonic()
+    change = (1, settings(**{"data.file": "/nonexistent.h5"}))
+    ends = finish(begin(film, 2, options_of("early", **{"tiles.timeout_s": 60}), change))
+    assert [code for code, _ in ends] == [75, 2], ends
+    assert "rank 1 failed before the start" in ends[0][1]
+    assert time.monotonic() - began < 30
+
+
+def test_two_runs_in_one_folder_are_refused(film):
+    first = begin(film, 1, options_of("shared", iterations=1000000))
+    until_iterating(film, "shared")
+    second = begin(film, 1, [*options_of("shared"), "--overwrite"])
+    code, stderr = finish(second)[0]
+    assert code == 2 and "must not be that of a run under way" in stderr
+    first[0].send_signal(signal.SIGINT)
+    assert finish(first)[0][0] == 130
+
+
+def test_a_trace_that_cannot_be_written_is_refused_at_once(film):
+    for name in ("/nonexistent/trace.json", "/dev/full"):
+        code, stderr = finish(begin(film, 1, [*options_of("untraced"), "--trace", name]))[0]
+        assert code == 2 and "--trace: must" in stderr and name in stderr
+    assert pathlib.Path("/dev/full").is_char_device()
+
+
 def test_more_ranks_than_tiles_are_refused(film):
     ends = finish(begin(film, 2, options_of("few", **{"tiles.grid": "[1,1]"})))
     assert [code for code, _ in ends] == [2, 2]
