@@ -85,6 +85,8 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
   PTYLE_CALL(illumination, probe, positions, shape, origin);
 }
 
+std::string cpu_kernels(int64_t height, int64_t width) { PTYLE_CALL(cpu_kernels, height, width); }
+
 std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
                                     at::IntArrayRef column_cuts, at::IntArrayRef halo,
                                     at::IntArrayRef owners, std::string_view group) {

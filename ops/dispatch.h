@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -57,6 +58,7 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
                        c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
+std::string cpu_kernels(int64_t height, int64_t width);
 std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
                                     at::IntArrayRef column_cuts, at::IntArrayRef halo,
                                     at::IntArrayRef owners, std::string_view group);

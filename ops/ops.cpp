@@ -47,6 +47,10 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
       std::move(losses));
 }
 
+std::string cpu_kernels(int64_t height, int64_t width) {
+  return dispatch::cpu_kernels(height, width);
+}
+
 std::vector<at::Tensor> halo_insert(const std::vector<at::Tensor>& owned, const Tiling& tiling) {
   return dispatch::halo_insert(owned, tiling.row_cuts, tiling.column_cuts, tiling.halo,
                                tiling.owners, tiling.group);

@@ -64,6 +64,9 @@ TORCH_LIBRARY(ptyle, library) {
       "-> Tensor",
       tags);
 
+  // Which CPU kernels work on a window: "fused v4", "reference"
+  library.def("cpu_kernels(int height, int width) -> str", tags);
+
   // Tiles of a grid over the object: owned [slices, rows, columns] of this rank's tiles, ascending
   // -> extended ones, halos filled from their owners. owners: the rank of every tile.
   library.def(

@@ -4,10 +4,12 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
+#include <torch/library.h>
 
 namespace ptyle::cpu {
 namespace {
@@ -66,4 +68,19 @@ const InstructionSet* fused_kernels(int64_t height, int64_t width) {
   return has_plan(height) && has_plan(width) ? set : nullptr;
 }
 
+namespace {
+
+std::string cpu_kernels(int64_t height, int64_t width) {
+  TORCH_CHECK_VALUE(height > 0 && width > 0,
+                    "ptyle::cpu_kernels: height and width must be at least 1, got ", height,
+                    " and ", width);
+  const InstructionSet* set = fused_kernels(height, width);
+  return set != nullptr ? std::string("fused ") + set->name : "reference";
+}
+
+}  // namespace
 }  // namespace ptyle::cpu
+
+TORCH_LIBRARY_IMPL(ptyle, CompositeImplicitAutograd, library) {
+  library.impl("cpu_kernels", &ptyle::cpu::cpu_kernels);
+}

@@ -58,6 +58,7 @@ PAGES = {
             "hermite_modes",
             "raster_positions",
             "object_shape",
+            "cpu_kernels",
         ),
     ),
 }
@@ -204,6 +205,7 @@ TYPES = {
     "List[int]": "Sequence[int]",
     "List[Tensor]": "Sequence[Tensor]",
     "List[bool]": "Sequence[bool]",
+    "int": "int",
     "str": "str",
 }
 

@@ -41,6 +41,53 @@ def test_forward_is_the_reference(shape, dtype, tolerance):
     )
 
 
+def on(kernels, monkeypatch):
+    """Runs what follows on the named kernels; skips where the processor does not have them."""
+    monkeypatch.setenv("PTYLE_ISA", kernels)
+    try:
+        return ptyle.cpu_kernels(8, 6)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("kernels", ["v4", "v3", "base"])
+@pytest.mark.parametrize("near_field", [False, True])
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s.get("h") != 7])
+def test_every_path_gives_the_same(shape, near_field, kernels, monkeypatch):
+    *model, patterns = make_problem(**shape)
+    phase = torch.randn(model[1].shape[1:], dtype=torch.double)
+    options = dict(detector=torch.polar(torch.ones_like(phase), phase)) if near_field else {}
+
+    def everything():
+        inputs = leaves(*model)
+        wanted = [t for t in inputs if t is not None]
+        waves = ptyle.exit_waves(*inputs)
+        intensity = ptyle.diffraction(*inputs, **options)
+        loss, losses = ptyle.diffraction_loss(*inputs, patterns, **options)
+        results = [waves, intensity, loss, losses]
+        for value in (waves.abs().square().sum(), (intensity + 1).log().sum(), loss):
+            results += torch.autograd.grad(value, wanted, allow_unused=True)
+        return [r for r in results if r is not None]
+
+    assert on("reference", monkeypatch) == "reference"
+    expected = everything()
+    assert on(kernels, monkeypatch) == f"fused {kernels}"
+    for result, wanted in zip(everything(), expected, strict=True):
+        close(result, wanted, 1e-11)
+
+
+def test_kernels_are_told(monkeypatch):
+    monkeypatch.delenv("PTYLE_ISA", raising=False)
+    assert ptyle.cpu_kernels(64, 96).startswith("fused ")
+    assert ptyle.cpu_kernels(64, 97) == ptyle.cpu_kernels(14, 64) == "reference"
+    with pytest.raises(ValueError, match="at least 1, got 0 and 5"):
+        ptyle.cpu_kernels(0, 5)
+    monkeypatch.setenv("PTYLE_ISA", "mmx")
+    *model, _ = make_problem()
+    with pytest.raises(ValueError, match='PTYLE_ISA must name .* got "mmx"'):
+        ptyle.diffraction(*model)
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_and_gradients_are_the_reference(shape, likelihood):

@@ -33,6 +33,7 @@ C++: for those there is ``ptyle.reference``.
 from ptyle._library import load_cuda, version
 from ptyle._operators import (
     add_patches,
+    cpu_kernels,
     diffraction,
     diffraction_loss,
     diffraction_loss_accumulate_,
@@ -58,6 +59,7 @@ __all__ = [
     "aberrated_probe",
     "add_patches",
     "angular_spectrum_propagator",
+    "cpu_kernels",
     "diffraction",
     "diffraction_loss",
     "diffraction_loss_accumulate_",

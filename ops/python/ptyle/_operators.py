@@ -421,6 +421,32 @@ def halo_add(
     )
 
 
+def cpu_kernels(height: int, width: int) -> str:
+    """Which CPU kernels work on windows of a size.
+
+    ``"fused v4"``, ``"fused v3"`` or ``"fused base"``, our own transforms joined with the physics,
+    by instruction set, where both numbers have no prime factors but 2, 3 and 5; else
+    ``"reference"``, torch's transforms: several times slower, and just as right. The environment
+    variable ``PTYLE_ISA`` (``v4``, ``v3``, ``base`` or ``reference``) overrides the choice.
+
+    Args:
+        height: rows of a window.
+        width: columns of a window.
+
+    Returns:
+        The name of the kernels.
+
+    Raises:
+        ValueError: a number is below 1, or ``PTYLE_ISA`` names what this processor does not run.
+
+    Example:
+        >>> import ptyle
+        >>> ptyle.cpu_kernels(64, 97)
+        'reference'
+    """
+    return torch.ops.ptyle.cpu_kernels(height, width)
+
+
 def illumination(
     probe: Tensor, positions: Tensor, shape: Sequence[int], *, origin: Sequence[int] = (0, 0)
 ) -> Tensor:

@@ -26,6 +26,15 @@ class _AddPatches(Protocol):
         ...
 
 
+class _CpuKernels(Protocol):
+    @property
+    def default(self) -> Self: ...
+
+    def __call__(self, height: int, width: int) -> str:
+        """See `ptyle.cpu_kernels`."""
+        ...
+
+
 class _Diffraction(Protocol):
     @property
     def default(self) -> Self: ...
@@ -247,6 +256,7 @@ class TorchOps(Protocol):
     """The operators of the namespace."""
 
     add_patches: _AddPatches
+    cpu_kernels: _CpuKernels
     diffraction: _Diffraction
     diffraction_backward: _DiffractionBackward
     diffraction_loss: _DiffractionLoss
