@@ -185,11 +185,12 @@ void check_no_overlap(const char* name, const at::Tensor& object, const at::Tens
   const std::vector<std::optional<at::Tensor>> inputs{
       object, probe, positions, propagator, patterns, weights, mask, background, detector};
   const auto apart = [&](const std::optional<at::Tensor>& a, const std::optional<at::Tensor>& b) {
-    TORCH_CHECK_VALUE(
-        !a || !b || at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No || a->numel() == 0,
-        "ptyle::", name,
-        ": the buffers that are added into must not share memory with the inputs or "
-        "with one another, got two tensors that overlap");
+    TORCH_CHECK_VALUE(!a || !b || !a->is_alias_of(*b) ||
+                          at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No ||
+                          a->numel() == 0,
+                      "ptyle::", name,
+                      ": the buffers that are added into must not share memory with the inputs or "
+                      "with one another, got two tensors that overlap");
   };
   for (size_t i = 0; i < buffers.size(); ++i) {
     for (const auto& input : inputs) apart(buffers[i], input);

@@ -119,6 +119,16 @@ def test_patterns_of_any_type_give_the_same_loss(dtype):
     assert torch.equal(loss[0], expected[0]) and torch.equal(loss[1], expected[1])
 
 
+def test_buffers_may_lie_beside_strided_inputs():
+    obj, probe, positions, propagator, patterns = make_problem(n=6)
+    losses = torch.zeros(3, dtype=torch.double)
+    ptyle.diffraction_loss_accumulate_(
+        obj, probe, positions[::2], propagator, patterns[::2], losses=losses
+    )
+    expected = ptyle.diffraction_loss(obj, probe, positions[::2], propagator, patterns[::2])[1]
+    close(losses, expected, 1e-15)
+
+
 def test_near_field_is_the_reference():
     obj, probe, positions, propagator, patterns = make_problem()
     phase = torch.randn(probe.shape[1:], dtype=torch.double)
