@@ -28,8 +28,7 @@ int64_t lanes_of(const Shape<T>& shape, int64_t panel) {
   return left < kLanes<T> ? left : kLanes<T>;
 }
 
-// --- whole transforms
-// ------------------------------------------------------------------------------
+// ---- whole transforms ----
 
 // An inverse transform is the forward one with real and imaginary parts exchanged.
 template <bool Exchanged, typename T>
@@ -148,8 +147,7 @@ void transform_permuted(const Shape<T>& shape, bool inverse, const T* from, T* t
   if (!inverse) rows(panels, to);
 }
 
-// --- sweeps along columns: real space
-// -----------------------------------------------------------------
+// ---- sweeps along columns: real space ----
 
 template <From from, To to, bool Keep, typename T>
 __attribute__((noinline)) void transmit_all(const Shape<T>& shape, int64_t modes,
@@ -324,8 +322,7 @@ void from_panels(const Shape<T>& shape, int64_t modes, T* waves, const T* factor
   }
 }
 
-// --- sweeps along rows: Fourier space
-// -----------------------------------------------------------------
+// ---- sweeps along rows: Fourier space ----
 
 template <bool Conjugate, bool Gradient, typename T>
 __attribute__((noinline)) void propagate_all(const Shape<T>& shape, int64_t modes,
@@ -500,8 +497,7 @@ void illuminate_adjoint(const Shape<T>& shape, int64_t modes, const IlluminateAd
   if (a.turn.done != nullptr) a.turn.done(a.turn.owner, a.unit);
 }
 
-// --- images
-// --------------------------------------------------------------------------------------------
+// ---- images ----
 
 template <typename T, typename Likelihood>
 double compare_with(const Compare<T>& a, Likelihood likelihood) {

@@ -53,6 +53,54 @@ struct Shape {
   int64_t edge() const { return height() * 4 * lanes; }
 };
 
+// What a model of some shape needs besides its inputs. Stated once, for who predicts memory and for
+// who allocates it.
+struct Extent {
+  int64_t slices, modes;
+  bool per_slice_propagator, near_field;
+  bool moves;      // a position has a fraction, or positions need a gradient
+  bool gradients;  // of object and probe
+};
+
+// psi of every slice is kept for the adjoint where a thread's waves fit into this.
+inline constexpr int64_t kKeepBytes = int64_t{256} << 20;
+
+// How many slices lie between waves that are kept: 1, all are kept; else about the square root of
+// their number, and the others are made again, a run of slices at a time.
+inline int64_t kept_every(int64_t slices, int64_t bytes_of_a_wave, int64_t budget_bytes) {
+  if (slices * bytes_of_a_wave <= budget_bytes) return 1;
+  int64_t root = 1;
+  while (root * root < slices) ++root;
+  return root;
+}
+
+// Numbers T of one thread's scratch.
+template <typename T>
+int64_t worker_numbers(const Shape<T>& shape, const Extent& extent, int64_t keep_every) {
+  const int64_t waves = extent.modes * shape.panel_wave();
+  const int64_t image = extent.near_field ? shape.panel_image() : shape.spectrum_image();
+  int64_t numbers = waves + shape.line() + shape.edge() + 2 * image;
+  if (!extent.near_field) numbers += extent.modes * shape.spectrum_wave();
+  if (extent.moves) numbers += 4 * shape.groups() * shape.lanes + 4 * shape.width();
+  if (!extent.gradients) return numbers;
+  numbers += (extent.slices + keep_every - 1) / keep_every * waves;
+  return keep_every > 1 ? numbers + keep_every * waves : numbers;
+}
+
+// Numbers T that all threads of a call share.
+template <typename T>
+int64_t model_numbers(const Shape<T>& shape, const Extent& extent) {
+  const int64_t spectrum = shape.spectrum_wave(), probe = extent.modes * shape.panel_wave();
+  int64_t numbers = probe;
+  if (extent.slices > 1) {
+    numbers += (extent.per_slice_propagator ? extent.slices - 1 : 1) * spectrum;
+  }
+  if (extent.near_field) numbers += spectrum;
+  if (extent.moves) numbers += extent.modes * spectrum;
+  if (extent.gradients) numbers += probe + (extent.moves ? extent.modes * spectrum : 0);
+  return numbers;
+}
+
 // Where a window lies on the object [slices, rows, columns]; outside there is vacuum.
 struct Place {
   int64_t row, column;

@@ -8,13 +8,7 @@
 
 namespace ptyle::cpu {
 
-int64_t kept_every(int64_t slices, int64_t bytes_of_a_wave, int64_t budget_bytes) {
-  if (slices * bytes_of_a_wave <= budget_bytes) return 1;
-  return std::max<int64_t>(1, std::llround(std::ceil(std::sqrt(static_cast<double>(slices)))));
-}
-
-// --- turns
-// ----------------------------------------------------------------------------------------
+// ---- turns ----
 
 Turns::Turns(const std::vector<Window>& windows, int64_t width, int64_t height, int64_t lanes,
              int64_t slices)
@@ -92,8 +86,7 @@ struct Mine {
 
 }  // namespace
 
-// --- worker
-// ---------------------------------------------------------------------------------------
+// ---- worker ----
 
 template <typename T>
 Worker<T>::Worker(const Model<T>& model, bool gradients)
@@ -128,20 +121,12 @@ Worker<T>::Worker(const Model<T>& model, bool gradients)
 template <typename T>
 int64_t Model<T>::worker_bytes(bool gradients) const {
   const Inputs<T>& in = inputs_;
-  const bool far = in.detector == nullptr;
-  const int64_t waves = in.modes * shape().panel_wave();
-  int64_t numbers = waves + shape().line() + shape().edge() +
-                    2 * (far ? shape().spectrum_image() : shape().panel_image()) +
-                    (far ? in.modes * shape().spectrum_wave() : 0);
-  if (gradients) {
-    numbers += (in.slices + keep_every_ - 1) / keep_every_ * waves;
-    if (keep_every_ > 1) numbers += keep_every_ * waves;
-  }
-  return numbers * static_cast<int64_t>(sizeof(T));
+  const Extent extent{in.slices, in.modes, in.propagator_per_slice, in.detector != nullptr,
+                      in.moves,  gradients};
+  return worker_numbers(shape(), extent, keep_every_) * static_cast<int64_t>(sizeof(T));
 }
 
-// --- model
-// ----------------------------------------------------------------------------------------
+// ---- model ----
 
 template <typename T>
 Model<T>::Model(const InstructionSet& set, const Inputs<T>& inputs, int64_t keep_bytes)

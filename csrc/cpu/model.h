@@ -56,10 +56,6 @@ struct Measured {
   Likelihood likelihood;
 };
 
-// How many waves a position keeps for the adjoint: all of them, or those of every so many slices,
-// from which the others are made again, a run of slices at a time.
-int64_t kept_every(int64_t slices, int64_t bytes_of_a_wave, int64_t budget_bytes);
-
 template <typename T>
 class Model;
 
@@ -113,7 +109,7 @@ class Model {
   // keep_bytes: of waves that a worker may keep for the adjoint before it makes some again.
   Model(const InstructionSet& set, const Inputs<T>& inputs, int64_t keep_bytes);
 
-  // Numbers that one worker allocates, in bytes.
+  // Of one worker's scratch.
   int64_t worker_bytes(bool gradients) const;
 
   // phi of the last slice to `exit` [modes, h, w].

@@ -15,6 +15,7 @@
 
 #include <ptyle/ops.h>
 
+#include "csrc/cpu/layout.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
@@ -301,6 +302,52 @@ std::int64_t predicted_bytes(const Config& config, const Problem& problem,
   return kBaseBytes + predicted_tensor_bytes(config, problem, decomposition, rank);
 }
 
+namespace {
+
+// What the kernels hold while they work: `calls` at once, on parts of so many positions.
+template <typename T>
+std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::int64_t calls) {
+  const auto [h, w] = problem.window;
+  const std::int64_t slices = problem.object_shape[0], modes = problem.probe.size(0);
+  const std::int64_t threads = at::get_num_threads();
+  const std::string kernels = cpu_kernels(h, w);
+  if (kernels == "reference") {
+    // Waves of all slices, object patches and transforms of as many positions as the operators
+    // allow a thread.
+    constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
+    const auto unit = static_cast<std::int64_t>(2 * sizeof(T));
+    const std::int64_t probe = modes * h * w * unit;
+    const std::int64_t at_once =
+        std::min({std::max<std::int64_t>(1, kStackBytes / (slices * probe)),
+                  std::max<std::int64_t>(1, kStackBytes / 128 / probe), positions});
+    return threads * at_once * (slices * probe + slices * h * w * unit + 2 * probe);
+  }
+  cpu::Shape<T> shape{};
+  shape.rows.size = h;
+  shape.columns.size = w;
+  const std::int64_t vector_bytes = kernels == "fused v4" ? 64 : kernels == "fused v3" ? 32 : 16;
+  shape.lanes = vector_bytes / static_cast<std::int64_t>(sizeof(T));
+  bool moves = false;
+  const double* p = problem.positions.const_data_ptr<double>();
+  for (std::int64_t i = 0; i < problem.positions.numel() && !moves; ++i) {
+    moves = p[i] != std::floor(p[i]);
+  }
+  const cpu::Extent extent{slices,
+                           modes,
+                           problem.propagator && problem.propagator->dim() == 3,
+                           problem.detector.has_value(),
+                           moves,
+                           true};
+  const std::int64_t every = cpu::kept_every(
+      slices, modes * shape.panel_wave() * static_cast<std::int64_t>(sizeof(T)), cpu::kKeepBytes);
+  const std::int64_t workers = calls > 1 ? threads : std::min(threads, positions);
+  return static_cast<std::int64_t>(sizeof(T)) *
+         (workers * cpu::worker_numbers(shape, extent, every) +
+          calls * cpu::model_numbers(shape, extent));
+}
+
+}  // namespace
+
 std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
                                     const Decomposition& decomposition, std::int64_t rank) {
   const std::int64_t unit = complex_bytes(config);
@@ -349,24 +396,22 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
   const std::int64_t patterns =
       held * window * static_cast<std::int64_t>(problem.patterns.element_size());
   const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
-  // A batch's patterns once more, as the operators take them.
-  const std::int64_t batch = patterns / std::max<std::int64_t>(1, config.reconstruct.batches);
-  // Each thread's waves in all slices and their object patches: of one position, or of as many as
-  // fit in what the operators allow a thread (64 MiB of waves).
-  const std::int64_t stack = slices * problem.probe.numel() * unit;
-  const std::int64_t patches = slices * window * unit;
-  constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
   const std::int64_t batches = std::max<std::int64_t>(1, config.reconstruct.batches);
-  const std::int64_t at_once = std::min(
-      {std::max<std::int64_t>(1, kStackBytes / std::max<std::int64_t>(1, stack)),
-       std::max<std::int64_t>(
-           1, (kStackBytes / 128) / std::max<std::int64_t>(1, problem.probe.numel() * unit)),
-       (most_positions + batches - 1) / batches});
-  const std::int64_t transforms = 2 * problem.probe.numel() * unit;
-  const std::int64_t scratch = at::get_num_threads() * at_once * (stack + patches + transforms);
+  const std::int64_t part =  // of a tile's positions in a batch
+      std::max<std::int64_t>(1, (most_positions + batches - 1) / batches);
+  // Threads work on tiles of their own where there are many, each with all that a call holds.
+  const std::int64_t threads = at::get_num_threads();
+  const auto here = static_cast<std::int64_t>(decomposition.tiles_of_rank(rank).size());
+  const std::int64_t calls = here >= 2 * threads ? threads : 1;
+  // A block of patterns once more, as the operators take them.
+  const std::int64_t pattern = window * static_cast<std::int64_t>(problem.patterns.element_size());
+  const std::int64_t block =
+      calls * std::min(part * pattern, std::max(pattern, kPatternBlockBytes));
+  const std::int64_t scratch = unit == 8 ? scratch_bytes<float>(problem, part, calls)
+                                         : scratch_bytes<double>(problem, part, calls);
   // Positions, their order and what was found in each pattern: on every rank.
   const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
-  return patterns + mask + batch + tiles + (4 + remembered) * probe + scratch + lists;
+  return patterns + mask + block + tiles + (4 + remembered) * probe + scratch + lists;
 }
 
 double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {

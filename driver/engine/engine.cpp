@@ -243,13 +243,10 @@ double Engine::sum_over_tiles(const std::vector<double>& values) const {
 
 void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
                  bool counts) {
-  // A block's patterns are copied: small enough for a cache, large enough for a call. A fixed size,
-  // so that sums have the same bits however ranks and threads share the work.
-  constexpr std::int64_t kBlockBytes = std::int64_t{4} << 20;
   const std::int64_t pattern_bytes =
       problem_.window[0] * problem_.window[1] *
       static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
-  const std::int64_t block = std::max<std::int64_t>(1, kBlockBytes / pattern_bytes);
+  const std::int64_t block = std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
   for (std::int64_t first = 0; first < part.rows.numel(); first += block) {
     const std::int64_t count = std::min(block, part.rows.numel() - first);
     add_block(state, tile, part.positions.narrow(0, first, count),

@@ -25,6 +25,11 @@ struct IterationWork {
   std::int64_t messages = 0, bytes = 0;
 };
 
+// Patterns are copied for the operators a block at a time: small enough for a cache, large enough
+// for a call. A fixed size, so that sums have the same bits however ranks and threads share the
+// work.
+inline constexpr std::int64_t kPatternBlockBytes = std::int64_t{4} << 20;
+
 class Engine {
  public:
   // All of them must outlive the engine. `problem` holds the patterns of this rank's tiles.

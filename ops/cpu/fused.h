@@ -108,9 +108,6 @@ class Fused {
   }
 
  private:
-  // psi of every slice is kept for the adjoint up to this size, a thread.
-  static constexpr int64_t kKeepBytes = int64_t{256} << 20;
-
   static const T* numbers(const at::Tensor& tensor) {
     return static_cast<const T*>(tensor.const_data_ptr());
   }

@@ -82,8 +82,7 @@ Problem random_problem(unsigned seed, Problem problem) {
   return problem;
 }
 
-// --- slowly
-// ---------------------------------------------------------------------------------------
+// ---- slowly ----
 
 Waves unitary(const Waves& image, int64_t h, int64_t w, double sign) {
   const auto at = [w](int64_t y, int64_t x) { return static_cast<size_t>(y * w + x); };
@@ -184,8 +183,7 @@ double slow_loss(const Problem& p) {
   return sum;
 }
 
-// --- fused
-// ----------------------------------------------------------------------------------------
+// ---- fused ----
 
 template <typename T>
 struct Result {
