@@ -134,14 +134,15 @@ struct PatternSummary {
 
 PatternSummary summarise(const Problem& problem) {
   PatternSummary summary;
-  const std::int64_t n = problem.patterns.size(0);
+  const auto n = static_cast<std::int64_t>(problem.held.size());
   const std::int64_t h = problem.window[0], w = problem.window[1];
   at::Tensor sum = at::zeros({h, w}, at::kDouble);
   constexpr std::int64_t kBlock = 64;
   for (std::int64_t first = 0; first < n; first += kBlock) {
     // Masked pixels are stored as 0 and add nothing.
     const at::Tensor block =
-        problem.patterns.narrow(0, first, std::min(kBlock, n - first)).to(at::kDouble);
+        problem.source->rows(at::arange(first, std::min(first + kBlock, n), at::kLong))
+            .patterns.to(at::kDouble);
     sum += block.sum(0);
     summary.pixels_at_largest += (block == problem.largest_count).sum().item<std::int64_t>();
   }
@@ -201,7 +202,7 @@ std::vector<std::string> doubts_about(const Config& config, const Problem& probl
                                       const Scan& scan, const PatternSummary& summary) {
   std::vector<std::string> result;
   const auto doubt = [&result](const std::string& text) { result.push_back(text); };
-  const std::int64_t n = problem.patterns.size(0);
+  const std::int64_t n = problem.positions.size(0);
   const auto pixels = static_cast<double>(n * problem.window[0] * problem.window[1]);
 
   if (n > 1 && scan.overlap() < 0.6) {
@@ -393,8 +394,10 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
   const auto held =
       static_cast<std::int64_t>(decomposition.positions_of_rank(rank, problem.positions).size());
   const std::int64_t window = problem.window[0] * problem.window[1];
-  const std::int64_t patterns =
+  // Streamed patterns: one block at work, three ready, one being read and converted.
+  const std::int64_t all =
       held * window * static_cast<std::int64_t>(problem.patterns.element_size());
+  const std::int64_t patterns = problem.streams() ? std::min(all, 6 * kPatternBlockBytes) : all;
   const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
   const std::int64_t batches = std::max<std::int64_t>(1, config.reconstruct.batches);
   const std::int64_t part =  // of a tile's positions in a batch
@@ -486,7 +489,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     out << what << std::string(what.size() < 18 ? 18 - what.size() : 1, ' ') << value << '\n';
   };
   const auto [slices, rows, columns] = problem.object_shape;
-  const std::int64_t n = problem.patterns.size(0);
+  const std::int64_t n = problem.positions.size(0);
   const auto [h, w] = problem.window;
 
   line("data", config.data.file);
@@ -654,7 +657,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            ", tensors " + number(static_cast<double>(most_bytes - kBaseBytes) / 1e6, 6) + " MB" +
            ", of it patterns " +
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
-           "; the object has " + bytes(slices * rows * columns * complex_bytes(config)));
+           (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
+           bytes(slices * rows * columns * complex_bytes(config)));
   line("read", "1.0 times each pattern (kept in memory)");
 
   std::vector<std::string> found = doubts_about(config, problem, scan, summary);

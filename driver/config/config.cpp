@@ -255,7 +255,11 @@ struct OptionalCodec {
 template <typename Item, const char* kWord>
 struct WordOrCodec {
   using Value = std::optional<typename Item::Value>;
-  static std::string type() { return Item::type() + ", or \"" + kWord + "\""; }
+  static std::string type() {
+    std::string text = Item::type();
+    text.append(", or \"").append(kWord).append("\"");
+    return text;
+  }
   static bool read(const toml::node& node, Value& out) {
     out.reset();
     if (node.value_exact<std::string>() == kWord) return true;
@@ -319,6 +323,10 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<String>("data.patterns", c.data.patterns, not_empty(),
                          "dataset [positions, rows, columns] or [scan_rows, scan_columns, rows, "
                          "columns], any integer or float type");
+  v.template key<WordOrCodec<BoolCodec, kAuto>>(
+      "data.stream", c.data.stream, any<std::optional<bool>>(),
+      "patterns are read from the file again in every iteration, ahead of time, instead of being "
+      "kept in memory; \"auto\": where they would take half of it");
   v.template key<String>("data.positions", c.data.positions, not_empty(),
                          "dataset [positions, 2], (row, column) of the window's corner; "
                          "FILE.h5:DATASET for another file");

@@ -27,7 +27,8 @@ struct Config {
     double rotation_deg = 0.0;
     std::optional<std::array<double, 4>> affine;  // row-major 2 x 2
     std::string zero_frequency = "center";
-    std::string mask;  // "", a dataset of `file`, or FILE.h5:DATASET
+    std::string mask;                           // "", a dataset of `file`, or FILE.h5:DATASET
+    std::optional<bool> stream = std::nullopt;  // absent: "auto"
   };
   struct Orientation {
     bool transpose = false;

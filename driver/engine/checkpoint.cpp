@@ -49,7 +49,7 @@ std::vector<std::pair<std::string, std::string>> binding_lines(const std::string
   auto lines = lines_of_toml(toml);
   std::erase_if(lines, [](const auto& line) {
     return line.first.starts_with("output.") || line.first == "reconstruct.iterations" ||
-           line.first == "tiles.timeout_s";
+           line.first == "tiles.timeout_s" || line.first == "data.stream";
   });
   return lines;
 }
@@ -81,9 +81,10 @@ void check_same_config(const std::string& path, const std::string& then, const s
     for (const auto& [key, value] : *lines) {
       const std::string before = find(old_lines, key), after = find(new_lines, key);
       if (before != after) {
-        throw ConfigError(key + ": must be what " + path + " was made with," + before +
-                          ", to resume, got" + after +
-                          "; only reconstruct.iterations, tiles.timeout_s and [output] may change");
+        throw ConfigError(
+            key + ": must be what " + path + " was made with," + before + ", to resume, got" +
+            after +
+            "; only reconstruct.iterations, tiles.timeout_s, data.stream and [output] may change");
       }
     }
   }

@@ -241,12 +241,17 @@ double Engine::sum_over_tiles(const std::vector<double>& values) const {
   return total(all);
 }
 
-void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
-                 bool counts) {
+// Positions of a part that go into one call.
+std::int64_t Engine::block_positions() const {
   const std::int64_t pattern_bytes =
       problem_.window[0] * problem_.window[1] *
       static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
-  const std::int64_t block = std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
+  return std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
+}
+
+void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
+                 bool counts) {
+  const std::int64_t block = block_positions();
   for (std::int64_t first = 0; first < part.rows.numel(); first += block) {
     const std::int64_t count = std::min(block, part.rows.numel() - first);
     add_block(state, tile, part.positions.narrow(0, first, count),
@@ -254,14 +259,34 @@ void Engine::add(const State& state, std::size_t tile, const Part& part, bool wi
   }
 }
 
+// Tells the source which patterns a batch will ask for, once.
+void Engine::expect(std::int64_t batch) {
+  if (expected_ == batch) return;
+  problem_.source->forget();
+  expected_ = batch;
+  if (batch < 0) return;
+  std::vector<at::Tensor> next;
+  for (const Part TileBatch::*part :
+       {&TileBatch::before, &TileBatch::boundary, &TileBatch::extra, &TileBatch::after}) {
+    for (const TileBatch& tile : plan_[static_cast<std::size_t>(batch)]) {
+      for (const at::Tensor& rows : (tile.*part).rows.split(block_positions())) {
+        if (rows.numel() > 0) next.push_back(rows);
+      }
+    }
+  }
+  problem_.source->expect(next);
+}
+
 void Engine::add_block(const State& state, std::size_t tile, const at::Tensor& positions,
                        const at::Tensor& rows, bool with_probe, bool counts) {
-  const at::Tensor patterns = problem_.source->rows(rows);
+  const PatternBlock block = problem_.source->rows(rows);
   GradientBuffers buffers;
   if (!gradients_.empty()) buffers.object = gradients_[tile];
   if (with_probe) buffers.probe = probe_gradients_[tile];
   LossOptions options;
-  if (problem_.mask) {
+  if (block.mask) {
+    options.mask = *block.mask;
+  } else if (problem_.mask) {
     options.mask =
         problem_.mask->dim() == 3 ? problem_.mask->index_select(0, rows) : *problem_.mask;
   }
@@ -270,7 +295,7 @@ void Engine::add_block(const State& state, std::size_t tile, const at::Tensor& p
   options.origin = {tiles_[tile].frame.row, tiles_[tile].frame.column};
   at::Tensor losses = at::zeros({rows.numel()}, at::TensorOptions().dtype(at::kDouble));
   const at::Tensor& object = state.tiles[tile].object;
-  diffraction_loss_accumulate_(object, state.probe, positions, propagator_, patterns, buffers,
+  diffraction_loss_accumulate_(object, state.probe, positions, propagator_, block.patterns, buffers,
                                losses, options);
   if (!counts) return;
   const double loss = total(losses);
@@ -280,8 +305,8 @@ void Engine::add_block(const State& state, std::size_t tile, const at::Tensor& p
   } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
     options.likelihood = "amplitude";
     losses.zero_();
-    diffraction_loss_accumulate_(object, state.probe, positions, propagator_, patterns, {}, losses,
-                                 options);
+    diffraction_loss_accumulate_(object, state.probe, positions, propagator_, block.patterns, {},
+                                 losses, options);
     squared_errors_[tile] += total(losses);
   }
 }
@@ -306,8 +331,9 @@ void Engine::add_all(const State& state, std::int64_t batch, Part TileBatch::*pa
 }
 
 Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squared_error,
-                            const std::function<bool()>& stop) {
+                            const std::function<bool()>& stop, std::int64_t next_batch) {
   Evaluation result;
+  expect(batch);
   const bool with_object = !gradients_.empty();
   const bool with_probe = refines_probe(state);
   const std::vector<TileBatch>& tiles = plan_[static_cast<std::size_t>(batch)];
@@ -365,6 +391,8 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
     const Trace::Box box(trace_, "positions that need no halo");
     add_all(state, batch, &TileBatch::after, with_probe);
   }
+  expected_ = -1;  // all of it is taken
+  if (next_batch >= 0) expect(next_batch);
 
   if (with_probe) {
     const Trace::Box box(trace_, "sum the probe's gradient");
@@ -412,7 +440,7 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
 
 std::vector<at::Tensor> Engine::owned_gradients(const State& state) {
   const c10::InferenceMode no_autograd;
-  const Evaluation at = evaluate(state, 0, nullptr, {});
+  const Evaluation at = evaluate(state, 0, nullptr, {}, -1);
   std::vector<at::Tensor> owned;
   for (std::size_t k = 0; k < at.object.size(); ++k) {
     owned.push_back(workplace_.counted_view(k, at.object[k]).clone());
@@ -436,13 +464,17 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t batch = order[static_cast<std::size_t>(state.batch)];
     double squared_error = 0;
-    const Evaluation at = evaluate(state, batch, &squared_error, stop);
+    // L-BFGS asks for the same batch again.
+    const bool goes_on =
+        state.batch + 1 < batches_.count() && !stopped_ && config_.reconstruct.optimizer != "lbfgs";
+    const std::int64_t next = goes_on ? order[static_cast<std::size_t>(state.batch) + 1] : -1;
+    const Evaluation at = evaluate(state, batch, &squared_error, stop, next);
     if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss);
     {
       const Trace::Box box(trace_, "update");
       optimizer_->update(state, at, [&] {
         halos_ = Halos::kStale;
-        return evaluate(state, batch, nullptr, stop);
+        return evaluate(state, batch, nullptr, stop, -1);
       });
     }
     if (!gradients_.empty() && exchanges_rarely()) follow_others(state, at);
@@ -465,6 +497,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     batch_done(done);
     if (state.batch < batches_.count() && stopped_) break;
   }
+  expect(-1);  // nothing reads while a checkpoint is written
   // Whole frames are what a checkpoint holds.
   if (halos_ == Halos::kOnTheWay) {
     exchange_->finish_objects(objects(state));

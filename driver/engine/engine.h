@@ -85,7 +85,9 @@ class Engine {
   void add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
                bool counts = true);
   Evaluation evaluate(const State& state, std::int64_t batch, double* squared_error,
-                      const std::function<bool()>& stop);
+                      const std::function<bool()>& stop, std::int64_t next_batch);
+  std::int64_t block_positions() const;
+  void expect(std::int64_t batch);
   std::vector<at::Tensor> objects(const State& state) const;
   double sum_over_tiles(const std::vector<double>& values) const;
   bool refines_probe(const State& state) const;
@@ -117,6 +119,7 @@ class Engine {
   std::vector<at::Tensor> gradients_, probe_gradients_;
   std::vector<double> losses_, squared_errors_;
   Halos halos_ = Halos::kFresh;
+  std::int64_t expected_ = -1;  // the batch whose patterns the source knows of
   bool stopped_ = false;
   IterationWork work_;
   Trace* trace_ = nullptr;

@@ -276,19 +276,28 @@ std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t from = 
 File::File(std::string path, std::int64_t id, bool writable)
     : path_(std::move(path)), id_(id), writable_(writable) {}
 
+struct File::Opened {
+  std::string name;
+  DatasetInfo info;
+  Handle dataset, memory_type;
+};
+
 File::File(File&& other) noexcept
     : path_(std::move(other.path_)),
       id_(std::exchange(other.id_, -1)),
-      writable_(other.writable_) {}
+      writable_(other.writable_),
+      opened_(std::move(other.opened_)) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(id_, other.id_);
   std::swap(writable_, other.writable_);
+  std::swap(opened_, other.opened_);
   return *this;
 }
 
 File::~File() {
+  opened_.reset();
   if (id_ >= 0) H5Fclose(id_);
 }
 
@@ -394,15 +403,30 @@ DatasetInfo File::info(const std::string& name) const {
   return result;
 }
 
-at::Tensor File::read_block(const std::string& name, const std::vector<std::int64_t>* start,
-                            const std::vector<std::int64_t>* count) const {
-  const DatasetInfo known = info(name);
+std::shared_ptr<const File::Opened> File::opened(const std::string& name) const {
+  if (opened_ && opened_->name == name) return opened_;
+  DatasetInfo known = info(name);
   for (const Filter& filter : known.filters) {
     if (!filter.available) {
       fail("dataset \"" + name + "\" needs the HDF5 filter " + std::to_string(filter.id) + " (" +
            filter.name + "), which is not installed: install " + filter_package(filter.id));
     }
   }
+  Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle stored(H5Dget_type(dataset.get()), H5Tclose);
+  Handle type = memory_type(known.type, stored.get());
+  auto result = std::make_shared<const Opened>(
+      Opened{name, std::move(known), std::move(dataset), std::move(type)});
+  if (!writable_) opened_ = result;
+  return result;
+}
+
+at::Tensor File::read_block(const std::string& name, const std::vector<std::int64_t>* start,
+                            const std::vector<std::int64_t>* count) const {
+  silence();
+  const std::shared_ptr<const Opened> at = opened(name);
+  const DatasetInfo& known = at->info;
+  const Handle &dataset = at->dataset, &type = at->memory_type;
   const std::vector<std::int64_t>& shape = count != nullptr ? *count : known.shape;
   if (start != nullptr) {
     bool inside = start->size() == known.shape.size() && shape.size() == known.shape.size();
@@ -418,9 +442,6 @@ at::Tensor File::read_block(const std::string& name, const std::vector<std::int6
   at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(known.type));
   if (tensor.numel() == 0) return tensor;
 
-  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
-  const Handle stored(H5Dget_type(dataset.get()), H5Tclose);
-  const Handle type = memory_type(known.type, stored.get());
   herr_t status = -1;
   if (start == nullptr) {
     status = H5Dread(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.data_ptr());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -96,6 +97,11 @@ class File {
   std::string path_;
   std::int64_t id_ = -1;  // hid_t
   bool writable_ = false;
+  // The dataset that was read last stays open where the file is only read: asking for its facts
+  // takes longer than a pattern, and its cache holds the chunk that the next read may need.
+  struct Opened;
+  std::shared_ptr<const Opened> opened(const std::string& name) const;
+  mutable std::shared_ptr<const Opened> opened_;
 };
 
 // Writes path.tmp.<pid>, flushes it to the disk and renames it over `path`: after a crash there is

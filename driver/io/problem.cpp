@@ -19,8 +19,13 @@
 
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/io/prefetch.h"
 #include "driver/log.h"
+#include "driver/memory.h"
 #include "driver/optics/optics.h"
+
+// Of the library that torch brings; a thread's own number.
+extern "C" void omp_set_num_threads(int threads) __attribute__((weak));
 
 namespace ptyle::driver {
 namespace {
@@ -935,12 +940,20 @@ void load_probe(const Config& config, Problem& problem, IntegerPair& shift) {
 
 }  // namespace
 
-at::Tensor MemoryPatterns::rows(const at::Tensor& indices) const {
+namespace {
+
+at::Tensor selected(const at::Tensor& patterns, const at::Tensor& indices) {
   // ATen cannot select rows of uint16; its bits can move as int16.
-  if (patterns_.scalar_type() == at::kUInt16) {
-    return patterns_.view(at::kShort).index_select(0, indices).view(at::kUInt16);
+  if (patterns.scalar_type() == at::kUInt16) {
+    return patterns.view(at::kShort).index_select(0, indices).view(at::kUInt16);
   }
-  return patterns_.index_select(0, indices);
+  return patterns.index_select(0, indices);
+}
+
+}  // namespace
+
+PatternBlock MemoryPatterns::rows(const at::Tensor& indices) const {
+  return {selected(patterns_, indices), std::nullopt};
 }
 
 ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::int64_t padding,
@@ -1023,12 +1036,111 @@ Problem load_geometry(const Config& config) {
   return problem;
 }
 
-void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held) {
-  problem.held = std::move(held);
+namespace {
+
+// Patterns, mask and statistics of some positions, ascending, alone.
+Problem read_some(const Config& config, const Problem& problem, std::vector<std::int64_t> held) {
+  Problem some;
+  some.window = problem.window;
+  some.held = std::move(held);
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
   const Stack stack = open_stack(std::move(located), "data.patterns");
-  read_patterns(config, stack, make_pixel_map(config, stack.frame), problem);
-  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  read_patterns(config, stack, make_pixel_map(config, stack.frame), some);
+  return some;
+}
+
+// Patterns that are read from the file again whenever they are needed, ahead of time.
+class FilePatterns final : public PatternSource {
+ public:
+  FilePatterns(const Config& config, const Problem& problem)
+      : config_(config), held_(problem.held), type_(problem.patterns.scalar_type()) {
+    window_.window = problem.window;
+  }
+  at::ScalarType type() const override { return type_; }
+  PatternBlock rows(const at::Tensor& indices) const override {
+    return prefetch_.take(request(indices));
+  }
+  void expect(const std::vector<at::Tensor>& next) const override {
+    std::vector<Request> requests;
+    for (const at::Tensor& indices : next) requests.push_back(request(indices));
+    prefetch_.expect(requests);
+  }
+  void forget() const override { prefetch_.forget(); }
+
+ private:
+  using Request = std::vector<std::int64_t>;
+
+  static Request request(const at::Tensor& indices) {
+    const auto* begin = indices.const_data_ptr<std::int64_t>();
+    return {begin, begin + indices.numel()};
+  }
+
+  PatternBlock read(const Request& indices) const {
+    std::vector<std::int64_t> order(indices.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto row = [&](std::int64_t k) { return indices[static_cast<std::size_t>(k)]; };
+    std::sort(order.begin(), order.end(),
+              [&](std::int64_t a, std::int64_t b) { return row(a) < row(b); });
+    std::vector<std::int64_t> held;
+    at::Tensor back = at::empty({static_cast<std::int64_t>(order.size())}, at::kLong);
+    for (const std::int64_t k : order) {
+      back.data_ptr<std::int64_t>()[k] = static_cast<std::int64_t>(held.size());
+      held.push_back(held_[static_cast<std::size_t>(row(k))]);
+    }
+    const Problem some = read_some(config_, window_, std::move(held));
+    PatternBlock block{selected(some.patterns, back), some.mask};
+    if (block.mask && block.mask->dim() == 3) block.mask = block.mask->index_select(0, back);
+    return block;
+  }
+
+  Config config_;
+  Problem window_;
+  std::vector<std::int64_t> held_;
+  at::ScalarType type_;
+  static constexpr std::size_t kAhead = 3;  // blocks
+  mutable Prefetch<Request, PatternBlock> prefetch_{
+      [this](const Request& indices) { return read(indices); }, kAhead,
+      [] {  // the other threads are at work
+        if (omp_set_num_threads != nullptr) omp_set_num_threads(1);
+      }};
+};
+
+}  // namespace
+
+void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held) {
+  const std::int64_t pixels = problem.window[0] * problem.window[1];
+  const auto bytes = static_cast<double>(held.size()) * static_cast<double>(pixels) * 4.0;
+  const bool stream =
+      config.data.stream.value_or(bytes > static_cast<double>(available_bytes()) / 2);
+  if (!stream) {
+    Problem all = read_some(config, problem, std::move(held));
+    problem.held = std::move(all.held);
+    problem.patterns = all.patterns;
+    problem.mask = all.mask;
+    problem.statistics = all.statistics;
+    problem.good_patterns = all.good_patterns;
+    problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+    return;
+  }
+  problem.held = std::move(held);
+  constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+  const std::size_t chunk =
+      static_cast<std::size_t>(std::max<std::int64_t>(1, kChunkBytes / (4 * pixels)));
+  for (std::size_t first = 0; first < problem.held.size() || first == 0; first += chunk) {
+    const std::size_t end = std::min(problem.held.size(), first + chunk);
+    const Problem some = read_some(config, problem,
+                                   {problem.held.begin() + static_cast<std::ptrdiff_t>(first),
+                                    problem.held.begin() + static_cast<std::ptrdiff_t>(end)});
+    if (first == 0) {
+      problem.statistics = some.statistics;
+      problem.good_patterns = some.good_patterns;
+      problem.patterns = some.patterns.narrow(0, 0, 0).clone();
+    } else {
+      problem.statistics.add_(some.statistics);  // each row comes from one chunk
+      problem.good_patterns.add_(some.good_patterns);
+    }
+  }
+  problem.source = std::make_shared<FilePatterns>(config, problem);
 }
 
 void summarise_patterns(const Config& config, Problem& problem) {

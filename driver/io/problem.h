@@ -14,24 +14,30 @@
 
 namespace ptyle::driver {
 
-// Where patterns come from. Rows are dense, of the stored integer or float type.
+// Some patterns, dense, of the type they are kept in.
+struct PatternBlock {
+  at::Tensor patterns;             // [k, h, w]
+  std::optional<at::Tensor> mask;  // [h, w] or [k, h, w] bool, where it is not Problem::mask
+};
+
+// Where patterns come from.
 class PatternSource {
  public:
   virtual ~PatternSource() = default;
-  virtual std::int64_t size() const = 0;
   virtual at::ScalarType type() const = 0;
-  // indices [k] int64 -> [k, h, w]
-  virtual at::Tensor rows(const at::Tensor& indices) const = 0;
+  // indices [k] int64, of Problem::held. Safe on any thread.
+  virtual PatternBlock rows(const at::Tensor& indices) const = 0;
+  // What will be asked for next, the very tensors, in about this order; and that it will not.
+  virtual void expect(const std::vector<at::Tensor>&) const {}
+  virtual void forget() const {}
 };
 
 // All patterns in memory, once.
 class MemoryPatterns final : public PatternSource {
  public:
   explicit MemoryPatterns(at::Tensor patterns) : patterns_(std::move(patterns)) {}
-  std::int64_t size() const override { return patterns_.size(0); }
   at::ScalarType type() const override { return patterns_.scalar_type(); }
-  at::Tensor rows(const at::Tensor& indices) const override;
-  const at::Tensor& all() const { return patterns_; }
+  PatternBlock rows(const at::Tensor& indices) const override;
 
  private:
   at::Tensor patterns_;
@@ -40,10 +46,12 @@ class MemoryPatterns final : public PatternSource {
 struct Problem {
   // The positions whose patterns are here, ascending; all of them on one rank.
   std::vector<std::int64_t> held;
+  // Empty where they are read from the file again in every iteration. Else
   // [held, h, w] uint8 | int16 | uint16 | int32 | float32, zero frequency at [0, 0] (far
   // field) or in window order (near field); masked pixels are 0.
   at::Tensor patterns;
-  std::shared_ptr<const PatternSource> source;  // the same patterns
+  std::shared_ptr<const PatternSource> source;  // all of `held`, from memory or from the file
+  bool streams() const { return patterns.size(0) < static_cast<std::int64_t>(held.size()); }
   std::optional<at::Tensor> mask;  // [h, w] or [held, h, w] bool, true = bad, as patterns
 
   at::Tensor positions;            // [positions, 2] float64, the object's frame

@@ -119,7 +119,7 @@ TEST_F(ProblemTest, EveryTypeIsKeptOrNarrowedWithoutLoss) {
       EXPECT_EQ(problem.largest_count, patterns.max().item<double>());
       EXPECT_FALSE(problem.mask.has_value());
       const at::Tensor indices = at::tensor({std::int64_t{0}, shape[0] - 1});
-      EXPECT_TRUE(at::equal(problem.source->rows(indices).to(at::kLong),
+      EXPECT_TRUE(at::equal(problem.source->rows(indices).patterns.to(at::kLong),
                             to_corner(patterns).index_select(0, indices)));
     }
   }

@@ -46,6 +46,10 @@ def same_bits(a, b):
     return all(a[name].tobytes() == b[name].tobytes() for name in a if name != "history/seconds")
 
 
+def iterations(number):
+    return ["--set", f"reconstruct.iterations={number}"]
+
+
 @pytest.fixture
 def star(tmp_path):
     data = measured("siemens-star/siemens-star-small.h5")
@@ -162,6 +166,55 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(star, tmp_path):
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
     assert same_bits(result(tmp_path / "t1"), result(tmp_path / "t2"))
+
+
+@pytest.mark.parametrize("stored", ["as counted", "compressed", "grid", "each with its mask"])
+def test_patterns_may_be_read_again_in_every_iteration(tmp_path, stored):
+    """Streamed: the same bits as from memory, whatever way the patterns are stored."""
+    run("simulate", "PbTiO3", "-o", tmp_path / "all.h5", "--scan", 12, 14, "--window", 32)
+    config = tmp_path / "all.toml"
+    options = ["--set", "reconstruct.iterations=3", "--set", "reconstruct.batches=3"]
+    with h5py.File(tmp_path / "all.h5", "a") as file:
+        data = file["data"][()]
+        del file["data"]
+        if stored == "grid":
+            file.create_dataset("data", data=data.reshape(12, 14, 32, 32), chunks=(2, 3, 32, 32))
+        elif stored == "compressed":
+            file.create_dataset("data", data=data, chunks=(5, 32, 32), compression="gzip")
+        else:
+            file["data"] = data
+    if stored == "each with its mask":  # the brightest pixels of some patterns
+        options += ["--set", f"detector.saturation={np.quantile(data, 0.9999)}"]
+    bits = []
+    for stream in ("false", "true"):
+        folder = tmp_path / stream
+        done = run(
+            *("run", config, *options, "--set", f"output.folder={folder}"),
+            *("--set", f"data.stream={stream}"),
+        )
+        assert "3 of 3" in done.stderr
+        bits.append(result(folder))
+    assert same_bits(*bits)
+    assert "(streamed from the file)" in run("check", config, "--set", "data.stream=true").stdout
+
+
+def test_streamed_patterns_take_little_memory_and_resume(tmp_path):
+    run("simulate", "PbTiO3", "-o", tmp_path / "all.h5", "--scan", 60, 60, "--window", 64)
+    config = tmp_path / "all.toml"
+    held = {}
+    for stream in ("false", "true"):
+        folder = tmp_path / stream
+        options = ["--set", f"output.folder={folder}", "--set", "output.png=false"]
+        run("run", config, *options, "--set", f"data.stream={stream}", *iterations(2))
+        line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        held[stream] = line["tensor_bytes"]
+        other = "true" if stream == "false" else "false"
+        resumed = run(
+            *("run", config, *options, "--resume", "--set", f"data.stream={other}"), *iterations(3)
+        )
+        assert "resuming" in resumed.stderr
+    assert held["true"] < 0.85 * held["false"]
+    assert same_bits(result(tmp_path / "false"), result(tmp_path / "true"))
 
 
 def test_a_config_of_another_run_is_refused_on_resume(star):
