@@ -433,7 +433,7 @@ TEST(DiffractionLoss, PeakMemoryDoesNotGrowWithThePositions) {
   at::set_num_threads(threads);
   c10::SetCPUAllocator(before, 100);
   EXPECT_GT(few, 0);
-  EXPECT_EQ(few, many);
+  EXPECT_LE(many, few);  // scratch is kept from call to call
 }
 
 TEST(Operators, TakeNothingAndGiveNothing) {
