@@ -1,5 +1,6 @@
 #include "ops/checks.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <c10/core/ScalarType.h>
 
 namespace ptyle {
@@ -199,6 +200,29 @@ void check_accumulators(const char* name, const at::Tensor& object, const at::Te
     check("grad_propagator", *grad_propagator, propagator->sym_sizes(), propagator->options());
   }
   check("losses", losses, {positions.sym_size(0)}, positions.options());
+}
+
+void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                      const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                      const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                      const std::optional<at::Tensor>& mask,
+                      const std::optional<at::Tensor>& background,
+                      const std::optional<at::Tensor>& detector,
+                      const std::vector<std::optional<at::Tensor>>& buffers) {
+  const std::vector<std::optional<at::Tensor>> inputs{
+      object, probe, positions, propagator, patterns, weights, mask, background, detector};
+  const auto apart = [&](const std::optional<at::Tensor>& a, const std::optional<at::Tensor>& b) {
+    TORCH_CHECK_VALUE(!a || !b || !a->is_alias_of(*b) ||
+                          at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No ||
+                          a->numel() == 0,
+                      "ptyle::", name,
+                      ": the buffers that are added into must not share memory with the inputs or "
+                      "with one another, got two tensors that overlap");
+  };
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    for (const auto& input : inputs) apart(buffers[i], input);
+    for (size_t k = 0; k < i; ++k) apart(buffers[i], buffers[k]);
+  }
 }
 
 void check_illumination(const at::Tensor& probe, const at::Tensor& positions,

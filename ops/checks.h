@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -21,28 +22,42 @@ PTYLE_API void check_model(const char* name, const at::Tensor& object, const at:
                            c10::SymIntArrayRef origin);
 
 // detector [h, w] complex of the probe's precision.
-void check_detector(const char* name, const at::Tensor& probe,
-                    const std::optional<at::Tensor>& detector);
+PTYLE_API void check_detector(const char* name, const at::Tensor& probe,
+                              const std::optional<at::Tensor>& detector);
 
 // patterns [n, h, w] uint8, int16, uint16, int32, float32 or float64; weights [n] real; mask [h, w]
 // or [n, h, w] bool or uint8, nonzero = bad pixel; background [h, w] or [n, h, w] real.
-void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
-                const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
-                std::string_view likelihood);
+PTYLE_API void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
+                          const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                          const std::optional<at::Tensor>& mask,
+                          const std::optional<at::Tensor>& background, std::string_view likelihood);
 
 // gradient has the shape `sizes` and the type and device of `like`.
-void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
-                    c10::SymIntArrayRef sizes, const at::TensorOptions& like);
+PTYLE_API void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
+                              c10::SymIntArrayRef sizes, const at::TensorOptions& like);
 
 // Buffers into which gradients are added: the shape and type of what they belong to, plain memory;
 // losses [n] float64.
-void check_accumulators(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                        const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                        const std::optional<at::Tensor>& grad_object,
-                        const std::optional<at::Tensor>& grad_probe,
-                        const std::optional<at::Tensor>& grad_positions,
-                        const std::optional<at::Tensor>& grad_propagator, const at::Tensor& losses);
+PTYLE_API void check_accumulators(const char* name, const at::Tensor& object,
+                                  const at::Tensor& probe, const at::Tensor& positions,
+                                  const std::optional<at::Tensor>& propagator,
+                                  const std::optional<at::Tensor>& grad_object,
+                                  const std::optional<at::Tensor>& grad_probe,
+                                  const std::optional<at::Tensor>& grad_positions,
+                                  const std::optional<at::Tensor>& grad_propagator,
+                                  const at::Tensor& losses);
+
+// What is added into must lie apart from what is read and from one another: chunks of positions
+// read the inputs while earlier ones are being added.
+PTYLE_API void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                                const at::Tensor& positions,
+                                const std::optional<at::Tensor>& propagator,
+                                const at::Tensor& patterns,
+                                const std::optional<at::Tensor>& weights,
+                                const std::optional<at::Tensor>& mask,
+                                const std::optional<at::Tensor>& background,
+                                const std::optional<at::Tensor>& detector,
+                                const std::vector<std::optional<at::Tensor>>& buffers);
 
 // probe [modes, h, w] complex, positions [n, 2] float64, shape and origin two integers each.
 PTYLE_API void check_illumination(const at::Tensor& probe, const at::Tensor& positions,
@@ -54,6 +69,6 @@ void check_patches(const char* name, const char* argument, const at::Tensor& ima
                    const at::Tensor& positions, const char* size_argument, c10::SymIntArrayRef size,
                    c10::SymIntArrayRef origin);
 
-Likelihood likelihood_from(const char* name, std::string_view likelihood);
+PTYLE_API Likelihood likelihood_from(const char* name, std::string_view likelihood);
 
 }  // namespace ptyle

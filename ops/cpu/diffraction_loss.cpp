@@ -1,7 +1,6 @@
 #include <tuple>
 #include <type_traits>
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
@@ -171,31 +170,6 @@ void check_all(const char* name, const at::Tensor& object, const at::Tensor& pro
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_detector(name, probe, detector);
   check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
-}
-
-// What is added into must lie apart from what is read and from one another: chunks read the inputs
-// while earlier ones are being added.
-void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                      const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                      const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                      const std::optional<at::Tensor>& mask,
-                      const std::optional<at::Tensor>& background,
-                      const std::optional<at::Tensor>& detector,
-                      const std::vector<std::optional<at::Tensor>>& buffers) {
-  const std::vector<std::optional<at::Tensor>> inputs{
-      object, probe, positions, propagator, patterns, weights, mask, background, detector};
-  const auto apart = [&](const std::optional<at::Tensor>& a, const std::optional<at::Tensor>& b) {
-    TORCH_CHECK_VALUE(!a || !b || !a->is_alias_of(*b) ||
-                          at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No ||
-                          a->numel() == 0,
-                      "ptyle::", name,
-                      ": the buffers that are added into must not share memory with the inputs or "
-                      "with one another, got two tensors that overlap");
-  };
-  for (size_t i = 0; i < buffers.size(); ++i) {
-    for (const auto& input : inputs) apart(buffers[i], input);
-    for (size_t k = 0; k < i; ++k) apart(buffers[i], buffers[k]);
-  }
 }
 
 using LossAndGradients =

@@ -27,9 +27,9 @@ def cases():
     yield "diffraction_loss", (*model, patterns), {}
     options = dict(
         likelihood="poisson",
-        mask=torch.rand(8, 7) < 0.2,
+        mask=torch.rand(8, 6) < 0.2,
         weights=torch.rand(3, dtype=torch.double),
-        background=torch.rand(8, 7, dtype=torch.double),
+        background=torch.rand(8, 6, dtype=torch.double),
         detector=propagator,
     )
     yield "diffraction_loss", (*model, patterns), options
@@ -171,7 +171,7 @@ def test_meta_tensors_have_the_shapes_of_the_cpu():
     on_meta = [t.to("meta") for t in args]
     loss, losses = ptyle.diffraction_loss(*on_meta)
     assert loss.shape == () and losses.shape == (5,) and loss.dtype == torch.float64
-    assert ptyle.exit_waves(*on_meta[:4]).shape == (5, 2, 8, 7)
-    assert ptyle.diffraction(*on_meta[:4]).shape == (5, 8, 7)
+    assert ptyle.exit_waves(*on_meta[:4]).shape == (5, 2, 8, 6)
+    assert ptyle.diffraction(*on_meta[:4]).shape == (5, 8, 6)
     with pytest.raises(ValueError, match="ptyle::exit_waves: probe must"):
         ptyle.exit_waves(on_meta[0], on_meta[1][0], *on_meta[2:4])

@@ -1,0 +1,181 @@
+// The kernels for devices, and the one place where they are launched.
+#include <cuda_runtime.h>
+
+#include "csrc/cuda/multislice.h"
+#include "csrc/cuda/sequence.cuh"
+
+namespace ptyle::cuda {
+namespace {
+
+void check(cudaError_t code) {
+  if (code != cudaSuccess) throw CudaError{static_cast<int>(code)};
+}
+
+class CudaDevice {
+ public:
+  explicit CudaDevice(const Services& services)
+      : services_(services), stream_(static_cast<cudaStream_t>(services.stream)) {}
+
+  // Indices are 64 bits wide within; a grid-stride loop covers what a grid does not.
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t items, Arguments... arguments) {
+    constexpr int kThreads = 256;
+    if (items > 0) run(kernel, (items + kThreads - 1) / kThreads, kThreads, arguments...);
+  }
+  template <typename... Parameters, typename... Arguments>
+  void launch_blocks(void (*kernel)(Parameters...), int64_t blocks, Arguments... arguments) {
+    if (blocks > 0) run(kernel, blocks, kSumThreads, arguments...);
+  }
+
+  template <typename V>
+  class Memory {
+   public:
+    Memory() = default;
+    Memory(const Services* services, V* data) : services_(services), data_(data) {}
+    Memory(Memory&& other) noexcept : services_(other.services_), data_(other.data_) {
+      other.data_ = nullptr;
+    }
+    Memory& operator=(Memory&& other) noexcept {
+      const Memory old(static_cast<Memory&&>(*this));
+      services_ = other.services_;
+      data_ = other.data_;
+      other.data_ = nullptr;
+      return *this;
+    }
+    ~Memory() {
+      if (data_ != nullptr) services_->free(services_->context, data_);
+    }
+    V* get() const { return data_; }
+    explicit operator bool() const { return data_ != nullptr; }
+
+   private:
+    const Services* services_ = nullptr;
+    V* data_ = nullptr;
+  };
+
+  template <typename V>
+  Memory<V> allocate(int64_t count) {
+    const std::size_t bytes = static_cast<std::size_t>(count > 0 ? count : 1) * sizeof(V);
+    return {&services_, static_cast<V*>(services_.allocate(services_.context, bytes))};
+  }
+
+  template <typename V>
+  void transform(V* waves, int64_t count, bool inverse) {
+    if (count > 0) services_.transform(services_.context, waves, count, inverse);
+  }
+  template <typename V>
+  void copy(const V* from, V* to, int64_t count) {
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(V),
+                          cudaMemcpyDeviceToDevice, stream_));
+  }
+
+ private:
+  template <typename... Parameters, typename... Arguments>
+  void run(void (*kernel)(Parameters...), int64_t blocks, int threads, Arguments... arguments) {
+    constexpr int64_t kMostBlocks = 1 << 20;
+    kernel<<<static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks), threads, 0,
+             stream_>>>(arguments...);
+    check(cudaGetLastError());
+  }
+
+  Services services_;
+  cudaStream_t stream_;
+};
+
+template <typename T>
+Sequence<T, CudaDevice> sequence_of(CudaDevice& device, const Call<T>& call) {
+  return {device, call.model, call.chunk, call.any_shift, call.needs_positions, call.keep_every};
+}
+
+template <typename T>
+int64_t numbers(const Call<T>& call) {
+  return call.chunk.positions * call.chunk.modes * call.chunk.height * call.chunk.width;
+}
+
+}  // namespace
+
+template <typename T>
+void exit_waves(const Call<T>& call, Complex<T>* exit) {
+  CudaDevice device(call.services);
+  auto sequence = sequence_of(device, call);
+  sequence.forward(false);
+  device.copy(static_cast<const Complex<T>*>(sequence.waves()), exit, numbers(call));
+}
+
+template <typename T>
+void exit_waves_adjoint(const Call<T>& call, const Complex<T>* gradient,
+                        const Gradients<T>& gradients) {
+  CudaDevice device(call.services);
+  auto sequence = sequence_of(device, call);
+  sequence.forward(true);
+  device.copy(gradient, sequence.waves(), numbers(call));
+  sequence.adjoint(gradients);
+}
+
+template <typename T>
+void diffraction(const Call<T>& call, T* intensity) {
+  CudaDevice device(call.services);
+  auto sequence = sequence_of(device, call);
+  sequence.forward(false);
+  sequence.detect();
+  device.launch(sum_intensity<T>, numbers(call) / (call.chunk.modes > 0 ? call.chunk.modes : 1),
+                call.chunk, static_cast<const Complex<T>*>(sequence.waves()),
+                sequence.intensity_scale(), intensity);
+}
+
+template <typename T>
+void diffraction_adjoint(const Call<T>& call, const T* slope, const Gradients<T>& gradients) {
+  CudaDevice device(call.services);
+  auto sequence = sequence_of(device, call);
+  sequence.forward(true);
+  sequence.detect();
+  device.launch(scale_by_slope<T>, numbers(call), call.chunk, slope, sequence.intensity_scale(),
+                sequence.waves());
+  sequence.undetect();
+  sequence.adjoint(gradients);
+}
+
+template <typename T, typename Count>
+void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
+                      Likelihood likelihood, double* losses, bool with_gradients,
+                      const Gradients<T>& gradients) {
+  CudaDevice device(call.services);
+  auto sequence = sequence_of(device, call);
+  sequence.forward(with_gradients);
+  sequence.detect();
+  const auto with = [&](auto functor) {
+    device.launch_blocks(compare<T, Count, decltype(functor)>, call.chunk.positions, call.chunk,
+                         patterns, functor, sequence.intensity_scale(), with_gradients,
+                         sequence.waves(), losses);
+  };
+  if (likelihood == Likelihood::kAmplitude) {
+    with(AmplitudeLikelihood{});
+  } else if (likelihood == Likelihood::kPoisson) {
+    with(PoissonLikelihood{});
+  } else {
+    with(GaussianLikelihood{});
+  }
+  if (!with_gradients) return;
+  sequence.undetect();
+  sequence.adjoint(gradients);
+}
+
+#define PTYLE_INSTANTIATE_LOSS(T, Count)                                                          \
+  template void diffraction_loss<T, Count>(const Call<T>&, const Patterns<T, Count>&, Likelihood, \
+                                           double*, bool, const Gradients<T>&);
+#define PTYLE_INSTANTIATE(T)                                                                   \
+  template void exit_waves<T>(const Call<T>&, Complex<T>*);                                    \
+  template void exit_waves_adjoint<T>(const Call<T>&, const Complex<T>*, const Gradients<T>&); \
+  template void diffraction<T>(const Call<T>&, T*);                                            \
+  template void diffraction_adjoint<T>(const Call<T>&, const T*, const Gradients<T>&);         \
+  PTYLE_INSTANTIATE_LOSS(T, uint8_t)                                                           \
+  PTYLE_INSTANTIATE_LOSS(T, int16_t)                                                           \
+  PTYLE_INSTANTIATE_LOSS(T, uint16_t)                                                          \
+  PTYLE_INSTANTIATE_LOSS(T, int32_t)                                                           \
+  PTYLE_INSTANTIATE_LOSS(T, float)                                                             \
+  PTYLE_INSTANTIATE_LOSS(T, double)
+
+PTYLE_INSTANTIATE(float)
+PTYLE_INSTANTIATE(double)
+
+}  // namespace ptyle::cuda

@@ -1,0 +1,319 @@
+// Bodies of the kernels of the multislice model, its detection and its adjoint, for a chunk of b
+// positions: what the Fourier transforms between them do not do. Compiled for devices by nvcc, and
+// for the host by the tests' emulator. Formulae are those of csrc (wave.h, likelihood.h); layouts
+// are row-major, waves [b, modes, h, w]. Sums have a fixed order.
+#pragma once
+
+#include <cstdint>
+
+#include "csrc/cuda/memory.cuh"
+#include "csrc/cuda/multislice.h"
+#include "csrc/likelihood.h"
+#include "csrc/wave.h"
+
+namespace ptyle::cuda {
+
+PTYLE_DEVICE int64_t pixels_of(const Chunk& c) { return c.height * c.width; }
+PTYLE_DEVICE int64_t numbers_of(const Chunk& c) { return c.positions * c.modes * pixels_of(c); }
+PTYLE_DEVICE bool shifted(const Chunk& c, int64_t n) {
+  return read_small(c.fractions + 2 * n) != 0.0 || read_small(c.fractions + 2 * n + 1) != 0.0;
+}
+
+// A pixel of a window [h, w], and where it lies on the object.
+struct Pixel {
+  int64_t n, mode, y, x;  // position in the chunk, mode, row, column
+  int64_t at;             // on a slice of the object; -1 in vacuum
+};
+
+PTYLE_DEVICE Pixel pixel_of(const Chunk& c, int64_t item) {
+  Pixel p;
+  p.x = item % c.width;
+  const int64_t line = item / c.width;
+  p.y = line % c.height;
+  p.mode = line / c.height % c.modes;
+  p.n = line / c.height / c.modes;
+  const int64_t row = read_small(c.corners + 2 * p.n) + p.y;
+  const int64_t column = read_small(c.corners + 2 * p.n + 1) + p.x;
+  const bool inside = row >= 0 && row < c.rows && column >= 0 && column < c.columns;
+  p.at = inside ? row * c.columns + column : -1;
+  return p;
+}
+
+// Both axes' Fourier ramps and slopes of all positions: [b, h + w] each.
+template <typename T>
+__global__ void fill_ramps(Chunk c, Complex<T>* ramps, Complex<T>* slopes) {
+  const int64_t length = c.height + c.width;
+  for (int64_t i = first_item(); i < c.positions * length; i += item_step()) {
+    const int64_t n = i / length, k = i % length;
+    const bool row = k < c.height;
+    const ShiftRamp<double> z =  // in double: frequency times a fraction
+        shift_ramp<double>(row ? k : k - c.height, row ? c.height : c.width,
+                           read_small(c.fractions + 2 * n + (row ? 0 : 1)));
+    write(ramps + i, Complex<T>{static_cast<T>(z.value.re), static_cast<T>(z.value.im)});
+    write(slopes + i, Complex<T>{static_cast<T>(z.slope.re), static_cast<T>(z.slope.im)});
+  }
+}
+
+// waves = ramp x spectrum [modes, h, w], to be transformed back.
+template <typename T>
+__global__ void move_probe(Chunk c, const Complex<T>* spectrum, const Complex<T>* ramps,
+                           Complex<T>* waves) {
+  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
+    const Pixel p = pixel_of(c, i);
+    const Complex<T>* ramp = ramps + p.n * (c.height + c.width);
+    const Complex<T> factor = read(ramp + p.y) * read(ramp + c.height + p.x);
+    write(waves + i, factor * read(spectrum + i % (c.modes * pixels_of(c))));
+  }
+}
+
+// waves = probe where a position has no fraction, to the bit.
+template <typename T>
+__global__ void copy_probe(Chunk c, const Complex<T>* probe, Complex<T>* waves) {
+  const int64_t size = c.modes * pixels_of(c);
+  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
+    if (!shifted(c, i / size)) write(waves + i, read(probe + i % size));
+  }
+}
+
+// to = from x O, vacuum outside the object.
+template <typename T>
+__global__ void transmit(Chunk c, const Complex<T>* slice, const Complex<T>* from, Complex<T>* to) {
+  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
+    const Pixel p = pixel_of(c, i);
+    const Complex<T> wave = read(from + i);
+    write(to + i, p.at < 0 ? wave : wave * read(slice + p.at));
+  }
+}
+
+// waves *= scale x factor [h, w], or its conjugate.
+template <typename T>
+__global__ void propagate(Chunk c, const Complex<T>* factor, T scale, bool conjugate,
+                          Complex<T>* waves) {
+  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
+    const Complex<T> f = scale * read(factor + i % pixels_of(c));
+    const Complex<T> wave = read(waves + i);
+    write(waves + i, conjugate ? conj_times(f, wave) : f * wave);
+  }
+}
+
+template <typename T>
+__global__ void scale_all(int64_t count, T scale, Complex<T>* waves) {
+  for (int64_t i = first_item(); i < count; i += item_step()) {
+    write(waves + i, scale * read(waves + i));
+  }
+}
+
+// intensity [b, h, w] = scale x sum over modes |wave|^2
+template <typename T>
+__global__ void sum_intensity(Chunk c, const Complex<T>* waves, T scale, T* intensity) {
+  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
+    const int64_t n = i / pixels_of(c), pixel = i % pixels_of(c);
+    T sum = 0;
+    for (int64_t m = 0; m < c.modes; ++m) {
+      sum += abs_squared(read(waves + (n * c.modes + m) * pixels_of(c) + pixel));
+    }
+    write(intensity + i, scale * sum);
+  }
+}
+
+// waves *= 2 scale slope, slope [b, h, w] = dL/dI
+template <typename T>
+__global__ void scale_by_slope(Chunk c, const T* slope, T scale, Complex<T>* waves) {
+  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
+    const int64_t n = i / (c.modes * pixels_of(c));
+    const T factor = T(2) * scale * read(slope + n * pixels_of(c) + i % pixels_of(c));
+    write(waves + i, factor * read(waves + i));
+  }
+}
+
+constexpr int kSumThreads = 256;
+
+// The sum of every thread's `value`, by a tree of fixed shape; for thread 0 of a block of
+// kSumThreads.
+PTYLE_DEVICE double block_sum(double value) {
+  __shared__ double sums[kSumThreads];
+  __syncthreads();  // an earlier sum may still be read
+  sums[threadIdx.x] = value;
+  for (int half = kSumThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  __syncthreads();
+  return sums[0];
+}
+
+// Modulus, loss and the gradient of the detected waves in one: a block a position. losses [b] +=;
+// with `gradient`, waves *= 2 weight scale dloss/dI.
+template <typename T, typename Count, typename Functor>
+__global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood, T scale,
+                        bool gradient, Complex<T>* waves, double* losses) {
+  for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
+    const T weight = patterns.weights != nullptr ? read(patterns.weights + n) : T(1);
+    double loss = 0;
+    for (int64_t pixel = threadIdx.x; pixel < pixels_of(c); pixel += blockDim.x) {
+      Complex<T>* wave = waves + n * c.modes * pixels_of(c) + pixel;
+      T expected = 0;
+      for (int64_t m = 0; m < c.modes; ++m) {
+        expected += abs_squared(read(static_cast<const Complex<T>*>(wave) + m * pixels_of(c)));
+      }
+      expected = scale * expected;
+      if (patterns.background != nullptr) {
+        expected +=
+            read(patterns.background + (patterns.background_each ? n * pixels_of(c) : 0) + pixel);
+      }
+      const bool bad =
+          patterns.mask != nullptr &&
+          read(patterns.mask + (patterns.mask_each ? n * pixels_of(c) : 0) + pixel) != 0;
+      const LossAndSlope<T> at =
+          likelihood(expected, static_cast<T>(read(patterns.counts + n * pixels_of(c) + pixel)));
+      loss += bad ? 0.0 : static_cast<double>(at.loss);
+      if (!gradient) continue;
+      const T factor = bad ? T(0) : T(2) * weight * scale * at.slope;
+      for (int64_t m = 0; m < c.modes; ++m) {
+        write(wave + m * pixels_of(c),
+              factor * read(static_cast<const Complex<T>*>(wave) + m * pixels_of(c)));
+      }
+    }
+    const double sum = block_sum(loss);
+    if (threadIdx.x == 0) add(losses + n, sum);
+  }
+}
+
+// Gradient of phi -> gradient of psi in place, and the object's patches [b, h, w]: sum over modes
+// of conj(psi) g, or for a real object O = exp(i v) its Im(conj(O) .). patches may be null.
+template <typename T, typename Patch>
+__global__ void transmit_adjoint(Chunk c, const Complex<T>* slice, const Complex<T>* psi,
+                                 Complex<T>* gradient, Patch* patches) {
+  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
+    const int64_t n = i / pixels_of(c), pixel = i % pixels_of(c);
+    const int64_t first = n * c.modes * pixels_of(c) + pixel;
+    const Pixel p = pixel_of(c, first);
+    if (p.at < 0) {
+      if (patches != nullptr) write(patches + i, Patch{});
+      continue;
+    }
+    const Complex<T> o = read(slice + p.at);
+    Complex<T> sum{0, 0};
+    for (int64_t m = 0; m < c.modes; ++m) {
+      const int64_t at = first + m * pixels_of(c);
+      const Complex<T> g = read(static_cast<const Complex<T>*>(gradient) + at);
+      if (patches != nullptr) sum += conj_times(read(psi + at), g);
+      write(gradient + at, conj_times(o, g));
+    }
+    if (patches == nullptr) continue;
+    if constexpr (sizeof(Patch) == sizeof(T)) {
+      write(patches + i, conj_times(o, sum).im);
+    } else {
+      write(patches + i, sum);
+    }
+  }
+}
+
+// Adds patches to a slice of the object's gradient, a thread a pixel, by ascending position.
+template <typename Patch>
+__global__ void add_patches_ordered(Chunk c, const Patch* patches, Patch* slice) {
+  for (int64_t i = first_item(); i < c.rows * c.columns; i += item_step()) {
+    const int64_t row = i / c.columns, column = i % c.columns;
+    bool any = false;
+    Patch sum{};
+    for (int64_t n = 0; n < c.positions; ++n) {
+      const int64_t y = row - read_small(c.corners + 2 * n),
+                    x = column - read_small(c.corners + 2 * n + 1);
+      if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
+      if (!any) sum = read(static_cast<const Patch*>(slice) + i);
+      any = true;
+      sum += read(patches + n * pixels_of(c) + y * c.width + x);
+    }
+    if (any) write(slice + i, sum);
+  }
+}
+
+// The same, a thread a pixel of a patch, in no order.
+template <typename T, typename Patch>
+__global__ void add_patches_atomic(Chunk c, const Patch* patches, Patch* slice) {
+  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
+    const Pixel p = pixel_of(c, i / pixels_of(c) * c.modes * pixels_of(c) + i % pixels_of(c));
+    if (p.at < 0) continue;
+    const Patch patch = read(patches + i);
+    T* to = reinterpret_cast<T*>(slice + p.at);
+    if constexpr (sizeof(Patch) == sizeof(T)) {
+      atomicAdd(to, patch);
+    } else {
+      atomicAdd(to, patch.re);
+      atomicAdd(to + 1, patch.im);
+    }
+  }
+}
+
+// probe [modes, h, w] += the gradients of positions without a fraction, ascending.
+template <typename T>
+__global__ void add_probe(Chunk c, const Complex<T>* gradient, Complex<T>* probe) {
+  const int64_t size = c.modes * pixels_of(c);
+  for (int64_t i = first_item(); i < size; i += item_step()) {
+    Complex<T> sum = read(static_cast<const Complex<T>*>(probe) + i);
+    for (int64_t n = 0; n < c.positions; ++n) {
+      if (!shifted(c, n)) sum += read(gradient + n * size + i);
+    }
+    write(probe + i, sum);
+  }
+}
+
+// spectrum [modes, h, w] += conj(ramp) F gradient of positions with a fraction, ascending.
+template <typename T>
+__global__ void add_spectrum(Chunk c, const Complex<T>* transformed, const Complex<T>* ramps,
+                             Complex<T>* spectrum) {
+  const int64_t size = c.modes * pixels_of(c);
+  for (int64_t i = first_item(); i < size; i += item_step()) {
+    const int64_t y = i / c.width % c.height, x = i % c.width;
+    Complex<T> sum = read(static_cast<const Complex<T>*>(spectrum) + i);
+    for (int64_t n = 0; n < c.positions; ++n) {
+      if (!shifted(c, n)) continue;
+      const Complex<T>* ramp = ramps + n * (c.height + c.width);
+      const Complex<T> factor = read(ramp + y) * read(ramp + c.height + x);
+      sum += conj_times(factor, read(transformed + n * size + i));
+    }
+    write(spectrum + i, sum);
+  }
+}
+
+// positions [b, 2] += Re sum conj(F gradient) (d ramp / d fraction) F P; a block a position.
+template <typename T>
+__global__ void add_positions(Chunk c, const Complex<T>* transformed, const Complex<T>* spectrum,
+                              const Complex<T>* ramps, const Complex<T>* slopes,
+                              double* positions) {
+  const int64_t size = c.modes * pixels_of(c), length = c.height + c.width;
+  for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
+    double row_sum = 0, column_sum = 0;
+    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
+      const int64_t y = i / c.width % c.height, x = c.height + i % c.width;
+      const Complex<T> weight = conj_times(read(transformed + n * size + i), read(spectrum + i));
+      const Complex<T> by_row = read(slopes + n * length + y) * read(ramps + n * length + x);
+      const Complex<T> by_column = read(ramps + n * length + y) * read(slopes + n * length + x);
+      row_sum += static_cast<double>((weight * by_row).re);
+      column_sum += static_cast<double>((weight * by_column).re);
+    }
+    row_sum = block_sum(row_sum);
+    column_sum = block_sum(column_sum);
+    if (threadIdx.x == 0) {
+      add(positions + 2 * n, row_sum);
+      add(positions + 2 * n + 1, column_sum);
+    }
+  }
+}
+
+// sum [h, w] += scale x sum over positions and modes of conj(F phi) F gradient, ascending.
+template <typename T>
+__global__ void add_propagator(Chunk c, const Complex<T>* transmitted,
+                               const Complex<T>* transformed, T scale, Complex<T>* sum) {
+  for (int64_t i = first_item(); i < pixels_of(c); i += item_step()) {
+    Complex<T> here{0, 0};
+    for (int64_t k = 0; k < c.positions * c.modes; ++k) {
+      here += conj_times(read(transmitted + k * pixels_of(c) + i),
+                         read(transformed + k * pixels_of(c) + i));
+    }
+    const Complex<T> before = read(static_cast<const Complex<T>*>(sum) + i);
+    write(sum + i, before + scale * here);
+  }
+}
+
+}  // namespace ptyle::cuda

@@ -1,0 +1,204 @@
+// The multislice model of a chunk of positions on a device: which kernel and which transform after
+// which. `Device` launches, transforms and allocates: CUDA's on a device; the emulator's in the
+// tests, so that the whole sequence runs there.
+//
+//   device.launch(kernel, items, arguments...)         a thread an item
+//   device.launch_blocks(kernel, blocks, arguments...) kSumThreads a block
+//   device.template allocate<V>(count)                 memory that lives as long as what it returns
+//   device.transform(waves, count, inverse)            `count` waves [h, w] in place, not scaled
+//   device.copy(from, to, count)
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "csrc/cuda/multislice.cuh"
+
+namespace ptyle::cuda {
+
+// Waves before every slice of a chunk, kept for the adjoint: all of them, or those of every so many
+// slices, from which the others are made again.
+template <typename T, typename Device>
+class Sequence {
+ public:
+  using C = Complex<T>;
+
+  Sequence(Device& device, const Model<T>& model, const Chunk& chunk, bool any_shift,
+           bool needs_positions, int64_t keep_every)
+      : device_(device),
+        model_(model),
+        chunk_(chunk),
+        any_shift_(any_shift),
+        ramps_needed_(any_shift || needs_positions),
+        keep_every_(keep_every),
+        size_(chunk.positions * model.modes * model.height * model.width),
+        unitary_(static_cast<T>(
+            1.0 / (static_cast<double>(model.height) * static_cast<double>(model.width)))),
+        waves_(device.template allocate<C>(size_)) {
+    if (!ramps_needed_) return;
+    const int64_t count = chunk.positions * (model.height + model.width);
+    ramps_ = device.template allocate<C>(count);
+    slopes_ = device.template allocate<C>(count);
+    device_.launch(fill_ramps<T>, count, chunk_, data(ramps_), data(slopes_));
+  }
+
+  C* waves() { return data(waves_); }
+
+  // The exit waves, into waves(). keep: for an adjoint.
+  void forward(bool keep) {
+    illuminate();
+    psi_.clear();
+    psi_.resize(static_cast<size_t>(model_.slices));
+    run_slices(0, model_.slices, keep, /*again=*/false);
+  }
+
+  // waves() become the detected ones; intensity = intensity_scale() x |wave|^2.
+  void detect() {
+    transform(false);
+    if (model_.detector == nullptr) return;
+    device_.launch(propagate<T>, size_, chunk_, model_.detector, unitary_, false, waves());
+    transform(true);
+  }
+  T intensity_scale() const { return model_.detector == nullptr ? unitary_ : T(1); }
+  // The gradient of the detected waves becomes that of the exit waves.
+  void undetect() {
+    if (model_.detector != nullptr) {
+      transform(false);
+      device_.launch(propagate<T>, size_, chunk_, model_.detector, unitary_, true, waves());
+    }
+    transform(true);
+  }
+
+  // waves() hold the gradient of the exit waves.
+  void adjoint(const Gradients<T>& out) {
+    const bool spectral = out.positions != nullptr || (out.probe != nullptr && any_shift_);
+    for (int64_t s = model_.slices - 1; s >= 0; --s) {
+      have_run(s);
+      if (s + 1 < model_.slices) {
+        transform(false);
+        const int64_t which = model_.propagator_per_slice ? s * pixels() : 0;
+        if (out.propagator != nullptr) {
+          auto phi = device_.template allocate<C>(size_);
+          device_.launch(transmit<T>, size_, chunk_, slice(s), psi(s), data(phi));
+          device_.transform(data(phi), chunk_.positions * model_.modes, false);
+          device_.launch(add_propagator<T>, pixels(), chunk_, static_cast<const C*>(data(phi)),
+                         static_cast<const C*>(waves()), unitary_, out.propagator + which);
+        }
+        device_.launch(propagate<T>, size_, chunk_, model_.propagator + which, unitary_, true,
+                       waves());
+        transform(true);
+      }
+      if (model_.real_object) {
+        transmit_back<T>(s, static_cast<T*>(out.object));
+      } else {
+        transmit_back<C>(s, static_cast<C*>(out.object));
+      }
+      psi_[static_cast<size_t>(s)] = {};
+    }
+    if (out.probe != nullptr) {
+      device_.launch(add_probe<T>, model_.modes * pixels(), chunk_, static_cast<const C*>(waves()),
+                     out.probe);
+    }
+    if (!spectral) return;
+    transform(false);
+    if (out.probe != nullptr && any_shift_) {
+      device_.launch(add_spectrum<T>, model_.modes * pixels(), chunk_,
+                     static_cast<const C*>(waves()), static_cast<const C*>(data(ramps_)),
+                     out.spectrum);
+    }
+    if (out.positions != nullptr) {
+      device_.launch_blocks(add_positions<T>, chunk_.positions, chunk_,
+                            static_cast<const C*>(waves()), model_.spectrum,
+                            static_cast<const C*>(data(ramps_)),
+                            static_cast<const C*>(data(slopes_)), out.positions);
+    }
+  }
+
+ private:
+  using Memory = decltype(std::declval<Device&>().template allocate<C>(0));
+
+  static C* data(Memory& memory) { return memory.get(); }
+  int64_t pixels() const { return model_.height * model_.width; }
+  const C* slice(int64_t s) const { return model_.transmission + s * model_.rows * model_.columns; }
+  const C* psi(int64_t s) { return data(psi_[static_cast<size_t>(s)]); }
+  void transform(bool inverse) {
+    device_.transform(waves(), chunk_.positions * model_.modes, inverse);
+  }
+
+  void illuminate() {
+    if (any_shift_) {
+      device_.launch(move_probe<T>, size_, chunk_, model_.spectrum,
+                     static_cast<const C*>(data(ramps_)), waves());
+      transform(true);
+    }
+    device_.launch(copy_probe<T>, size_, chunk_, model_.probe, waves());
+  }
+
+  // Slices [first, last) from psi_first in waves(). again: the last transmission is not needed.
+  void run_slices(int64_t first, int64_t last, bool keep, bool again) {
+    for (int64_t s = first; s < last; ++s) {
+      const bool kept = keep && (again || s % keep_every_ == 0 || s / keep_every_ == last_run());
+      if (kept && !psi_[static_cast<size_t>(s)]) {
+        // psi stays where it is; the next wave goes to new memory.
+        auto next = device_.template allocate<C>(size_);
+        device_.launch(transmit<T>, size_, chunk_, slice(s), static_cast<const C*>(waves()),
+                       data(next));
+        psi_[static_cast<size_t>(s)] = std::move(waves_);
+        waves_ = std::move(next);
+      } else {
+        device_.launch(transmit<T>, size_, chunk_, slice(s), static_cast<const C*>(waves()),
+                       waves());
+      }
+      if (s + 1 == model_.slices || (again && s + 1 == last)) return;
+      transform(false);
+      const int64_t which = model_.propagator_per_slice ? s * pixels() : 0;
+      device_.launch(propagate<T>, size_, chunk_, model_.propagator + which, unitary_, false,
+                     waves());
+      transform(true);
+    }
+  }
+  int64_t last_run() const { return (model_.slices - 1) / keep_every_; }
+
+  // psi of slice s and of its run, made again from the run's first where they are not kept.
+  void have_run(int64_t s) {
+    if (psi_[static_cast<size_t>(s)]) return;
+    const int64_t first = s / keep_every_ * keep_every_;
+    auto gradient = std::move(waves_);
+    waves_ = device_.template allocate<C>(size_);
+    device_.copy(psi(first), waves(), size_);
+    run_slices(first, s + 1, /*keep=*/true, /*again=*/true);
+    waves_ = std::move(gradient);
+  }
+
+  template <typename Patch>
+  void transmit_back(int64_t s, Patch* object) {
+    if (object == nullptr) {
+      device_.launch(cuda::transmit_adjoint<T, Patch>, chunk_.positions * pixels(), chunk_,
+                     slice(s), psi(s), waves(), static_cast<Patch*>(nullptr));
+      return;
+    }
+    auto patches = device_.template allocate<Patch>(chunk_.positions * pixels());
+    device_.launch(cuda::transmit_adjoint<T, Patch>, chunk_.positions * pixels(), chunk_, slice(s),
+                   psi(s), waves(), patches.get());
+    Patch* to = object + s * model_.rows * model_.columns;
+    if (model_.deterministic) {
+      device_.launch(add_patches_ordered<Patch>, model_.rows * model_.columns, chunk_,
+                     static_cast<const Patch*>(patches.get()), to);
+    } else {
+      device_.launch(add_patches_atomic<T, Patch>, chunk_.positions * pixels(), chunk_,
+                     static_cast<const Patch*>(patches.get()), to);
+    }
+  }
+
+  Device& device_;
+  Model<T> model_;
+  Chunk chunk_;
+  bool any_shift_, ramps_needed_;
+  int64_t keep_every_, size_;
+  T unitary_;
+  Memory waves_, ramps_, slopes_;
+  std::vector<Memory> psi_;  // by slice
+};
+
+}  // namespace ptyle::cuda
