@@ -371,8 +371,8 @@ void propagate(const Shape<T>& shape, int64_t modes, const Propagate<T>& a, T* l
 }
 
 template <typename T>
-void to_spectrum(const Shape<T>& shape, int64_t modes, const T* waves, T* spectra, T* intensity,
-                 T* line) {
+void to_spectrum(const Shape<T>& shape, int64_t modes, const T* waves, T scale, T* spectra,
+                 T* intensity, T* line) {
   constexpr int W = kLanes<T>;
   clear_line_end(shape, line);
   for (int64_t mode = 0; mode < modes; ++mode) {
@@ -383,6 +383,8 @@ void to_spectrum(const Shape<T>& shape, int64_t modes, const T* waves, T* spectr
       along_rows<true, false>(
           shape.columns, line, Nothing{},
           Nothing{}, [&](int64_t slot, Vector<T> re, Vector<T> im) __attribute__((always_inline)) {
+            re = re * scale;
+            im = im * scale;
             store(spectrum + slot * 2 * W, re);
             store(spectrum + slot * 2 * W + W, im);
             if (power != nullptr) {
@@ -507,7 +509,7 @@ double compare_with(const Compare<T>& a, Likelihood likelihood) {
   const Vector<T> zero{};
   const Vector<T> twice = zero + T(2) * a.weight * a.scale;
   for (int64_t i = 0; i < a.numbers; i += W) {
-    Vector<T> expected = load(a.intensity + i) * a.scale;
+    Vector<T> expected = load(a.intensity + i);
     if (a.background != nullptr) expected += load(a.background + i);
     const auto at = likelihood(Lanes<T>(expected), Lanes<T>(load(a.counts + i)));
     Vector<T> loss = at.loss.lanes, slope = twice * at.slope.lanes;

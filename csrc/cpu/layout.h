@@ -53,13 +53,14 @@ struct Shape {
   int64_t edge() const { return height() * 4 * lanes; }
 };
 
-// What a model of some shape needs besides its inputs. Stated once, for who predicts memory and for
-// who allocates it.
+// What a model of some shape needs besides its inputs, for who predicts memory. Backgrounds and
+// gradients of propagators, which the program does not ask for, take more.
 struct Extent {
   int64_t slices, modes;
   bool per_slice_propagator, near_field;
   bool moves;      // a position has a fraction, or positions need a gradient
   bool gradients;  // of object and probe
+  bool mask;
 };
 
 // psi of every slice is kept for the adjoint where a thread's waves fit into this.
@@ -79,7 +80,7 @@ template <typename T>
 int64_t worker_numbers(const Shape<T>& shape, const Extent& extent, int64_t keep_every) {
   const int64_t waves = extent.modes * shape.panel_wave();
   const int64_t image = extent.near_field ? shape.panel_image() : shape.spectrum_image();
-  int64_t numbers = waves + shape.line() + shape.edge() + 2 * image;
+  int64_t numbers = waves + shape.line() + shape.edge() + (extent.mask ? 3 : 2) * image;
   if (!extent.near_field) numbers += extent.modes * shape.spectrum_wave();
   if (extent.moves) numbers += 4 * shape.groups() * shape.lanes + 4 * shape.width();
   if (!extent.gradients) return numbers;
@@ -97,7 +98,12 @@ int64_t model_numbers(const Shape<T>& shape, const Extent& extent) {
   }
   if (extent.near_field) numbers += spectrum;
   if (extent.moves) numbers += extent.modes * spectrum;
-  if (extent.gradients) numbers += probe + (extent.moves ? extent.modes * spectrum : 0);
+  if (!extent.gradients) return numbers;
+  numbers += probe;
+  // at the end: the sum in Fourier space, transformed back
+  if (extent.moves) {
+    numbers += extent.modes * spectrum + 4 * shape.height() * shape.width() + shape.panel_wave();
+  }
   return numbers;
 }
 
@@ -175,7 +181,7 @@ struct Compare {
   const T* counts;      // an image
   const T* bad;         // an image, nonzero = bad pixel, or null
   const T* background;  // an image, or null
-  T scale;              // intensity = scale x sum of |wave|^2
+  T scale;              // of the waves that the adjoint transforms back
   T weight;             // of this pattern
   T* intensity;         // an image: sum over modes of |wave|^2 -> factor of the adjoint
   int64_t numbers;      // of an image
@@ -215,9 +221,9 @@ struct Kernels {
   void (*transmit)(const Shape<T>&, int64_t modes, const Transmit<T>&);
   void (*transmit_adjoint)(const Shape<T>&, int64_t modes, const TransmitAdjoint<T>&);
   void (*propagate)(const Shape<T>&, int64_t modes, const Propagate<T>&, T* line);
-  // F wave, kept as spectra; with `intensity`, |F wave|^2 is added to that image.
-  void (*to_spectrum)(const Shape<T>&, int64_t modes, const T* waves, T* spectra, T* intensity,
-                      T* line);
+  // scale F wave, kept as spectra; with `intensity`, that image becomes the sum of their |.|^2.
+  void (*to_spectrum)(const Shape<T>&, int64_t modes, const T* waves, T scale, T* spectra,
+                      T* intensity, T* line);
   // F^-1[factor wave] of spectra, factor a real image.
   void (*from_spectrum)(const Shape<T>&, int64_t modes, const T* spectra, const T* factor, T* waves,
                         T* line);

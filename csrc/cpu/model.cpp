@@ -21,6 +21,7 @@ Turns::Turns(const std::vector<Window>& windows, int64_t width, int64_t height, 
       units_(windows.size()) {}
 
 int64_t Turns::next() {
+  if (failed_.load()) return -1;
   const int64_t position = next_.fetch_add(1);
   return position < static_cast<int64_t>(windows_.size()) ? position : -1;
 }
@@ -41,7 +42,9 @@ void Turns::wait(int64_t position, int64_t unit, bool everywhere) {
     }
     const std::atomic<int64_t>& reached = units_[static_cast<size_t>(n)];
     for (int tries = 0; reached.load(std::memory_order_acquire) < needed; ++tries) {
-      if (tries > 1000) std::this_thread::yield();
+      if (tries <= 1000) continue;
+      if (failed_.load()) return;
+      std::this_thread::yield();
     }
   }
 }
@@ -121,8 +124,9 @@ Worker<T>::Worker(const Model<T>& model, bool gradients)
 template <typename T>
 int64_t Model<T>::worker_bytes(bool gradients) const {
   const Inputs<T>& in = inputs_;
-  const Extent extent{in.slices, in.modes, in.propagator_per_slice, in.detector != nullptr,
-                      in.moves,  gradients};
+  const Extent extent{
+      in.slices, in.modes, in.propagator_per_slice, in.detector != nullptr, in.moves,
+      gradients, false};
   return worker_numbers(shape(), extent, keep_every_) * static_cast<int64_t>(sizeof(T));
 }
 
@@ -135,6 +139,7 @@ Model<T>::Model(const InstructionSet& set, const Inputs<T>& inputs, int64_t keep
       inputs_(inputs),
       unitary_(static_cast<T>(
           1.0 / (static_cast<double>(inputs.height) * static_cast<double>(inputs.width)))),
+      root_(std::sqrt(unitary_)),
       keep_every_(kept_every(inputs.slices,
                              inputs.modes * shape().panel_wave() * static_cast<int64_t>(sizeof(T)),
                              keep_bytes)) {
@@ -178,18 +183,19 @@ void Model<T>::begin(const Sums<T>& sums) {
 }
 
 template <typename T>
-void Model<T>::finish(Worker<T>& worker, const Sums<T>& sums) const {
+void Model<T>::finish(const Sums<T>& sums) const {
   const int64_t spectrum = shape().spectrum_wave();
   if (sums.probe != nullptr) {
     Numbers<T> transformed(inputs_.moves ? 2 * pixels() : 0), moved(transformed.size());
+    Numbers<T> panels(inputs_.moves ? shape().panel_wave() : 0), line(shape().line());
     for (int64_t m = 0; m < inputs_.modes; ++m) {
       T* to = sums.probe + 2 * m * pixels();
       plan_->add_panels(probe_sum_.data() + m * shape().panel_wave(), to);
       if (!inputs_.moves) continue;
       std::fill_n(transformed.data(), transformed.size(), T(0));
       plan_->add_spectrum(spectrum_sum_.data() + m * spectrum, unitary_, transformed.data());
-      kernels_.transform(shape(), true, transformed.data(), moved.data(), worker.waves_.data(),
-                         worker.line_.data());
+      kernels_.transform(shape(), true, transformed.data(), moved.data(), panels.data(),
+                         line.data());
       for (int64_t i = 0; i < moved.size(); ++i) to[i] += moved.data()[i];
     }
   }
@@ -301,9 +307,10 @@ void Model<T>::have_run(Worker<T>& worker, const Window& window, int64_t s) cons
 
 template <typename T>
 void Model<T>::detect(Worker<T>& worker) const {
+  if (inputs_.modes == 0) std::fill_n(worker.intensity_.data(), worker.intensity_.size(), T(0));
   if (inputs_.detector == nullptr) {
-    kernels_.to_spectrum(shape(), inputs_.modes, worker.waves_.data(), worker.detected_.data(),
-                         worker.intensity_.data(), worker.line_.data());
+    kernels_.to_spectrum(shape(), inputs_.modes, worker.waves_.data(), root_,
+                         worker.detected_.data(), worker.intensity_.data(), worker.line_.data());
     return;
   }
   Propagate<T> p{};
@@ -347,11 +354,20 @@ double Model<T>::compare(Worker<T>& worker, const Measured<T>& measured) const {
   a.counts = worker.counts_.data();
   a.bad = measured.mask != nullptr ? worker.bad_.data() : nullptr;
   a.background = measured.background != nullptr ? worker.background_.data() : nullptr;
-  a.scale = far ? unitary_ : T(1);
+  a.scale = far ? root_ : T(1);
   a.weight = measured.weight;
   a.intensity = worker.intensity_.data();
   a.numbers = worker.intensity_.size();
-  return kernels_.compare(a);
+  const double loss = kernels_.compare(a);
+  // A weight that is not finite makes 0 something else in rows that do not exist.
+  const int64_t lanes = inputs_.height % shape().lanes;
+  if (far && lanes != 0) {
+    T* last = worker.intensity_.data() + (shape().groups() - 1) * inputs_.width * shape().lanes;
+    for (int64_t slot = 0; slot < inputs_.width; ++slot, last += shape().lanes) {
+      std::fill(last + lanes, last + shape().lanes, T(0));
+    }
+  }
+  return loss;
 }
 
 template <typename T>
@@ -379,7 +395,7 @@ void Model<T>::adjoint(Worker<T>& worker, const Window& window, const T* exit_gr
         const std::vector<T*> nothing(worker.psi_.size(), nullptr);
         forward(worker, window, worker.psi_[static_cast<size_t>(s)], s, s + 1, worker.again_.data(),
                 To::kSpectrum, nullptr, nothing);
-        kernels_.to_spectrum(shape(), inputs_.modes, worker.again_.data(),
+        kernels_.to_spectrum(shape(), inputs_.modes, worker.again_.data(), T(1),
                              worker.transmitted_.data(), nullptr, worker.line_.data());
         p.transmitted = worker.transmitted_.data();
         p.gradient = propagator_sum_.data() + s * shape().spectrum_wave();
@@ -439,7 +455,7 @@ void Model<T>::diffraction(Worker<T>& worker, const Window& window, T* intensity
           nothing);
   detect(worker);
   const bool far = inputs_.detector == nullptr;
-  kernels_.store_image(shape(), far, worker.intensity_.data(), far ? unitary_ : T(1), intensity);
+  kernels_.store_image(shape(), far, worker.intensity_.data(), T(1), intensity);
 }
 
 template <typename T>
@@ -470,7 +486,7 @@ void Model<T>::diffraction_adjoint(Worker<T>& worker, const Window& window, cons
   const bool far = inputs_.detector == nullptr;
   constexpr Count kReal = sizeof(T) == 4 ? Count::kFloat : Count::kDouble;
   kernels_.load_image(shape(), far, kReal, slope, worker.intensity_.data());
-  const T factor = far ? T(2) * unitary_ : T(2);
+  const T factor = far ? T(2) * root_ : T(2);
   for (int64_t i = 0; i < worker.intensity_.size(); ++i) worker.intensity_.data()[i] *= factor;
   undetect(worker);
   adjoint(worker, window, nullptr, sums, position, turns);

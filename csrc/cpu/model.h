@@ -95,12 +95,15 @@ class Turns {
   void wait(int64_t position, int64_t unit, bool everywhere);
   void done(int64_t position, int64_t unit);
   void finished(int64_t position);
+  // A position will not be finished: nobody waits any more, and no position is given out.
+  void fail() { failed_.store(true); }
 
  private:
   const std::vector<Window>& windows_;
   int64_t width_, height_, lanes_, slices_, panels_;
   std::vector<std::atomic<int64_t>> units_;  // done, by position
   std::atomic<int64_t> next_{0}, low_{0};
+  std::atomic<bool> failed_{false};
 };
 
 template <typename T>
@@ -130,7 +133,7 @@ class Model {
                           const Sums<T>& sums, int64_t position, Turns* turns);
 
   // Adds what was summed in the kernels' own layout to `sums`; after the last position.
-  void finish(Worker<T>& worker, const Sums<T>& sums) const;
+  void finish(const Sums<T>& sums) const;
 
   // Makes room for sums in the kernels' own layout.
   void begin(const Sums<T>& sums);
@@ -168,7 +171,7 @@ class Model {
   const Kernels<T>& kernels_;
   std::shared_ptr<const Plan<T>> plan_;
   Inputs<T> inputs_;
-  T unitary_;           // 1 / (h w)
+  T unitary_, root_;    // 1 / (h w) and its square root
   int64_t keep_every_;  // 1: all
   Numbers<T> propagators_, detector_, probe_, spectrum_;
   Numbers<T> probe_sum_, spectrum_sum_, propagator_sum_;

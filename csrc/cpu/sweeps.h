@@ -69,7 +69,7 @@ class ObjectPanel {
     row_end_ = clamp(place.rows - place.row, height);
     lane_begin_ = clamp(-column, lanes);
     lane_end_ = clamp(place.columns - column, lanes);
-    if (lane_end_ < lane_begin_ || row_end_ < row_begin_) row_end_ = row_begin_ = 0;
+    if (lane_end_ <= lane_begin_ || row_end_ <= row_begin_) row_end_ = row_begin_ = 0;
     for (int64_t y = 0; y < height; ++y) {
       T* to = edge + y * 2 * W;
       for (int64_t l = 0; l < W; ++l) {
@@ -85,6 +85,7 @@ class ObjectPanel {
     }
     if (gradient_numbers == 0) return;
     for (int64_t i = 0; i < height * 2 * W; ++i) gradient_[i] = T(0);
+    if (row_end_ == row_begin_) return;  // far away, where products would overflow
     added_to_ = gradient;
     first_ = place.row * place.columns + column;
     columns_ = place.columns;

@@ -338,7 +338,8 @@ std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::
                            problem.propagator && problem.propagator->dim() == 3,
                            problem.detector.has_value(),
                            moves,
-                           true};
+                           true,
+                           problem.mask.has_value() || problem.masked_pixels > 0};
   const std::int64_t every = cpu::kept_every(
       slices, modes * shape.panel_wave() * static_cast<std::int64_t>(sizeof(T)), cpu::kKeepBytes);
   const std::int64_t workers = calls > 1 ? threads : std::min(threads, positions);
@@ -397,7 +398,10 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
   // Streamed patterns: one block at work, three ready, one being read and converted.
   const std::int64_t all =
       held * window * static_cast<std::int64_t>(problem.patterns.element_size());
-  const std::int64_t patterns = problem.streams() ? std::min(all, 6 * kPatternBlockBytes) : all;
+  const std::int64_t patterns =
+      problem.streams()
+          ? std::min(all, 6 * std::max(kPatternBlockBytes, all / std::max<std::int64_t>(1, held)))
+          : all;
   const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
   const std::int64_t batches = std::max<std::int64_t>(1, config.reconstruct.batches);
   const std::int64_t part =  // of a tile's positions in a batch
@@ -659,7 +663,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns * complex_bytes(config)));
-  line("read", "1.0 times each pattern (kept in memory)");
+  line("read", problem.streams() ? "each pattern once and again in every iteration (data.stream)"
+                                 : "1.0 times each pattern (kept in memory)");
 
   std::vector<std::string> found = doubts_about(config, problem, scan, summary);
   found.insert(found.end(), about_tiles.begin(), about_tiles.end());

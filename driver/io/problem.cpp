@@ -1100,7 +1100,8 @@ class FilePatterns final : public PatternSource {
   static constexpr std::size_t kAhead = 3;  // blocks
   mutable Prefetch<Request, PatternBlock> prefetch_{
       [this](const Request& indices) { return read(indices); }, kAhead,
-      [] {  // the other threads are at work
+      [] {                      // the other threads are at work
+        at::get_num_threads();  // torch sets the thread's number when it is first asked
         if (omp_set_num_threads != nullptr) omp_set_num_threads(1);
       }};
 };

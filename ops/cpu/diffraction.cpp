@@ -18,7 +18,7 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
               c10::fromIntArrayRefSlow(origin));
   check_detector("diffraction", probe, detector);
   return with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+    if (const InstructionSet* set = fused_kernels(object, probe)) {
       const Fused<T> fused(*set, "diffraction", object, probe, positions, propagator, origin,
                            detector, {});
       at::Tensor out = at::empty({positions.size(0), probe.size(1), probe.size(2)},
@@ -58,7 +58,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
                  probe.options().dtype(at::toRealValueType(probe.scalar_type())));
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+    if (const InstructionSet* set = fused_kernels(object, probe)) {
       Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
       const at::Tensor slopes = plain(gradient);
       const T* slope = slopes.const_data_ptr<T>();

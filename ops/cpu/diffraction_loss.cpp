@@ -109,7 +109,7 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
   with_precision(probe, [&]<typename T>() {
     const T* weights =
         measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
-    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+    if (const InstructionSet* set = fused_kernels(object, probe)) {
       Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
       const auto* counts = static_cast<const std::byte*>(measurement.patterns.const_data_ptr());
       const int64_t pixels = probe.size(1) * probe.size(2);

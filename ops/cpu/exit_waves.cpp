@@ -15,7 +15,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       at::IntArrayRef origin) {
   check_model("exit_waves", object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   return with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+    if (const InstructionSet* set = fused_kernels(object, probe)) {
       const Fused<T> fused(*set, "exit_waves", object, probe, positions, propagator, origin, {},
                            {});
       at::Tensor out = at::empty({positions.size(0), probe.size(0), probe.size(1), probe.size(2)},
@@ -53,7 +53,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
                  probe.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(probe.size(1), probe.size(2))) {
+    if (const InstructionSet* set = fused_kernels(object, probe)) {
       Fused<T> fused(*set, name, object, probe, positions, propagator, origin, {}, out);
       const at::Tensor exit_gradient = plain(gradient);
       const T* from = static_cast<const T*>(exit_gradient.const_data_ptr());

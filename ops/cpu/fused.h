@@ -17,6 +17,10 @@ namespace ptyle::cpu {
 // The instruction set whose kernels work on windows [height, width], or null for the reference
 // path. Throws a ValueError where PTYLE_ISA names what is not there.
 const InstructionSet* fused_kernels(int64_t height, int64_t width);
+// The same for a call; without slices there is nothing to fuse.
+inline const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe) {
+  return object.size(0) > 0 ? fused_kernels(probe.size(1), probe.size(2)) : nullptr;
+}
 
 template <typename T>
 class Fused {
@@ -94,17 +98,24 @@ class Fused {
       Turns turns(windows_, width_, height_, lanes_, slices_);
       at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
         if (begin >= end) return;
-        Worker<T> worker(*model_, true);
-        for (int64_t n = turns.next(); n >= 0; n = turns.next()) work(*model_, worker, n, &turns);
+        try {
+          Worker<T> worker(*model_, true);
+          for (int64_t n = turns.next(); n >= 0; n = turns.next()) {
+            work(*model_, worker, n, &turns);
+          }
+        } catch (...) {  // others may be waiting for this one's turn
+          turns.fail();
+          throw;
+        }
       });
     }
-    Worker<T> worker(*model_, true);
     if (tasks <= 1) {
+      Worker<T> worker(*model_, true);
       for (int64_t n = 0; n < positions(); ++n) {
         work(*model_, worker, n, static_cast<Turns*>(nullptr));
       }
     }
-    model_->finish(worker, sums_);
+    model_->finish(sums_);
   }
 
  private:

@@ -123,7 +123,7 @@ void print_transforms() {
     // In a chain: there and back along each axis, with one factor each; half of that is one.
     const double chained = microseconds(9, calls, [&] {
       kernels.from_panels(shape, 1, panels.data(), panel_image.data());
-      kernels.to_spectrum(shape, 1, panels.data(), spectrum.data(), nullptr, line.data());
+      kernels.to_spectrum(shape, 1, panels.data(), 1.0F, spectrum.data(), nullptr, line.data());
       kernels.from_spectrum(shape, 1, spectrum.data(), image.data(), panels.data(), line.data());
       kernels.to_panels(shape, 1, panels.data(), panel_image.data());
     });

@@ -261,8 +261,8 @@ Result<T> fused(const InstructionSet& set, const Problem& p, int threads = 1,
   for (int k = 1; k < threads; ++k) others.emplace_back(work);
   work();
   for (std::thread& other : others) other.join();
-  Worker<T> worker(model, true);
-  model.finish(worker, sums);
+  model.finish(sums);
+  Worker<T> worker(model, false);
   for (size_t k = 0; k < n; ++k) {
     model.diffraction(worker, p.windows[k], result.intensity.data() + k * pixels);
     model.exit_waves(worker, p.windows[k], result.exit.data() + k * probe.size());
@@ -444,6 +444,44 @@ TEST(FusedModel, WavesThatAreMadeAgainChangeNothing) {
       EXPECT_TRUE(same_bits(fused<double>(*set, p, 2, 0), fused<double>(*set, p))) << slices;
     }
   }
+}
+
+TEST(FusedModel, WindowsFarFromTheObjectSeeVacuum) {
+  Problem p = random_problem(3, {});
+  constexpr int64_t kFar = (int64_t{1} << 52) - 1;
+  p.windows[0] = {kFar, -kFar, 0.0, 0.0};
+  p.windows[2] = {-kFar, 2, 0.0, 0.0};
+  for (const InstructionSet* set : instruction_sets()) {
+    for (const int threads : {1, 2}) {
+      EXPECT_LT(relative(fused<double>(*set, p, threads).losses, slow_losses(p)), 1e-12);
+    }
+  }
+}
+
+TEST(FusedModel, NoModesGiveNoLightForEveryPosition) {
+  Problem p = random_problem(3, {});
+  p.modes = 0;
+  p.probe.clear();
+  EXPECT_LT(relative(fused<double>(*instruction_sets().front(), p).losses, slow_losses(p)), 1e-12);
+}
+
+TEST(FusedModel, AWeightThatIsNotANumberStaysWithItsPosition) {
+  Problem p = random_problem(4, {});
+  p.weights[0] = std::nan("");
+  for (const InstructionSet* set : instruction_sets()) {
+    EXPECT_LT(relative(fused<double>(*set, p).losses, slow_losses(p)), 1e-12) << set->name;
+  }
+}
+
+TEST(FusedModel, NobodyWaitsForAPositionThatFailed) {
+  const Problem p = random_problem(3, {});
+  Turns turns(p.windows, p.w, p.h, 4, p.slices);
+  EXPECT_EQ(turns.next(), 0);
+  EXPECT_EQ(turns.next(), 1);
+  std::thread other([&] { turns.wait(1, turns.first_unit(0), true); });
+  turns.fail();  // position 0's thread
+  other.join();
+  EXPECT_EQ(turns.next(), -1);
 }
 
 TEST(FusedModel, WhatIsNotANumberIsNoticed) {

@@ -453,3 +453,14 @@ def test_errors_are_pythons_kinds():
         ptyle.exit_waves(obj, probe, positions.float(), propagator)
     with pytest.raises(ValueError, match="likelihood must be amplitude, poisson or gaussian"):
         ptyle.diffraction_loss(obj, probe, positions, propagator, patterns, likelihood="x")
+
+
+def test_no_slices_leave_the_probe_and_huge_waves_stay_finite():
+    _, probe, positions, _, patterns = make_problem(whole_pixels=True)
+    nothing = torch.zeros(0, 15, 13, dtype=torch.complex128)
+    waves = ptyle.exit_waves(nothing, probe, positions)
+    assert torch.equal(waves, probe.expand_as(waves))
+    probe = torch.full((1, 16, 16), 3e17, dtype=torch.complex64)
+    obj = torch.ones(1, 16, 16, dtype=torch.complex64)
+    intensity = ptyle.diffraction(obj, probe, torch.zeros(1, 2, dtype=torch.double))
+    assert intensity.max().item() == pytest.approx(9e34 * 256, rel=1e-5)
