@@ -23,6 +23,8 @@
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 
+#include <ptyle/ops.h>
+
 #include "driver/check/check.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
@@ -422,6 +424,24 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
 }
 
+// Bits are those of an instruction set: all ranks take the lowest that any of them has.
+void agree_on_kernels(const Problem& problem, const Ranks& ranks) {
+  static constexpr std::array<const char*, 4> kKernels{"reference", "fused base", "fused v3",
+                                                       "fused v4"};
+  const std::string mine = cpu_kernels(problem.window[0], problem.window[1]);
+  std::int64_t level = 0;
+  while (kKernels[static_cast<std::size_t>(level)] != mine) ++level;
+  const at::Tensor highest = at::zeros({2}, at::kLong);  // of level and of -level
+  highest.data_ptr<std::int64_t>()[0] = level;
+  highest.data_ptr<std::int64_t>()[1] = -level;
+  ranks.maximum(highest);
+  const std::int64_t lowest = -highest.const_data_ptr<std::int64_t>()[1];
+  if (highest.const_data_ptr<std::int64_t>()[0] == lowest) return;
+  const std::string common = kKernels[static_cast<std::size_t>(lowest)];
+  setenv("PTYLE_ISA", common.substr(common.find(' ') + 1).c_str(), 1);
+  if (ranks.first()) log_info() << "all ranks take the kernels of the slowest: " << common;
+}
+
 }  // namespace
 
 void run(Config config, const RunOptions& options) {
@@ -473,6 +493,7 @@ void run(Config config, const RunOptions& options) {
   Meeting meeting(launch, agreement(config, problem, cut),
                   std::chrono::seconds(config.tiles.timeout_s));
   try {
+    agree_on_kernels(problem, Ranks(meeting.group()));
     reconstruct(config, options, problem, cut, Ranks(meeting.group()));
     meeting.leave();
   } catch (const c10::DistError& error) {

@@ -58,8 +58,9 @@ def options_of(out, iterations=4, **values):
     return settings(**values)
 
 
-def begin(film, ranks, options, change=None, world=None, port=None, first=0):
-    """Processes of `ranks` ranks; `change` is more options for one of them: (rank, options)."""
+def begin(film, ranks, options, change=None, world=None, port=None, first=0, kernels=()):
+    """Processes of `ranks` ranks; `change` is more options for one of them: (rank, options);
+    `kernels` is what PTYLE_ISA is for the first ones."""
     port = port or free_port()
     processes = []
     for rank in range(first, ranks):
@@ -70,6 +71,8 @@ def begin(film, ranks, options, change=None, world=None, port=None, first=0):
             MASTER_PORT=str(port),
             OMP_NUM_THREADS="1",
         )
+        if rank < len(kernels):
+            there["PTYLE_ISA"] = kernels[rank]
         more = change[1] if change and change[0] == rank else []
         processes.append(
             subprocess.Popen(
@@ -126,6 +129,15 @@ def test_results_have_the_same_bits_on_any_number_of_ranks(film, exchange):
     line = json.loads((several / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["bytes_sent"] > 0 and line["messages_sent"] > 0 and line["wait_seconds"] >= 0
     assert line["compute_seconds"] > 0
+
+
+def test_ranks_take_the_kernels_of_the_slowest(film):
+    alone = finish(begin(film, 1, options_of("base1"), kernels=["base"]))
+    mixed = finish(begin(film, 2, options_of("mixed"), kernels=["", "base"]))
+    assert [code for code, _ in alone + mixed] == [0, 0, 0]
+    assert same_bits(film / "base1", film / "mixed")
+    if "fused base" not in mixed[0][1]:
+        pytest.skip("this processor has no better kernels than base")
 
 
 def test_allreduce_agrees_to_rounding(film):
