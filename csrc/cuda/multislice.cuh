@@ -96,13 +96,6 @@ __global__ void propagate(Chunk c, const Complex<T>* factor, T scale, bool conju
   }
 }
 
-template <typename T>
-__global__ void scale_all(int64_t count, T scale, Complex<T>* waves) {
-  for (int64_t i = first_item(); i < count; i += item_step()) {
-    write(waves + i, scale * read(waves + i));
-  }
-}
-
 // intensity [b, h, w] = scale x sum over modes |wave|^2
 template <typename T>
 __global__ void sum_intensity(Chunk c, const Complex<T>* waves, T scale, T* intensity) {
