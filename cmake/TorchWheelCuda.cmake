@@ -31,6 +31,8 @@ torchwheel_import(c10_cuda "${PTYLE_TORCH_DIR}/lib/libc10_cuda.so")
 torchwheel_import(torch_cuda "${PTYLE_TORCH_DIR}/lib/libtorch_cuda.so")
 torchwheel_import(cudart "${PTYLE_NVIDIA_DIR}/cu13/lib/libcudart.so.13")
 torchwheel_import(cufft "${PTYLE_NVIDIA_DIR}/cu13/lib/libcufft.so.12")
+torchwheel_import(nccl "${PTYLE_NVIDIA_DIR}/nccl/lib/libnccl.so.2" "${PTYLE_NVIDIA_DIR}/nccl/include")
+set_target_properties(torchwheel::nccl PROPERTIES INTERFACE_COMPILE_DEFINITIONS USE_C10D_NCCL)
 
 add_library(torchwheel::cuda INTERFACE IMPORTED GLOBAL)
 set_target_properties(

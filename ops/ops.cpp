@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "ops/device.h"
 #include "ops/dispatch.h"
 
 namespace ptyle {
@@ -97,5 +98,18 @@ void load_cuda() {
   }();
   (void)library;  // a failed attempt throws, and is tried anew by the next call
 }
+
+namespace {
+const CudaServices* offered_services = nullptr;
+}  // namespace
+
+const CudaServices& cuda_services() {
+  load_cuda();
+  TORCH_CHECK(offered_services != nullptr,
+              "ptyle: libptyle_ops_cuda.so must be of the same build as libptyle_ops.so");
+  return *offered_services;
+}
+
+void offer_cuda_services(const CudaServices* services) { offered_services = services; }
 
 }  // namespace ptyle

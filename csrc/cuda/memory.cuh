@@ -9,7 +9,7 @@
 namespace ptyle::cuda {
 
 #if defined(PTYLE_CUDA_EMULATED)
-#define PTYLE_DEVICE inline
+#define PTYLE_DEVICE static inline
 template <typename V>
 inline V read(const V* from) {
   emulator::Machine::get().counters.bytes_read += static_cast<int64_t>(sizeof(V));

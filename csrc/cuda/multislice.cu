@@ -1,30 +1,22 @@
-// The kernels for devices, and the one place where they are launched.
-#include <cuda_runtime.h>
-
+// The multislice kernels for devices.
+#include "csrc/cuda/launch.cuh"
 #include "csrc/cuda/multislice.h"
 #include "csrc/cuda/sequence.cuh"
 
 namespace ptyle::cuda {
 namespace {
 
-void check(cudaError_t code) {
-  if (code != cudaSuccess) throw CudaError{static_cast<int>(code)};
-}
-
 class CudaDevice {
  public:
-  explicit CudaDevice(const Services& services)
-      : services_(services), stream_(static_cast<cudaStream_t>(services.stream)) {}
+  explicit CudaDevice(const Services& services) : services_(services) {}
 
-  // Indices are 64 bits wide within; a grid-stride loop covers what a grid does not.
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t items, Arguments... arguments) {
-    constexpr int kThreads = 256;
-    if (items > 0) run(kernel, (items + kThreads - 1) / kThreads, kThreads, arguments...);
+    launch_items(services_.stream, kernel, items, arguments...);
   }
   template <typename... Parameters, typename... Arguments>
   void launch_blocks(void (*kernel)(Parameters...), int64_t blocks, Arguments... arguments) {
-    if (blocks > 0) run(kernel, blocks, kSumThreads, arguments...);
+    cuda::launch_blocks(services_.stream, kernel, blocks, arguments...);
   }
 
   template <typename V>
@@ -66,20 +58,11 @@ class CudaDevice {
   template <typename V>
   void copy(const V* from, V* to, int64_t count) {
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(count) * sizeof(V),
-                          cudaMemcpyDeviceToDevice, stream_));
+                          cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(services_.stream)));
   }
 
  private:
-  template <typename... Parameters, typename... Arguments>
-  void run(void (*kernel)(Parameters...), int64_t blocks, int threads, Arguments... arguments) {
-    constexpr int64_t kMostBlocks = 1 << 20;
-    kernel<<<static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks), threads, 0,
-             stream_>>>(arguments...);
-    check(cudaGetLastError());
-  }
-
   Services services_;
-  cudaStream_t stream_;
 };
 
 template <typename T>

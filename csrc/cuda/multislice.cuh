@@ -8,6 +8,7 @@
 
 #include "csrc/cuda/memory.cuh"
 #include "csrc/cuda/multislice.h"
+#include "csrc/cuda/sums.cuh"
 #include "csrc/likelihood.h"
 #include "csrc/wave.h"
 
@@ -119,22 +120,6 @@ __global__ void scale_by_slope(Chunk c, const T* slope, T scale, Complex<T>* wav
   }
 }
 
-constexpr int kSumThreads = 256;
-
-// The sum of every thread's `value`, by a tree of fixed shape; for thread 0 of a block of
-// kSumThreads.
-PTYLE_DEVICE double block_sum(double value) {
-  __shared__ double sums[kSumThreads];
-  __syncthreads();  // an earlier sum may still be read
-  sums[threadIdx.x] = value;
-  for (int half = kSumThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-  }
-  __syncthreads();
-  return sums[0];
-}
-
 // Modulus, loss and the gradient of the detected waves in one: a block a position. losses [b] +=;
 // with `gradient`, waves *= 2 weight scale dloss/dI.
 template <typename T, typename Count, typename Functor>
@@ -202,26 +187,8 @@ __global__ void transmit_adjoint(Chunk c, const Complex<T>* slice, const Complex
   }
 }
 
-// Adds patches to a slice of the object's gradient, a thread a pixel, by ascending position.
-template <typename Patch>
-__global__ void add_patches_ordered(Chunk c, const Patch* patches, Patch* slice) {
-  for (int64_t i = first_item(); i < c.rows * c.columns; i += item_step()) {
-    const int64_t row = i / c.columns, column = i % c.columns;
-    bool any = false;
-    Patch sum{};
-    for (int64_t n = 0; n < c.positions; ++n) {
-      const int64_t y = row - read_small(c.corners + 2 * n),
-                    x = column - read_small(c.corners + 2 * n + 1);
-      if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
-      if (!any) sum = read(static_cast<const Patch*>(slice) + i);
-      any = true;
-      sum += read(patches + n * pixels_of(c) + y * c.width + x);
-    }
-    if (any) write(slice + i, sum);
-  }
-}
-
-// The same, a thread a pixel of a patch, in no order.
+// Adds patches to a slice of the object's gradient in no order: what add_windows (windows.cuh) does
+// in order.
 template <typename T, typename Patch>
 __global__ void add_patches_atomic(Chunk c, const Patch* patches, Patch* slice) {
   for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
@@ -299,13 +266,12 @@ template <typename T>
 __global__ void add_propagator(Chunk c, const Complex<T>* transmitted,
                                const Complex<T>* transformed, T scale, Complex<T>* sum) {
   for (int64_t i = first_item(); i < pixels_of(c); i += item_step()) {
-    Complex<T> here{0, 0};
+    Complex<T> here = read(static_cast<const Complex<T>*>(sum) + i);
     for (int64_t k = 0; k < c.positions * c.modes; ++k) {
-      here += conj_times(read(transmitted + k * pixels_of(c) + i),
-                         read(transformed + k * pixels_of(c) + i));
+      here += scale * conj_times(read(transmitted + k * pixels_of(c) + i),
+                                 read(transformed + k * pixels_of(c) + i));
     }
-    const Complex<T> before = read(static_cast<const Complex<T>*>(sum) + i);
-    write(sum + i, before + scale * here);
+    write(sum + i, here);
   }
 }
 

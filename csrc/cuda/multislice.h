@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "csrc/cuda/error.h"
 #include "csrc/likelihood.h"
 
 namespace ptyle::cuda {
@@ -89,10 +90,5 @@ template <typename T, typename Count>
 void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
                       Likelihood likelihood, double* losses, bool with_gradients,
                       const Gradients<T>& gradients);
-
-// A launch that failed: the runtime's code (a cudaError_t).
-struct CudaError {
-  int code;
-};
 
 }  // namespace ptyle::cuda

@@ -3,7 +3,7 @@
 // tests, so that the whole sequence runs there.
 //
 //   device.launch(kernel, items, arguments...)         a thread an item
-//   device.launch_blocks(kernel, blocks, arguments...) kSumThreads a block
+//   device.launch_blocks(kernel, blocks, arguments...) kBlockThreads a block
 //   device.template allocate<V>(count)                 memory that lives as long as what it returns
 //   device.transform(waves, count, inverse)            `count` waves [h, w] in place, not scaled
 //   device.copy(from, to, count)
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "csrc/cuda/multislice.cuh"
+#include "csrc/cuda/windows.cuh"
 
 namespace ptyle::cuda {
 
@@ -183,8 +184,13 @@ class Sequence {
                    psi(s), waves(), patches.get());
     Patch* to = object + s * model_.rows * model_.columns;
     if (model_.deterministic) {
-      device_.launch(add_patches_ordered<Patch>, model_.rows * model_.columns, chunk_,
-                     static_cast<const Patch*>(patches.get()), to);
+      const Windows windows{chunk_.corners, chunk_.positions, model_.height,
+                            model_.width,   model_.rows,      model_.columns};
+      device_.launch_blocks(add_windows<Patch>,
+                            (model_.rows + kAreaRows - 1) / kAreaRows *
+                                ((model_.columns + kAreaColumns - 1) / kAreaColumns),
+                            windows, static_cast<const Patch*>(patches.get()), pixels(), int64_t{1},
+                            to);
     } else {
       device_.launch(add_patches_atomic<T, Patch>, chunk_.positions * pixels(), chunk_,
                      static_cast<const Patch*>(patches.get()), to);

@@ -16,6 +16,7 @@
 #include <ptyle/ops.h>
 
 #include "csrc/cpu/layout.h"
+#include "driver/device.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
@@ -352,6 +353,11 @@ std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::
 
 std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
                                     const Decomposition& decomposition, std::int64_t rank) {
+  return predicted_tensors(config, problem, decomposition, rank).all();
+}
+
+TensorBytes predicted_tensors(const Config& config, const Problem& problem,
+                              const Decomposition& decomposition, std::int64_t rank, bool on_gpu) {
   const std::int64_t unit = complex_bytes(config);
   const std::int64_t slices = problem.object_shape[0];
   const std::int64_t probe = problem.probe.numel() * unit;
@@ -414,11 +420,18 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
   const std::int64_t pattern = window * static_cast<std::int64_t>(problem.patterns.element_size());
   const std::int64_t block =
       calls * std::min(part * pattern, std::max(pattern, kPatternBlockBytes));
-  const std::int64_t scratch = unit == 8 ? scratch_bytes<float>(problem, part, calls)
-                                         : scratch_bytes<double>(problem, part, calls);
   // Positions, their order and what was found in each pattern: on every rank.
   const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
-  return patterns + mask + block + tiles + (4 + remembered) * probe + scratch + lists;
+  TensorBytes bytes{patterns + mask + lists, tiles + (4 + remembered) * probe, 0};
+  if (on_gpu) {
+    // Two blocks and what is copied ahead; one position's waves, a part of them made again.
+    const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));
+    bytes.work = 3 * block + (2 * every + 8) * probe + 3 * window * unit;
+  } else {
+    bytes.work = block + (unit == 8 ? scratch_bytes<float>(problem, part, calls)
+                                    : scratch_bytes<double>(problem, part, calls));
+  }
+  return bytes;
 }
 
 double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {
@@ -663,6 +676,15 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns * complex_bytes(config)));
+  line("device", words_for(config, problem.window));
+  std::int64_t most_on_gpu = 0;
+  for (std::int64_t rank = 0; rank < options.ranks; ++rank) {
+    const TensorBytes tensors = predicted_tensors(config, problem, cut, rank, /*on_gpu=*/true);
+    most_on_gpu = std::max(most_on_gpu, tensors.unknowns + tensors.work);
+  }
+  line("on a GPU", bytes(most_on_gpu) +
+                       " at least, more makes it faster; patterns stay in the host's "
+                       "memory");
   line("read", problem.streams() ? "each pattern once and again in every iteration (data.stream)"
                                  : "1.0 times each pattern (kept in memory)");
 

@@ -25,9 +25,20 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options =
 // The doubts alone, one sentence each.
 std::vector<std::string> doubts(const Config& config, const Problem& problem);
 
-// Memory of one rank of a run, in bytes: of tensors, and of these and the program itself.
+// Memory of one rank's tensors in a run, in bytes.
+struct TensorBytes {
+  std::int64_t data = 0;      // patterns, masks, positions: in the host's memory
+  std::int64_t unknowns = 0;  // object, probe, gradients, the optimiser's memory: where it computes
+  std::int64_t work = 0;      // a block of patterns, and what the kernels hold: likewise
+  std::int64_t all() const { return data + unknowns + work; }
+};
+// On a GPU the work takes what it is given; the prediction is the least it needs.
+TensorBytes predicted_tensors(const Config& config, const Problem& problem,
+                              const Decomposition& decomposition, std::int64_t rank,
+                              bool on_gpu = false);
 std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
                                     const Decomposition& decomposition, std::int64_t rank);
+// Of these, computed on the CPU, and the program itself.
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
 

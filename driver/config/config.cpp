@@ -319,6 +319,10 @@ void visit_keys(Config& c, Visitor& v) {
   using MaybeNumber = OptionalCodec<NumberCodec>;
   using Sampling = OptionalCodec<OneOrPairCodec<NumberCodec>>;
 
+  v.template key<String>("device", c.device, one_of({"auto", "cpu", "cuda"}),
+                         "what computes, above all tables; \"auto\": a GPU where there is one for "
+                         "every rank of a machine, else the CPU");
+
   v.template key<String>("data.file", c.data.file, not_empty(), "the HDF5 file with the patterns");
   v.template key<String>("data.patterns", c.data.patterns, not_empty(),
                          "dataset [positions, rows, columns] or [scan_rows, scan_columns, rows, "
@@ -464,6 +468,9 @@ void visit_keys(Config& c, Visitor& v) {
       "what is reconstructed");
   v.template key<String>("reconstruct.precision", c.reconstruct.precision,
                          one_of({"single", "double"}), "of all arithmetic on waves");
+  v.template key<BoolCodec>(
+      "reconstruct.deterministic", c.reconstruct.deterministic, any<bool>(),
+      "on GPUs: sums in a fixed order, so that every run has the same bits; false: by atomics");
   v.template key<Integer>("reconstruct.seed", c.reconstruct.seed, at_least<std::int64_t>(0),
                           "of the order of batches");
   v.template key<Number>("reconstruct.step", c.reconstruct.step, positive(),
@@ -529,6 +536,15 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
     }
   }
   return row[b.size()];
+}
+
+// "reconstruct" of "reconstruct.seed"; empty for a key above all tables.
+std::string table_of(const std::string& key) {
+  const std::size_t dot = key.find('.');
+  return dot == std::string::npos ? std::string() : key.substr(0, dot);
+}
+std::string within_table(const std::string& key) {
+  return key.substr(key.find('.') + 1);  // all of it where there is no dot
 }
 
 std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
@@ -788,9 +804,8 @@ struct Writer {
   template <typename Codec>
   void key(const std::string& name, const typename Codec::Value& field,
            const Rule<typename Codec::Value>&, const std::string&) {
-    const std::size_t dot = name.find('.');
-    if (name.substr(0, dot) != table) {
-      table = name.substr(0, dot);
+    if (table_of(name) != table) {
+      table = table_of(name);
       text += (text.empty() ? "[" : "\n[") + table + "]\n";
     }
     // An empty text is a field that was not set; it stays visible as a comment.
@@ -798,8 +813,8 @@ struct Writer {
     if (name == "data.zero_frequency" && near) value.clear();
     const bool aberration = name.starts_with("probe.aberrations.");
     if (value.empty() && aberration) return;
-    text += value.empty() ? "# " + name.substr(dot + 1) + " is not set\n"
-                          : name.substr(dot + 1) + " = " + value + "\n";
+    text += value.empty() ? "# " + within_table(name) + " is not set\n"
+                          : within_table(name) + " = " + value + "\n";
   }
 };
 
@@ -884,7 +899,7 @@ std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string
     const std::size_t equals = line.find('=');
     if (equals == std::string::npos) continue;
     std::string key = line.substr(0, line.find_last_not_of(' ', equals - 1) + 1);
-    lines.emplace_back(table + "." + key, line.substr(equals + 1));
+    lines.emplace_back(table.empty() ? key : table + "." + key, line.substr(equals + 1));
   }
   return lines;
 }
@@ -908,10 +923,9 @@ void print_config_help(std::ostream& out) {
   std::string table;
   bool aberrations = false;
   for (const KeyDescription& row : describe_keys()) {
-    const std::size_t dot = row.key.find('.');
-    std::string name = row.key.substr(dot + 1);
-    if (row.key.substr(0, dot) != table) {
-      table = row.key.substr(0, dot);
+    std::string name = within_table(row.key);
+    if (table_of(row.key) != table) {
+      table = table_of(row.key);
       out << "\n[" << table << "]\n";
     }
     if (name.starts_with("aberrations.")) {

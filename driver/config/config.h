@@ -83,6 +83,7 @@ struct Config {
     std::string likelihood = "amplitude";
     std::vector<std::string> refine = {"object", "probe"};
     std::string precision = "single";
+    bool deterministic = true;  // on GPUs
     std::int64_t seed = 0;
     double step = 1.0;
     double probe_step = 1.0;
@@ -108,7 +109,8 @@ struct Config {
     bool png = true;
   };
 
-  std::string path;  // of the file it was read from
+  std::string path;             // of the file it was read from
+  std::string device = "auto";  // auto | cpu | cuda
   Data data;
   Detector detector;
   Beam beam;

@@ -30,7 +30,8 @@ std::vector<double> as_vector(const at::Tensor& tensor) {
   return {values, values + tensor.numel()};
 }
 
-void write_checked(hdf5::File& file, const std::string& name, const at::Tensor& tensor) {
+void write_checked(hdf5::File& file, const std::string& name, const at::Tensor& values) {
+  const at::Tensor tensor = values.cpu();
   file.write(name, tensor);
   file.set_attribute(name, "checksum", checksum(tensor));
 }
@@ -49,7 +50,8 @@ std::vector<std::pair<std::string, std::string>> binding_lines(const std::string
   auto lines = lines_of_toml(toml);
   std::erase_if(lines, [](const auto& line) {
     return line.first.starts_with("output.") || line.first == "reconstruct.iterations" ||
-           line.first == "tiles.timeout_s" || line.first == "data.stream";
+           line.first == "tiles.timeout_s" || line.first == "data.stream" ||
+           line.first == "device" || line.first == "reconstruct.deterministic";
   });
   return lines;
 }
@@ -84,7 +86,8 @@ void check_same_config(const std::string& path, const std::string& then, const s
         throw ConfigError(
             key + ": must be what " + path + " was made with," + before + ", to resume, got" +
             after +
-            "; only reconstruct.iterations, tiles.timeout_s, data.stream and [output] may change");
+            "; only device, data.stream, reconstruct.iterations, reconstruct.deterministic, "
+            "tiles.timeout_s and [output] may change");
       }
     }
   }

@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
@@ -28,9 +29,10 @@ at::ScalarType complex_type(const Config& config) {
   return config.reconstruct.precision == "double" ? at::kComplexDouble : at::kComplexFloat;
 }
 
-std::optional<at::Tensor> converted(const std::optional<at::Tensor>& tensor, at::ScalarType type) {
+std::optional<at::Tensor> converted(const std::optional<at::Tensor>& tensor,
+                                    const at::Device& device, at::ScalarType type) {
   if (!tensor) return std::nullopt;
-  return tensor->to(type).contiguous();
+  return tensor->to(device, type).contiguous();
 }
 
 // Second derivative of a pixel's loss with respect to its amplitude where the model fits, relative
@@ -40,12 +42,6 @@ double curvature(const Config& config, const Problem& problem) {
   if (config.reconstruct.likelihood == "gaussian")
     return 4.0 * std::max(1e-30, problem.largest_count);
   return 1.0;
-}
-
-double total(const at::Tensor& losses) {
-  double sum = 0;
-  for (std::int64_t n = 0; n < losses.numel(); ++n) sum += losses.const_data_ptr<double>()[n];
-  return sum;
 }
 
 [[noreturn]] void diverged(const State& state, const std::string& what, double value) {
@@ -72,14 +68,16 @@ at::Tensor as_tensor(const std::vector<std::int64_t>& values) {
 }  // namespace
 
 Engine::Engine(const Config& config, const Problem& problem, const Decomposition& decomposition,
-               const Ranks& ranks)
+               const Ranks& ranks, const at::Device& device)
     : config_(config),
       problem_(problem),
       cut_(decomposition),
       ranks_(ranks),
+      device_(device),
       type_(complex_type(config)),
-      propagator_(converted(problem.propagator, type_)),
-      detector_(converted(problem.detector, type_)),
+      feed_(problem, device),
+      propagator_(converted(problem.propagator, device, type_)),
+      detector_(converted(problem.detector, device, type_)),
       batches_(problem.positions, config.reconstruct.batches,
                static_cast<std::uint64_t>(config.reconstruct.seed)),
       exchange_(make_exchange(decomposition, ranks)) {
@@ -93,7 +91,7 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
     workplace_.counted.push_back(tile.owned.empty() ? Rectangle{}
                                                     : relative(tile.owned, tile.updated));
     const std::int64_t slices = problem.object_shape[0];
-    const at::TensorOptions options = at::TensorOptions().dtype(type_);
+    const at::TensorOptions options = at::TensorOptions().dtype(type_).device(device_);
     if (config.reconstruct.refines("object")) {
       gradients_.push_back(at::zeros({slices, tile.frame.rows, tile.frame.columns}, options));
     }
@@ -117,10 +115,23 @@ void Engine::plan() {
                      static_cast<std::int64_t>(std::floor(p[2 * n + 1])), problem_.window[0],
                      problem_.window[1]};
   };
+  const std::int64_t pattern_bytes =
+      problem_.window[0] * problem_.window[1] *
+      static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
+  const std::int64_t block = std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
+  const auto positions_of = [&](const std::vector<std::int64_t>& members) {
+    return problem_.positions.index_select(0, as_tensor(members)).to(device_);
+  };
   const auto part_of = [&](const std::vector<std::int64_t>& members) {
     std::vector<std::int64_t> rows;
     for (const std::int64_t n : members) rows.push_back(row_of[static_cast<std::size_t>(n)]);
-    return Part{problem_.positions.index_select(0, as_tensor(members)), as_tensor(rows)};
+    Part part{positions_of(members), {}};
+    const at::Tensor all = as_tensor(rows);
+    for (std::int64_t first = 0; first < all.numel(); first += block) {
+      const std::int64_t count = std::min(block, all.numel() - first);
+      part.blocks.push_back({part.positions.narrow(0, first, count), all.narrow(0, first, count)});
+    }
+    return part;
   };
   std::vector<std::vector<bool>> works_on;
   for (const Tile& tile : tiles_) {
@@ -160,7 +171,7 @@ void Engine::plan() {
       one.boundary = part_of(boundary);
       one.after = part_of({inside.begin() + half, inside.end()});
       one.extra = part_of(extra);
-      one.lighting = problem_.positions.index_select(0, as_tensor(lighting));
+      one.lighting = positions_of(lighting);
       plan_.back().push_back(std::move(one));
     }
   }
@@ -184,7 +195,7 @@ State Engine::start() const {
   const auto& shape = problem_.object_shape;
   for (const Tile& tile : tiles_) {
     state.tiles.push_back({at::ones({shape[0], tile.frame.rows, tile.frame.columns},
-                                    at::TensorOptions().dtype(type_)),
+                                    at::TensorOptions().dtype(type_).device(device_)),
                            {}});
   }
   const at::Tensor probe = problem_.probe.to(at::kComplexDouble).clone();  // scaled below
@@ -212,7 +223,7 @@ State Engine::start() const {
     factor = std::sqrt(problem_.mean_counts_per_pattern / modelled);
   }
   scale(probe, factor);
-  state.probe = probe.to(type_).contiguous();
+  state.probe = probe.to(device_, type_).contiguous();
   state.start_power = power(state.probe);
   if (!std::isfinite(state.start_power) || !(state.start_power > 0)) {
     throw ConfigError("probe.power: must give the probe a power that " +
@@ -241,73 +252,50 @@ double Engine::sum_over_tiles(const std::vector<double>& values) const {
   return total(all);
 }
 
-// Positions of a part that go into one call.
-std::int64_t Engine::block_positions() const {
-  const std::int64_t pattern_bytes =
-      problem_.window[0] * problem_.window[1] *
-      static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
-  return std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
-}
-
-void Engine::add(const State& state, std::size_t tile, const Part& part, bool with_probe,
-                 bool counts) {
-  const std::int64_t block = block_positions();
-  for (std::int64_t first = 0; first < part.rows.numel(); first += block) {
-    const std::int64_t count = std::min(block, part.rows.numel() - first);
-    add_block(state, tile, part.positions.narrow(0, first, count),
-              part.rows.narrow(0, first, count), with_probe, counts);
-  }
-}
-
-// Tells the source which patterns a batch will ask for, once.
+// Tells the feed which patterns a batch will ask for, once.
 void Engine::expect(std::int64_t batch) {
   if (expected_ == batch) return;
-  problem_.source->forget();
+  feed_.forget();
   expected_ = batch;
   if (batch < 0) return;
   std::vector<at::Tensor> next;
   for (const Part TileBatch::*part :
        {&TileBatch::before, &TileBatch::boundary, &TileBatch::extra, &TileBatch::after}) {
     for (const TileBatch& tile : plan_[static_cast<std::size_t>(batch)]) {
-      for (const at::Tensor& rows : (tile.*part).rows.split(block_positions())) {
-        if (rows.numel() > 0) next.push_back(rows);
-      }
+      for (const Block& block : (tile.*part).blocks) next.push_back(block.rows);
     }
   }
-  problem_.source->expect(next);
+  feed_.expect(next);
 }
 
-void Engine::add_block(const State& state, std::size_t tile, const at::Tensor& positions,
-                       const at::Tensor& rows, bool with_probe, bool counts) {
-  const PatternBlock block = problem_.source->rows(rows);
+void Engine::add(const State& state, std::size_t tile, const Block& block, bool with_probe,
+                 bool counts) {
+  const PatternBlock measured = feed_.take(block.rows);
   GradientBuffers buffers;
   if (!gradients_.empty()) buffers.object = gradients_[tile];
   if (with_probe) buffers.probe = probe_gradients_[tile];
   LossOptions options;
-  if (block.mask) {
-    options.mask = *block.mask;
-  } else if (problem_.mask) {
-    options.mask =
-        problem_.mask->dim() == 3 ? problem_.mask->index_select(0, rows) : *problem_.mask;
-  }
+  options.mask = measured.mask;
   options.likelihood = config_.reconstruct.likelihood;
   options.detector = detector_;
   options.origin = {tiles_[tile].frame.row, tiles_[tile].frame.column};
-  at::Tensor losses = at::zeros({rows.numel()}, at::TensorOptions().dtype(at::kDouble));
+  const auto losses = [&] {
+    return at::zeros({block.rows.numel()}, at::TensorOptions().dtype(at::kDouble).device(device_));
+  };
   const at::Tensor& object = state.tiles[tile].object;
-  diffraction_loss_accumulate_(object, state.probe, positions, propagator_, block.patterns, buffers,
-                               losses, options);
+  const at::Tensor loss = losses();
+  diffraction_loss_accumulate_(object, state.probe, block.positions, propagator_, measured.patterns,
+                               buffers, loss, options);
   if (!counts) return;
-  const double loss = total(losses);
-  losses_[tile] += loss;
+  losses_[tile].push_back(loss);
   if (options.likelihood == "amplitude") {
-    squared_errors_[tile] += loss;
+    squared_errors_[tile].push_back(loss);
   } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
     options.likelihood = "amplitude";
-    losses.zero_();
-    diffraction_loss_accumulate_(object, state.probe, positions, propagator_, block.patterns, {},
-                                 losses, options);
-    squared_errors_[tile] += total(losses);
+    const at::Tensor squared_error = losses();
+    diffraction_loss_accumulate_(object, state.probe, block.positions, propagator_,
+                                 measured.patterns, {}, squared_error, options);
+    squared_errors_[tile].push_back(squared_error);
   }
 }
 
@@ -315,19 +303,38 @@ void Engine::add_all(const State& state, std::int64_t batch, Part TileBatch::*pa
                      bool counts) {
   const std::vector<TileBatch>& tiles = plan_[static_cast<std::size_t>(batch)];
   const auto count = static_cast<std::int64_t>(tiles.size());
+  const auto add_tile = [&](std::size_t k) {
+    for (const Block& block : (tiles[k].*part).blocks) add(state, k, block, with_probe, counts);
+  };
   // Many tiles: a thread works on tiles of its own. Few: threads share a tile's positions.
-  if (count >= 2 * at::get_num_threads()) {
+  if (device_.is_cpu() && count >= 2 * at::get_num_threads()) {
     at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
       const c10::InferenceMode no_autograd;
       for (auto k = static_cast<std::size_t>(begin); k < static_cast<std::size_t>(end); ++k) {
-        add(state, k, tiles[k].*part, with_probe, counts);
+        add_tile(k);
       }
     });
   } else {
-    for (std::size_t k = 0; k < tiles.size(); ++k) {
-      add(state, k, tiles[k].*part, with_probe, counts);
+    for (std::size_t k = 0; k < tiles.size(); ++k) add_tile(k);
+  }
+}
+
+// The sum of each tile's blocks, each of them summed in order. Waits for the device once.
+std::vector<double> Engine::sums_by_tile(const std::vector<std::vector<at::Tensor>>& blocks) const {
+  std::vector<at::Tensor> all;
+  for (const std::vector<at::Tensor>& tile : blocks)
+    all.insert(all.end(), tile.begin(), tile.end());
+  std::vector<double> sums(blocks.size(), 0.0);
+  if (all.empty()) return sums;
+  const at::Tensor here = at::cat(all).cpu();
+  std::int64_t at = 0;
+  for (std::size_t k = 0; k < blocks.size(); ++k) {
+    for (const at::Tensor& block : blocks[k]) {
+      sums[k] += total(here.narrow(0, at, block.numel()));
+      at += block.numel();
     }
   }
+  return sums;
 }
 
 Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squared_error,
@@ -365,8 +372,9 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
       gradient.zero_();
     }
   }
-  std::fill(losses_.begin(), losses_.end(), 0.0);
-  std::fill(squared_errors_.begin(), squared_errors_.end(), 0.0);
+  for (auto* blocks : {&losses_, &squared_errors_}) {
+    for (std::vector<at::Tensor>& tile : *blocks) tile.clear();
+  }
 
   {
     const Trace::Box box(trace_, "positions that need no halo");
@@ -426,9 +434,11 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   const auto count = static_cast<std::int64_t>(cut_.tiles.size());
   at::Tensor numbers = at::zeros({3, count}, at::kDouble);
   double* to = numbers.data_ptr<double>();
+  const std::vector<double> losses = sums_by_tile(losses_);
+  const std::vector<double> squared_errors = sums_by_tile(squared_errors_);
   for (std::size_t k = 0; k < tiles.size(); ++k) {
-    to[tiles_[k].number] = losses_[k];
-    to[count + tiles_[k].number] = squared_errors_[k];
+    to[tiles_[k].number] = losses[k];
+    to[count + tiles_[k].number] = squared_errors[k];
     to[2 * count + tiles_[k].number] = k == 0 && stop && stop() ? 1.0 : 0.0;
   }
   ranks_.gather(numbers);

@@ -9,6 +9,7 @@
 
 #include "driver/config/config.h"
 #include "driver/engine/batches.h"
+#include "driver/engine/feed.h"
 #include "driver/engine/optimizer.h"
 #include "driver/engine/state.h"
 #include "driver/io/problem.h"
@@ -34,11 +35,11 @@ class Engine {
  public:
   // All of them must outlive the engine. `problem` holds the patterns of this rank's tiles.
   Engine(const Config& config, const Problem& problem, const Decomposition& decomposition,
-         const Ranks& ranks);
+         const Ranks& ranks, const at::Device& device = at::kCPU);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Vacuum and the scaled guess of the probe.
+  // Vacuum and the scaled guess of the probe, on the device.
   State start() const;
 
   // Works until the iteration under way is complete or some rank's `stop` said so during a batch;
@@ -61,10 +62,15 @@ class Engine {
   std::string fingerprint() const;
 
  private:
-  // Positions of a batch in a tile, and where their patterns lie in this rank's.
-  struct Part {
+  // Some positions of a batch in a tile, on the device, and where their patterns lie in this
+  // rank's.
+  struct Block {
     at::Tensor positions;  // [k, 2]
-    at::Tensor rows;       // int64
+    at::Tensor rows;       // int64, on the CPU
+  };
+  struct Part {
+    at::Tensor positions;       // [k, 2] all of them
+    std::vector<Block> blocks;  // of kPatternBlockBytes of patterns
   };
   struct TileBatch {
     // In this order: half of those that need no halo while the halos of the last update arrive,
@@ -78,16 +84,14 @@ class Engine {
 
   void plan();
   // Loss and gradients of some positions of a tile, added to what is there.
-  void add(const State& state, std::size_t tile, const Part& part, bool with_probe, bool counts);
-  void add_block(const State& state, std::size_t tile, const at::Tensor& positions,
-                 const at::Tensor& rows, bool with_probe, bool counts);
-  // The same for all tiles of this rank.
+  void add(const State& state, std::size_t tile, const Block& block, bool with_probe, bool counts);
+  // The same for a part of all tiles of this rank.
   void add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
                bool counts = true);
   Evaluation evaluate(const State& state, std::int64_t batch, double* squared_error,
                       const std::function<bool()>& stop, std::int64_t next_batch);
-  std::int64_t block_positions() const;
   void expect(std::int64_t batch);
+  std::vector<double> sums_by_tile(const std::vector<std::vector<at::Tensor>>& blocks) const;
   std::vector<at::Tensor> objects(const State& state) const;
   double sum_over_tiles(const std::vector<double>& values) const;
   bool refines_probe(const State& state) const;
@@ -105,7 +109,9 @@ class Engine {
   const Problem& problem_;
   const Decomposition& cut_;
   const Ranks& ranks_;
+  at::Device device_;
   at::ScalarType type_;  // complex64 or complex128
+  Feed feed_;
   std::optional<at::Tensor> propagator_, detector_;
   Batches batches_;
   std::vector<Tile> tiles_;                   // this rank's
@@ -117,9 +123,10 @@ class Engine {
 
   // By tile; the memory is used again in every batch.
   std::vector<at::Tensor> gradients_, probe_gradients_;
-  std::vector<double> losses_, squared_errors_;
+  // By tile, of each block that was added: [k] float64 on the device.
+  std::vector<std::vector<at::Tensor>> losses_, squared_errors_;
   Halos halos_ = Halos::kFresh;
-  std::int64_t expected_ = -1;  // the batch whose patterns the source knows of
+  std::int64_t expected_ = -1;  // the batch whose patterns the feed knows of
   bool stopped_ = false;
   IterationWork work_;
   Trace* trace_ = nullptr;

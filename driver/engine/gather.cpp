@@ -27,7 +27,7 @@ void gather_tiles(const Decomposition& decomposition, const Ranks& ranks, Extent
     if (here) ++local;
     if (tile.owned.empty()) continue;
     if (here) {
-      const at::Tensor tensor = mine(index).contiguous();
+      const at::Tensor tensor = mine(index).cpu().contiguous();
       if (ranks.first()) {
         use(tile, tensor);
       } else {

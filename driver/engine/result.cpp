@@ -55,7 +55,7 @@ void write_result(const std::string& path, const State& state, const Config& con
     file.set_attribute("/object", "row_cuts", decomposition.grid.row_cuts());
     file.set_attribute("/object", "column_cuts", decomposition.grid.column_cuts());
     file.set_attribute("/object", "unit", "1 (complex transmission)");
-    file.write("/probe", orthogonalised_modes(state.probe));
+    file.write("/probe", orthogonalised_modes(state.probe.cpu()));
     file.set_attribute("/probe", "axes", "mode, row, column");
     file.set_attribute("/probe", "unit", "sqrt(counts)");
     file.write("/positions", problem.positions);
@@ -95,7 +95,7 @@ void write_pictures(const std::string& folder, const State& state, const Problem
                             }};
   write_object_phase(folder + "/object_phase.png", object, region, problem.pixel_row_A);
   write_object_amplitude(folder + "/object_amplitude.png", object, region, problem.pixel_row_A);
-  write_probe(folder + "/probe.png", orthogonalised_modes(state.probe), problem.pixel_row_A);
+  write_probe(folder + "/probe.png", orthogonalised_modes(state.probe.cpu()), problem.pixel_row_A);
 }
 
 }  // namespace ptyle::driver

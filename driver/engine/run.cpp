@@ -18,6 +18,8 @@
 #include <unistd.h>
 #include <vector>
 
+#include <ATen/Context.h>
+#include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
@@ -26,6 +28,7 @@
 #include <ptyle/ops.h>
 
 #include "driver/check/check.h"
+#include "driver/device.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/result.h"
@@ -232,7 +235,8 @@ std::int64_t peak_bytes() {
 }
 
 // Of all ranks.
-IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks) {
+IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks,
+                            const at::Device& device) {
   IterationMetrics row;
   row.iteration = state.iteration;
   row.loss = state.history.loss.back();
@@ -247,7 +251,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   m[1] = work.pack_seconds;
   m[2] = work.wait_seconds;
   m[3] = static_cast<double>(peak_bytes());
-  m[4] = static_cast<double>(most_tensor_bytes());
+  m[4] = static_cast<double>(most_bytes(device));
   sum.data_ptr<std::int64_t>()[0] = work.bytes;
   sum.data_ptr<std::int64_t>()[1] = work.messages;
   ranks.maximum(most);
@@ -264,13 +268,18 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
 
 // A run that does not fit would drag the whole machine down before it is killed.
 void refuse_too_much_memory(const Config& config, const Problem& problem, const Decomposition& cut,
-                            const Launch& launch) {
+                            const Launch& launch, const at::Device& device) {
+  const TensorBytes tensors =
+      predicted_tensors(config, problem, cut, launch.rank, !device.is_cpu());
   // The patterns are in memory already, and counted in neither.
-  const std::int64_t needed = predicted_bytes(config, problem, cut, launch.rank) -
-                              static_cast<std::int64_t>(problem.patterns.nbytes());
-  const std::int64_t available = available_bytes();
+  const std::int64_t needed = device.is_cpu()
+                                  ? predicted_bytes(config, problem, cut, launch.rank) -
+                                        static_cast<std::int64_t>(problem.patterns.nbytes())
+                                  : tensors.unknowns + tensors.work;
+  const std::int64_t available = free_bytes(device);
   if (needed > available) {
-    throw RunError("the run must fit into the memory that is free, " +
+    throw RunError("the run must fit into the memory that is free" +
+                   std::string(device.is_cpu() ? ", " : " on the GPU, ") +
                    gigabytes(static_cast<double>(available)) + ", got a need of about " +
                    gigabytes(static_cast<double>(needed)) +
                    " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says "
@@ -318,7 +327,13 @@ void share_statistics(Problem& problem, const Decomposition& cut, const Ranks& r
 
 // Everything after the ranks have met, on each of them.
 void reconstruct(const Config& config, const RunOptions& options, Problem& problem,
-                 const Decomposition& cut, const Ranks& ranks) {
+                 const Decomposition& cut, const Ranks& ranks, const at::Device& device) {
+  const c10::DeviceGuard here(device);
+  if (!device.is_cpu()) {
+    at::globalContext().setDeterministicAlgorithms(config.reconstruct.deterministic,
+                                                   /*warn_only=*/false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);  // nobody reads it
+  }
   const std::string& folder = config.output.folder;
   const std::string checkpoint = folder + "/checkpoint.h5";
   {
@@ -326,11 +341,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     share_statistics(problem, cut, ranks);
     summarise_patterns(config, problem);
   }
-  Engine engine(config, problem, cut, ranks);
+  Engine engine(config, problem, cut, ranks, device);
   const std::string data = engine.fingerprint();
   State state;
   if (options.resume && fs::exists(checkpoint)) {
     state = read_checkpoint(checkpoint, config, data, cut, ranks);
+    state.move_to(device);
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
@@ -360,7 +376,8 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
                << problem.window[1] << ", object " << problem.object_shape[0] << " x "
                << problem.object_shape[1] << " x " << problem.object_shape[2] << ", "
                << cut.grid.rows() << " x " << cut.grid.columns() << " tiles on " << ranks.size()
-               << (ranks.size() == 1 ? " rank" : " ranks") << ", into " << folder;
+               << (ranks.size() == 1 ? " rank" : " ranks") << ", on "
+               << words_for(device, problem.window) << ", into " << folder;
     if (config.reconstruct.batches > engine.positions()) {
       log_warning() << "reconstruct.batches = " << config.reconstruct.batches
                     << " is more than the " << engine.positions()
@@ -368,7 +385,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     }
   }
 
-  restart_most_tensor_bytes();
+  restart_most_bytes(device);
   std::optional<Trace> trace;
   if (!options.trace.empty()) {
     trace.emplace(ranks);
@@ -384,7 +401,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     };
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
-      const IterationMetrics row = metrics_of(engine, state, ranks);
+      const IterationMetrics row = metrics_of(engine, state, ranks, device);
       if (ranks.first()) {
         metrics->write(row);
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
@@ -424,6 +441,16 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
 }
 
+// Every rank has a GPU, or none.
+at::Device agree_on_device(const Config& config, at::Device device, const Ranks& ranks) {
+  const at::Tensor on_cpu = at::zeros({1}, at::kLong);
+  on_cpu.fill_(device.is_cpu() ? 1 : 0);
+  ranks.maximum(on_cpu);
+  if (on_cpu.item<std::int64_t>() == 0 || device.is_cpu()) return device;
+  log_info() << "device = \"" << config.device << "\": another rank has no GPU, all take the CPU";
+  return at::kCPU;
+}
+
 // Bits are those of an instruction set: all ranks take the lowest that any of them has.
 void agree_on_kernels(const Problem& problem, const Ranks& ranks) {
   static constexpr std::array<const char*, 4> kKernels{"reference", "fused base", "fused v3",
@@ -451,7 +478,9 @@ void run(Config config, const RunOptions& options) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   Problem problem;
   Decomposition cut;
+  at::Device device = at::kCPU;
   try {
+    device = choose_device(config, launch);
     check_folder(config.output.folder, options);
     if (launch.rank == 0) {
       if (!options.trace.empty()) check_written("--trace", options.trace);
@@ -473,14 +502,14 @@ void run(Config config, const RunOptions& options) {
                     decomposition_options(config));
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
-    refuse_too_much_memory(config, problem, cut, launch);
+    refuse_too_much_memory(config, problem, cut, launch, device);
   } catch (const std::exception& error) {
     report_before_meeting(launch, error.what());
     throw;
   }
   if (launch.size == 1) {
     try {
-      reconstruct(config, options, problem, cut, Ranks());
+      reconstruct(config, options, problem, cut, Ranks(), device);
     } catch (...) {
       if (options.overwrite) restore_old(config.output.folder);
       throw;
@@ -493,8 +522,14 @@ void run(Config config, const RunOptions& options) {
   Meeting meeting(launch, agreement(config, problem, cut),
                   std::chrono::seconds(config.tiles.timeout_s));
   try {
-    agree_on_kernels(problem, Ranks(meeting.group()));
-    reconstruct(config, options, problem, cut, Ranks(meeting.group()));
+    const Ranks ranks(meeting.group());
+    device = agree_on_device(config, device, ranks);
+    if (device.is_cpu()) {
+      agree_on_kernels(problem, ranks);
+    } else {
+      meeting.connect(device);
+    }
+    reconstruct(config, options, problem, cut, Ranks(meeting.group()), device);
     meeting.leave();
   } catch (const c10::DistError& error) {
     throw PeerError(meeting.find_failure(error.what_without_backtrace()));

@@ -1,5 +1,5 @@
 // What a reconstruction is on this rank, between two updates. A checkpoint holds exactly this, of
-// all ranks.
+// all ranks. Tensors lie where the rank computes.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,8 @@ struct State {
   double start_power = 0.0;  // of the probe
 
   History history;
+
+  void move_to(const at::Device& device);
 };
 
 }  // namespace ptyle::driver

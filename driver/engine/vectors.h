@@ -3,7 +3,8 @@
 // vector code rounds differently from its remainders.)
 //
 // Images are [slices or modes, rows, columns] of unit stride in columns: whole tensors, or the part
-// of a tile that its owner works on.
+// of a tile that its owner works on; all of a call on one device. What returns a number waits for
+// it. The formulae are those of csrc/updates.h.
 #pragma once
 
 #include <array>
@@ -13,6 +14,8 @@
 
 namespace ptyle::driver {
 
+// Their sum, in order; float64.
+double total(const at::Tensor& numbers);
 // sum Re(conj(a) b) in double; both complex images of one type and size.
 double real_inner_product(const at::Tensor& a, const at::Tensor& b);
 // sum |a|^2 in double.

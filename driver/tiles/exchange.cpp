@@ -80,7 +80,7 @@ class Voxels final : public Halos {
 class AveragedVoxels final : public Exchange {
  public:
   AveragedVoxels(const Decomposition& cut, const Ranks& ranks)
-      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())) {
+      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())), messages_(ranks.group()) {
     for (std::size_t k = 0; k < mine_.size(); ++k) {
       const std::int64_t here = mine_[k];
       for (const std::int64_t there : overlapping(here)) {
@@ -110,9 +110,7 @@ class AveragedVoxels final : public Exchange {
       std::int64_t count = 0;
       for (const Part& part : list) count += slices * area(part).pixels();
       received_[peer] = at::empty({count}, objects.front().options());
-      if (peer == ranks_.rank()) continue;
-      std::vector<at::Tensor> message{as_real(received_[peer])};
-      works_.emplace_back(peer, ranks_.group()->recv(message, static_cast<int>(peer), tag));
+      if (peer != ranks_.rank()) messages_.receive(received_[peer], peer, tag);
     }
     for (const auto& [peer, list] : to_) {
       std::vector<at::Tensor> parts;
@@ -122,18 +120,15 @@ class AveragedVoxels final : public Exchange {
       at::Tensor packed = at::cat(parts);
       if (peer == ranks_.rank()) {
         received_[peer] = packed;
-        continue;
+      } else {
+        messages_.send(packed, peer, tag);
       }
-      std::vector<at::Tensor> message{as_real(packed)};
-      works_.emplace_back(peer, ranks_.group()->send(message, static_cast<int>(peer), tag));
-      traffic_.bytes += static_cast<std::int64_t>(packed.nbytes());
-      ++traffic_.messages;
-      sent_.push_back(std::move(packed));
     }
+    messages_.post();
   }
 
   void finish_objects(const std::vector<at::Tensor>& objects) override {
-    for (const auto& [peer, work] : works_) ranks_.wait_for(work, peer);
+    messages_.wait(clock_);
     const std::int64_t slices = objects.front().size(0);
     std::map<std::pair<std::int64_t, std::int64_t>, at::Tensor> arrived;  // by receiver, sender
     for (const auto& [peer, list] : from_) {
@@ -155,11 +150,11 @@ class AveragedVoxels final : public Exchange {
           .add_(values)
           .mul_(0.5);
     }
-    works_.clear();
-    sent_.clear();
     received_.clear();
   }
-  Traffic traffic() const override { return traffic_; }
+  Traffic traffic() const override {
+    return {messages_.sent(), messages_.bytes_sent(), 0.0, clock_.seconds()};
+  }
 
  private:
   struct Part {
@@ -186,10 +181,9 @@ class AveragedVoxels final : public Exchange {
   std::vector<std::int64_t> mine_;
   std::map<std::int64_t, std::vector<Part>> to_, from_;  // by rank, this one too
   std::map<std::int64_t, at::Tensor> received_;
-  std::vector<at::Tensor> sent_;
-  std::vector<std::pair<std::int64_t, c10::intrusive_ptr<c10d::Work>>> works_;
+  Messages messages_;
+  WaitClock clock_;
   int call_ = 0;
-  Traffic traffic_;
 };
 
 // Every rank holds the whole object; gradients are summed over ranks.
@@ -219,137 +213,126 @@ class Allreduce final : public Exchange {
 // whole sum, also where tiles are narrower than their halos: overlaps of frames shrink with the
 // distance of tiles.
 //
-// Each chunk of slices is a chain of its own. Sends never block; receives are posted before the
-// first of a pass, and waited for in the order chunk by chunk, tile by tile, so that the first
-// chunk is tiles ahead of the last.
+// A pass goes from line to line of tiles, in chunks of slices that follow one another: wave w
+// brings chunk c to line w - c, so that all lines but the first few have something to do. The
+// messages of a wave are posted together; a rank that none of them concerns goes on.
 class Passes final : public Exchange {
  public:
   Passes(const Decomposition& cut, const Ranks& ranks)
-      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())) {
+      : cut_(cut), ranks_(ranks), mine_(cut.tiles_of_rank(ranks.rank())), messages_(ranks.group()) {
     for (std::size_t k = 0; k < mine_.size(); ++k) local_[mine_[k]] = k;
   }
 
   bool overlaps() const override { return false; }
   void begin_gradients(const std::vector<at::Tensor>&) override {}
   void finish_gradients(const std::vector<at::Tensor>& gradients) override {
+    if (mine_.empty()) return;
     for (const bool vertical : {true, false}) {
       for (const bool forward : {true, false}) pass(gradients, vertical, forward);
     }
+    ++call_;
   }
   // Every frame was updated from the same sums: its halos are what their owners have.
   void begin_objects(const std::vector<at::Tensor>&) override {}
   void finish_objects(const std::vector<at::Tensor>&) override {}
-  Traffic traffic() const override { return traffic_; }
+  Traffic traffic() const override {
+    return {messages_.sent(), messages_.bytes_sent(), pack_seconds_, clock_.seconds()};
+  }
 
  private:
   static constexpr std::int64_t kChunks = 4;
 
-  struct Message {
-    at::Tensor buffer;
-    c10::intrusive_ptr<c10d::Work> work;
+  // What goes to a tile from the one before it in a pass.
+  struct Step {
+    std::int64_t from, to, chunk;
+    Rectangle area;
+    at::Tensor buffer;  // on its way between ranks; undefined within one
   };
-
-  // The neighbour towards which (or from which) a pass goes; -1 at the edge.
-  std::int64_t neighbour(std::int64_t tile, bool vertical, bool further) const {
-    const std::int64_t columns = cut_.grid.columns();
-    const std::int64_t along = vertical ? tile / columns : tile % columns;
-    const std::int64_t count = vertical ? cut_.grid.rows() : columns;
-    const std::int64_t next = along + (further ? 1 : -1);
-    if (next < 0 || next >= count) return -1;
-    return tile + (further ? 1 : -1) * (vertical ? columns : 1);
-  }
 
   const Tile& tile(std::int64_t number) const {
     return cut_.tiles[static_cast<std::size_t>(number)];
   }
+  std::int64_t owner(std::int64_t number) const {
+    return cut_.owners[static_cast<std::size_t>(number)];
+  }
 
   void pass(const std::vector<at::Tensor>& gradients, bool vertical, bool forward) {
-    using Clock = std::chrono::steady_clock;
-    if (mine_.empty()) return;
     const std::int64_t slices = gradients.front().size(0);
     const std::int64_t chunks = std::max<std::int64_t>(1, std::min(kChunks, slices));
-    // Every message of a pass has a number: receiver and chunk.
-    const auto tag = [&](std::int64_t to, std::int64_t chunk) {
-      return Ranks::kPassTag +
-             static_cast<int>(
-                 (((call_ * 4 + (vertical ? 2 : 0) + (forward ? 1 : 0)) * cut_.grid.tiles() + to) *
-                      chunks +
-                  chunk) &
-                 0x7ffffff);
-    };
-    const auto chunk_of = [&](const at::Tensor& gradient, std::int64_t chunk) {
+    const std::int64_t lines = vertical ? cut_.grid.rows() : cut_.grid.columns();
+    const std::int64_t across = vertical ? cut_.grid.columns() : cut_.grid.rows();
+    const auto chunk_of = [&](std::int64_t number, std::int64_t chunk) {
       const std::int64_t begin = slices * chunk / chunks, end = slices * (chunk + 1) / chunks;
-      return gradient.narrow(0, begin, end - begin);
+      return gradients[local_.at(number)].narrow(0, begin, end - begin);
     };
-    const auto owner = [&](std::int64_t number) {
-      return cut_.owners[static_cast<std::size_t>(number)];
+    // Tile k of a line, lines counted in the pass's direction.
+    const auto tile_at = [&](std::int64_t line, std::int64_t k) {
+      const std::int64_t along = forward ? line : lines - 1 - line;
+      return vertical ? along * cut_.grid.columns() + k : k * cut_.grid.columns() + along;
     };
-    std::map<std::pair<std::int64_t, std::int64_t>, Message> incoming;  // by (tile, chunk)
-    std::vector<Message> outgoing;
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-      for (const std::int64_t here : mine_) {
-        const std::int64_t from = neighbour(here, vertical, !forward);
-        if (from < 0 || owner(from) == ranks_.rank()) continue;
-        const Rectangle area = intersection(tile(here).frame, tile(from).frame);
-        if (area.empty()) continue;
-        const at::Tensor part_here = chunk_of(gradients[local_[here]], chunk);
-        Message message{
-            at::empty({part_here.size(0), area.rows, area.columns}, part_here.options()), {}};
-        std::vector<at::Tensor> list{as_real(message.buffer)};
-        message.work = ranks_.group()->recv(list, static_cast<int>(owner(from)), tag(here, chunk));
-        incoming[{here, chunk}] = std::move(message);
+    std::vector<Step> coming;
+    const auto arrive = [&] {
+      messages_.wait(clock_);
+      for (const Step& step : coming) {
+        const at::Tensor arrived =
+            step.buffer.defined()
+                ? step.buffer
+                : cut_out(chunk_of(step.from, step.chunk), tile(step.from).frame, step.area);
+        at::Tensor there = cut_out(chunk_of(step.to, step.chunk), tile(step.to).frame, step.area);
+        if (forward) {
+          there.add_(arrived);
+        } else {
+          there.copy_(arrived);
+        }
       }
-    }
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-      // In the direction of the pass: what a local neighbour hands on is complete.
-      for (std::size_t k = 0; k < mine_.size(); ++k) {
-        const std::int64_t here = forward ? mine_[k] : mine_[mine_.size() - 1 - k];
-        const at::Tensor mine = chunk_of(gradients[local_[here]], chunk);
-        const std::int64_t from = neighbour(here, vertical, !forward);
-        if (from >= 0) {
-          const Rectangle area = intersection(tile(here).frame, tile(from).frame);
-          if (!area.empty()) {
-            at::Tensor arrived;
-            if (owner(from) == ranks_.rank()) {
-              arrived = cut_out(chunk_of(gradients[local_[from]], chunk), tile(from).frame, area);
-            } else {
-              Message& message = incoming.at({here, chunk});
-              ranks_.wait_for(message.work, owner(from));
-              arrived = message.buffer;
+      coming.clear();
+    };
+    for (std::int64_t wave = 1; wave < lines + chunks - 1; ++wave) {
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const std::int64_t line = wave - chunk;
+        if (line < 1 || line >= lines) continue;
+        for (std::int64_t k = 0; k < across; ++k) {
+          Step step{tile_at(line - 1, k), tile_at(line, k), chunk, {}, {}};
+          step.area = intersection(tile(step.from).frame, tile(step.to).frame);
+          if (step.area.empty()) continue;
+          const bool sends = owner(step.from) == ranks_.rank();
+          const bool receives = owner(step.to) == ranks_.rank();
+          const std::int64_t number =
+              ((call_ * 4 + (vertical ? 2 : 0) + (forward ? 1 : 0)) * cut_.grid.tiles() + step.to) *
+                  chunks +
+              chunk;
+          const int tag = Ranks::kPassTag + static_cast<int>(number & 0x7ffffff);
+          if (sends && !receives) {
+            const auto begin = std::chrono::steady_clock::now();
+            step.buffer = cut_out(chunk_of(step.from, chunk), tile(step.from).frame, step.area)
+                              .clone(at::MemoryFormat::Contiguous);
+            pack_seconds_ +=
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            messages_.send(step.buffer, owner(step.to), tag);
+          } else if (receives) {
+            if (!sends) {
+              const at::Tensor like = chunk_of(step.to, chunk);
+              step.buffer =
+                  at::empty({like.size(0), step.area.rows, step.area.columns}, like.options());
+              messages_.receive(step.buffer, owner(step.from), tag);
             }
-            at::Tensor there = cut_out(mine, tile(here).frame, area);
-            if (forward) {
-              there.add_(arrived);
-            } else {
-              there.copy_(arrived);
-            }
+            coming.push_back(step);
           }
         }
-        const std::int64_t to = neighbour(here, vertical, forward);
-        if (to < 0 || owner(to) == ranks_.rank()) continue;
-        const Rectangle area = intersection(tile(here).frame, tile(to).frame);
-        if (area.empty()) continue;
-        const auto begin = Clock::now();
-        Message message{cut_out(mine, tile(here).frame, area).clone(at::MemoryFormat::Contiguous),
-                        {}};
-        traffic_.pack_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
-        std::vector<at::Tensor> list{as_real(message.buffer)};
-        message.work = ranks_.group()->send(list, static_cast<int>(owner(to)), tag(to, chunk));
-        ++traffic_.messages;
-        traffic_.bytes += static_cast<std::int64_t>(message.buffer.nbytes());
-        outgoing.push_back(std::move(message));
       }
+      messages_.post();
+      arrive();
     }
-    for (Message& message : outgoing) message.work->wait();
-    if (!forward && !vertical) ++call_;
   }
 
   const Decomposition& cut_;
   const Ranks& ranks_;
   std::vector<std::int64_t> mine_;
   std::map<std::int64_t, std::size_t> local_;
+  Messages messages_;
+  WaitClock clock_;
   std::int64_t call_ = 0;
-  Traffic traffic_;
+  double pack_seconds_ = 0.0;
 };
 
 }  // namespace

@@ -10,7 +10,7 @@
 
 #include "driver/errors.h"
 #include "driver/log.h"
-#include "driver/tiles/gloo.h"
+#include "driver/tiles/groups.h"
 
 namespace ptyle::driver {
 namespace {
@@ -100,6 +100,14 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
   }
   watch_ = std::thread([this] { watch(); });
   if (!serves(launch_)) guard_ = std::thread([this] { guard(); });
+}
+
+void Meeting::connect(const at::Device& device) {
+  // What NCCL itself does about ranks that are gone would end this process without a word: the
+  // watch knows better, and is asked less often.
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  add_nccl(group_, store_, kPatience, device);
+  on_device_ = true;
 }
 
 // Whoever comes second, by mistake or from another job, must not end those who were first.
@@ -295,6 +303,7 @@ void Meeting::guard() {
 
 void Meeting::leave() {
   try {
+    if (on_device_) group_->getBackend(c10::DeviceType::CUDA)->shutdown();
     // Rank 0 holds the store until nobody needs it.
     store_->add("left", 1);
     if (serves(launch_)) {

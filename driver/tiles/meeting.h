@@ -31,6 +31,8 @@ class Meeting {
   ~Meeting();
 
   const c10::intrusive_ptr<c10d::ProcessGroup>& group() const { return group_; }
+  // From now on the group also takes tensors of this rank's GPU; all ranks call it.
+  void connect(const at::Device& device);
 
   // Tells the others what failed here; they end.
   void report(const std::string& failure);
@@ -56,6 +58,7 @@ class Meeting {
   std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   c10::intrusive_ptr<c10d::Store> store_, watch_store_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  bool on_device_ = false;
   std::thread watch_, guard_;
   std::atomic<std::int64_t> watch_rounds_{0};
   std::atomic<bool> over_{false};

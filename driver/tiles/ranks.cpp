@@ -17,27 +17,13 @@ Ranks::Ranks(c10::intrusive_ptr<c10d::ProcessGroup> group) : group_(std::move(gr
   if (group_ && group_->getSize() == 1) group_.reset();
 }
 
-void Ranks::wait(const c10::intrusive_ptr<c10d::Work>& work, const std::string& what) const {
-  const auto begin = std::chrono::steady_clock::now();
-  try {
-    work->wait();
-  } catch (const std::exception& error) {
-    C10_THROW_ERROR(DistBackendError, what + " failed: " + error.what());
-  }
-  wait_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-void Ranks::wait_for(const c10::intrusive_ptr<c10d::Work>& work, std::int64_t peer) const {
-  wait(work, "the exchange with rank " + std::to_string(peer));
-}
-
 void Ranks::reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const {
   if (!group_ || values.numel() == 0) return;
   std::vector<at::Tensor> list{as_real(values)};
   c10d::AllreduceOptions options;
   options.reduceOp = operation;
   bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  wait(group_->allreduce(list, options), "a sum over all ranks");
+  clock_.wait(group_->allreduce(list, options), "a sum over all ranks", values.device());
 }
 
 void Ranks::gather(at::Tensor values) const { reduce(values, c10d::ReduceOp::SUM); }
@@ -46,7 +32,7 @@ void Ranks::maximum(at::Tensor values) const { reduce(values, c10d::ReduceOp::MA
 
 at::Tensor Ranks::sum_over_tiles(std::vector<at::Tensor> values,
                                  const std::vector<std::int64_t>& owners) const {
-  std::vector<std::pair<c10::intrusive_ptr<c10d::Work>, at::Tensor>> sent;
+  std::vector<Messages> sent;
   std::size_t next = 0;  // of `values`
   const auto owner = [&owners](std::int64_t tile) {
     return owners[static_cast<std::size_t>(tile)];
@@ -69,15 +55,16 @@ at::Tensor Ranks::sum_over_tiles(std::vector<at::Tensor> values,
       return left.add_(right);
     }
     if (owner(middle) == rank()) {
-      std::vector<at::Tensor> message{as_real(right)};
-      bytes_sent_ += static_cast<std::int64_t>(right.nbytes());
-      sent.emplace_back(group_->send(message, static_cast<int>(owner(begin)), kTreeTag), right);
+      sent.emplace_back(group_);
+      sent.back().send(right, owner(begin), kTreeTag);
+      sent.back().post();
+      bytes_sent_ += sent.back().bytes_sent();
     }
     return {};
   };
   if (values.empty()) return {};
   at::Tensor result = sum_of(0, static_cast<std::int64_t>(owners.size()));
-  for (const auto& [work, kept] : sent) wait(work, "a sum over tiles");
+  for (Messages& message : sent) message.wait(clock_);
   if (!group_) return result;
   if (!result.defined()) result = at::empty_like(values.front());
   broadcast(result);
@@ -90,22 +77,29 @@ void Ranks::broadcast(at::Tensor values) const {
   c10d::BroadcastOptions options;
   options.rootRank = 0;
   if (first()) bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  wait(group_->broadcast(list, options), "a copy from rank 0");
+  clock_.wait(group_->broadcast(list, options), "a copy from rank 0", values.device());
 }
 
 void Ranks::send(const at::Tensor& values, std::int64_t to, int tag) const {
-  std::vector<at::Tensor> message{as_real(values)};
-  bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  wait_for(group_->send(message, static_cast<int>(to), tag), to);
+  Messages message(group_);
+  message.send(values, to, tag);
+  message.post();
+  message.wait(clock_);
+  bytes_sent_ += message.bytes_sent();
 }
 
 void Ranks::receive(at::Tensor values, std::int64_t from, int tag) const {
-  std::vector<at::Tensor> message{as_real(values)};
-  wait_for(group_->recv(message, static_cast<int>(from), tag), from);
+  Messages message(group_);
+  message.receive(values, from, tag);
+  message.post();
+  message.wait(clock_);
 }
 
 void Ranks::barrier() const {
-  if (group_) wait(group_->barrier(), "a meeting of all ranks");
+  if (!group_) return;
+  c10d::BarrierOptions options;
+  options.device = at::Device(at::kCPU);
+  clock_.wait(group_->barrier(options), "a meeting of all ranks", at::kCPU);
 }
 
 }  // namespace ptyle::driver

@@ -1,4 +1,6 @@
-// What ranks tell one another besides halos: sums, maxima, copies. On one rank nothing is sent.
+// What ranks tell one another besides halos: sums, maxima, copies. On one rank nothing is sent. Of
+// tensors on the CPU by Gloo, which blocks until it is done; of those on a GPU by NCCL, where the
+// current stream waits and the thread goes on.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +10,8 @@
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include "ops/halo/messages.h"
 
 namespace ptyle::driver {
 
@@ -40,12 +44,10 @@ class Ranks {
   void send(const at::Tensor& values, std::int64_t to, int tag) const;
   void receive(at::Tensor values, std::int64_t from, int tag) const;
   void barrier() const;
-  // For a message from or to `peer` that was posted elsewhere. Throws c10::DistError naming it.
-  void wait_for(const c10::intrusive_ptr<c10d::Work>& work, std::int64_t peer) const;
 
-  // Since the start: seconds in these calls, and bytes that this rank sent in them (of collectives,
-  // its own contribution).
-  double wait_seconds() const { return wait_seconds_; }
+  // Since the start: seconds of waiting in these calls, and bytes that this rank sent in them (of
+  // collectives, its own contribution).
+  double wait_seconds() const { return clock_.seconds(); }
   std::int64_t bytes_sent() const { return bytes_sent_; }
 
   // Tags of messages. Gloo matches them in any order.
@@ -53,11 +55,10 @@ class Ranks {
                        kPassTag = 1 << 27;
 
  private:
-  void wait(const c10::intrusive_ptr<c10d::Work>& work, const std::string& what) const;
   void reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const;
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
-  mutable double wait_seconds_ = 0.0;
+  mutable WaitClock clock_;
   mutable std::int64_t bytes_sent_ = 0;
 };
 

@@ -5,8 +5,8 @@
 #include "ops/checks.h"
 #include "ops/cpu/detector.h"
 #include "ops/cpu/fused.h"
-#include "ops/cpu/gradients.h"
 #include "ops/cpu/multislice.h"
+#include "ops/gradients.h"
 
 namespace ptyle::cpu {
 namespace {

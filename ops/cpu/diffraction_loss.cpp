@@ -8,27 +8,11 @@
 #include "ops/checks.h"
 #include "ops/cpu/detector.h"
 #include "ops/cpu/fused.h"
-#include "ops/cpu/gradients.h"
 #include "ops/cpu/multislice.h"
+#include "ops/gradients.h"
 
 namespace ptyle::cpu {
 namespace {
-
-// Everything about the measurement, as plain memory.
-struct Measurement {
-  at::Tensor patterns;    // [n, h, w] as stored
-  at::Tensor weights;     // [n], or undefined
-  at::Tensor mask;        // [h, w] or [n, h, w] bytes, nonzero = bad pixel, or undefined
-  at::Tensor background;  // [h, w] or [n, h, w], or undefined
-  Likelihood likelihood;
-};
-
-// Position n's image of a tensor [h, w] or [n, h, w]; null where undefined.
-template <typename V>
-const V* image(const at::Tensor& tensor, int64_t n, int64_t pixels) {
-  if (!tensor.defined()) return nullptr;
-  return static_cast<const V*>(tensor.const_data_ptr()) + (tensor.dim() == 3 ? n * pixels : 0);
-}
 
 // One pattern's loss; with `factor`, also 2 weight dloss/dI per pixel, by which the detected waves
 // become their gradient.
@@ -63,24 +47,6 @@ double compare(Likelihood likelihood, const T* intensity, const Count* counts, c
   return 0;
 }
 
-template <typename Work>
-void with_count_type(const at::Tensor& patterns, const Work& work) {
-  switch (patterns.scalar_type()) {
-    case at::kByte:
-      return work.template operator()<uint8_t>();
-    case at::kShort:
-      return work.template operator()<int16_t>();
-    case at::kUInt16:
-      return work.template operator()<uint16_t>();
-    case at::kInt:
-      return work.template operator()<int32_t>();
-    case at::kFloat:
-      return work.template operator()<float>();
-    default:
-      return work.template operator()<double>();
-  }
-}
-
 Count count_type(at::ScalarType type) {
   switch (type) {
     case at::kByte:
@@ -105,7 +71,7 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
                 const Measurement& measurement, at::IntArrayRef origin,
                 const std::optional<at::Tensor>& detector, const Gradients& out, double* losses) {
   const Needs needs = out.needs();
-  const bool gradients = needs[kObject] || needs[kProbe] || needs[kPositions] || needs[kPropagator];
+  const bool gradients = out.any();
   with_precision(probe, [&]<typename T>() {
     const T* weights =
         measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
@@ -161,17 +127,6 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
   });
 }
 
-void check_all(const char* name, const at::Tensor& object, const at::Tensor& probe,
-               const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-               const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-               const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
-               std::string_view likelihood, at::IntArrayRef origin,
-               const std::optional<at::Tensor>& detector) {
-  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
-  check_detector(name, probe, detector);
-  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
-}
-
 using LossAndGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
@@ -182,13 +137,12 @@ LossAndGradients compute(const char* name, const at::Tensor& object, const at::T
                          const std::optional<at::Tensor>& background, std::string_view likelihood,
                          at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
                          Needs needs) {
-  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
-            likelihood, origin, detector);
+  const Measurement measurement =
+      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
+                          background, likelihood, origin, detector);
   const at::ScalarType real = at::toRealValueType(probe.scalar_type());
   const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
-  const Measurement measurement{plain(patterns), plain(weights), plain(mask), plain(background),
-                                likelihood_from(name, likelihood)};
   accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
              losses.data_ptr<double>());
   double loss = 0;
@@ -237,19 +191,14 @@ void diffraction_loss_accumulate_(
     const std::optional<at::Tensor>& grad_positions,
     const std::optional<at::Tensor>& grad_propagator, at::Tensor losses) {
   const char* name = "diffraction_loss_accumulate_";
-  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
-            likelihood, origin, detector);
+  const Measurement measurement =
+      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
+                          background, likelihood, origin, detector);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
                      grad_positions, grad_propagator, losses);
   check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
                    detector, {grad_object, grad_probe, grad_positions, grad_propagator, losses});
-  const auto or_none = [](const std::optional<at::Tensor>& buffer) {
-    return buffer.value_or(at::Tensor());
-  };
-  const Gradients out{or_none(grad_object), or_none(grad_probe), or_none(grad_positions),
-                      or_none(grad_propagator)};
-  const Measurement measurement{plain(patterns), plain(weights), plain(mask), plain(background),
-                                likelihood_from(name, likelihood)};
+  const Gradients out = given_gradients(grad_object, grad_probe, grad_positions, grad_propagator);
   accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
              losses.data_ptr<double>());
 }

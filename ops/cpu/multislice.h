@@ -25,6 +25,7 @@
 
 #include "csrc/scalar.h"
 #include "csrc/wave.h"
+#include "ops/gradients.h"
 
 // Inside libtorch_cpu where it was built with MKL; the thread's own number of threads, 0: the
 // global one; returns the one before.
@@ -59,25 +60,6 @@ inline at::Tensor fourier(const at::Tensor& waves, Transform direction) {
   return at::_fft_c2c(waves, {2, 3}, kUnitary, direction == Transform::kForward);
 }
 
-// Inputs are read through const pointers alone: a mutable one would copy a copy-on-write tensor,
-// and torch forbids that inside parallel work.
-template <typename T>
-const Complex<T>* complex_data(const at::Tensor& tensor) {
-  return static_cast<const Complex<T>*>(tensor.const_data_ptr());
-}
-template <typename T>
-Complex<T>* mutable_complex_data(const at::Tensor& tensor) {
-  return static_cast<Complex<T>*>(tensor.data_ptr());
-}
-
-// Conjugated, negated or strided views become plain memory: kernels read it as it lies.
-inline at::Tensor plain(const at::Tensor& tensor) {
-  return tensor.resolve_conj().resolve_neg().contiguous();
-}
-inline at::Tensor plain(const std::optional<at::Tensor>& tensor) {
-  return tensor ? plain(*tensor) : at::Tensor();
-}
-
 // exp(i phase) of a real object; complex_options: the probe's.
 template <typename T>
 at::Tensor transmission_of(const at::Tensor& phase, const at::TensorOptions& complex_options) {
@@ -109,21 +91,6 @@ inline int64_t grain(int64_t items, int64_t elements) {
   constexpr int64_t kWorthAThread = int64_t{1} << 17;
   return std::max<int64_t>(1, items * kWorthAThread / std::max<int64_t>(1, elements));
 }
-
-// What a call asks for: gradients with respect to object, probe, positions and propagator.
-enum Need : size_t { kObject, kProbe, kPositions, kPropagator };
-using Needs = std::array<bool, 4>;
-
-// Buffers of the caller into which gradients are added; null where not needed.
-struct Gradients {
-  at::Tensor object;      // [slices, rows, columns], complex or real as the object is
-  at::Tensor probe;       // [modes, h, w]
-  at::Tensor positions;   // [n, 2] float64
-  at::Tensor propagator;  // as the propagator
-  Needs needs() const {
-    return {object.defined(), probe.defined(), positions.defined(), propagator.defined()};
-  }
-};
 
 template <typename T>
 class Multislice {

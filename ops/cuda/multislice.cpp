@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <ATen/Context.h>
+#include <ATen/ops/_assert_async.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/polar.h>
@@ -16,62 +17,18 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
 #include "ops/checks.h"
+#include "ops/cuda/errors.h"
 #include "ops/cuda/transforms.h"
+#include "ops/gradients.h"
 
 namespace ptyle::cuda {
 namespace {
-
-using Needs = std::array<bool, 4>;  // object, probe, positions, propagator
-
-at::Tensor plain(const at::Tensor& tensor) {
-  return tensor.resolve_conj().resolve_neg().contiguous();
-}
-at::Tensor plain(const std::optional<at::Tensor>& tensor) {
-  return tensor ? plain(*tensor) : at::Tensor();
-}
-
-template <typename T>
-const Complex<T>* complex_of(const at::Tensor& tensor) {
-  return tensor.defined() ? static_cast<const Complex<T>*>(tensor.const_data_ptr()) : nullptr;
-}
-template <typename T>
-Complex<T>* mutable_complex_of(const at::Tensor& tensor) {
-  return tensor.defined() ? static_cast<Complex<T>*>(tensor.data_ptr()) : nullptr;
-}
-
-// Into which gradients are added; undefined where not needed.
-struct Buffers {
-  at::Tensor object, probe, positions, propagator;
-  bool any() const {
-    return object.defined() || probe.defined() || positions.defined() || propagator.defined();
-  }
-};
-
-Buffers zero_buffers(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-                     const std::optional<at::Tensor>& propagator, Needs needs) {
-  const auto zeros = [](const at::Tensor& like) { return at::zeros(like.sizes(), like.options()); };
-  Buffers out;
-  if (needs[0]) out.object = zeros(object);
-  if (needs[1]) out.probe = zeros(probe);
-  if (needs[2]) out.positions = zeros(positions);
-  if (needs[3] && propagator) out.propagator = zeros(*propagator);
-  return out;
-}
-
-// What is not needed is empty({0}): an operator returns no undefined tensors.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> as_tuple(const Buffers& out,
-                                                                    const at::Tensor& probe) {
-  const auto or_empty = [&](const at::Tensor& gradient) {
-    return gradient.defined() ? gradient : at::empty({0}, probe.options());
-  };
-  return {or_empty(out.object), or_empty(out.probe), or_empty(out.positions),
-          or_empty(out.propagator)};
-}
 
 struct Window {
   int64_t height, width;
@@ -79,12 +36,22 @@ struct Window {
 };
 
 // One call of an operator: its inputs as plain memory, and its chunks.
+// Free on the current device, and held by torch's allocator for nobody.
+int64_t memory_at_hand() {
+  size_t free = 0, total = 0;
+  C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device());
+  constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  return static_cast<int64_t>(free) + stats.reserved_bytes[kAll].current -
+         stats.allocated_bytes[kAll].current;
+}
+
 template <typename T>
 class Work {
  public:
   Work(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
        const std::optional<at::Tensor>& propagator, at::IntArrayRef origin,
-       const std::optional<at::Tensor>& detector, const Buffers& out)
+       const std::optional<at::Tensor>& detector, const ptyle::Gradients& out)
       : transmission_(object.is_complex() ? plain(object)
                                           : at::polar(at::ones_like(object), object.contiguous())),
         probe_(plain(probe)),
@@ -94,6 +61,11 @@ class Work {
         window_{probe.size(1), probe.size(2), sizeof(T) == 8} {
     // Whether a position has a fraction is known to the device alone, and asking would wait for it:
     // every probe is moved, and those without a fraction are the probe again, to the bit.
+    constexpr double kLimit = 4503599627370496.0;  // 2^52: beyond it there are no fractions
+    if (positions.numel() > 0) {
+      at::_assert_async(positions.abs().lt(kLimit).all(),
+                        "ptyle: positions must be finite and below 2^52");
+    }
     const at::Tensor whole = positions.floor();
     fractions_ = positions.sub(whole).contiguous();
     corners_ = whole.to(at::kLong);
@@ -112,14 +84,17 @@ class Work {
               probe.size(0),
               window_.height,
               window_.width,
-              complex_of<T>(transmission_),
-              complex_of<T>(probe_),
-              complex_of<T>(spectrum_),
-              complex_of<T>(propagator_),
+              complex_data<T>(transmission_),
+              complex_data<T>(probe_),
+              complex_data<T>(spectrum_),
+              complex_data<T>(propagator_),
               propagator_.defined() && propagator_.dim() == 3,
-              complex_of<T>(detector_),
+              complex_data<T>(detector_),
               !object.is_complex(),
               at::globalContext().deterministicAlgorithms()};
+    if (!model_.deterministic && out.object.defined()) {
+      at::globalContext().alertNotDeterministic("ptyle: the gradient of the object");
+    }
     plan_memory();
   }
 
@@ -140,17 +115,13 @@ class Work {
                     fractions_.template const_data_ptr<double>() + 2 * begin};
       Gradients<T> gradients;
       if (out_.object.defined()) gradients.object = out_.object.data_ptr();
-      gradients.probe = mutable_complex_of<T>(out_.probe);
-      gradients.spectrum = mutable_complex_of<T>(spectrum_sum_);
-      if (propagator_.defined()) gradients.propagator = mutable_complex_of<T>(out_.propagator);
+      gradients.probe = mutable_complex_data<T>(out_.probe);
+      gradients.spectrum = mutable_complex_data<T>(spectrum_sum_);
+      if (propagator_.defined()) gradients.propagator = mutable_complex_data<T>(out_.propagator);
       if (out_.positions.defined()) {
         gradients.positions = out_.positions.template data_ptr<double>() + 2 * begin;
       }
-      try {
-        each(call, begin, gradients);
-      } catch (const CudaError& error) {
-        C10_CUDA_CHECK(static_cast<cudaError_t>(error.code));
-      }
+      checked([&] { each(call, begin, gradients); });
     }
     if (!spectrum_sum_.defined() || n == 0) return;
     transform(spectrum_sum_.data_ptr(), window_.height, window_.width, model_.modes,
@@ -163,9 +134,7 @@ class Work {
   void plan_memory() {
     const int64_t wave = std::max<int64_t>(
         1, model_.modes * model_.height * model_.width * static_cast<int64_t>(sizeof(Complex<T>)));
-    size_t free = 0, total = 0;
-    C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-    const auto budget = static_cast<int64_t>(free / 2);
+    const int64_t budget = memory_at_hand() / 2;
     const int64_t others = 6;  // waves at work, patches, transforms
     keep_every_ = 1;
     const int64_t slices = out_.any() ? std::max<int64_t>(1, model_.slices) : 0;
@@ -178,7 +147,10 @@ class Work {
     // More than this does not make the device busier.
     constexpr int64_t kEnoughBytes = int64_t{256} << 20;
     const int64_t most = budget / (wave * (kept(keep_every_) + others));
-    chunk_ = std::max<int64_t>(1, std::min(most, std::max<int64_t>(1, kEnoughBytes / wave)));
+    const int64_t chunk = std::min(most, std::max<int64_t>(1, kEnoughBytes / wave));
+    // A power of two: a little more or less memory changes nothing, and one plan transforms it.
+    chunk_ = 1;
+    while (2 * chunk_ <= chunk) chunk_ *= 2;
   }
 
   Services services() {
@@ -195,18 +167,12 @@ class Work {
   }
 
   at::Tensor transmission_, probe_, propagator_, detector_;
-  Buffers out_;
+  ptyle::Gradients out_;
   Window window_;
   at::Tensor corners_, fractions_, spectrum_, spectrum_sum_;
   Model<T> model_{};
   int64_t chunk_ = 1, keep_every_ = 1;
 };
-
-template <typename Function>
-auto with_precision(const at::Tensor& probe, const Function& function) {
-  return probe.scalar_type() == at::kComplexFloat ? function.template operator()<float>()
-                                                  : function.template operator()<double>();
-}
 
 at::TensorOptions real_options(const at::Tensor& probe) {
   return probe.options().dtype(at::toRealValueType(probe.scalar_type()));
@@ -222,7 +188,7 @@ at::Tensor exit_waves_cuda(const at::Tensor& object, const at::Tensor& probe,
   with_precision(probe, [&]<typename T>() {
     Work<T> work(object, probe, positions, propagator, origin, {}, {});
     work.run([&](const Call<T>& call, int64_t begin, const Gradients<T>&) {
-      exit_waves(call, mutable_complex_of<T>(exit) + begin * probe.numel());
+      exit_waves(call, mutable_complex_data<T>(exit) + begin * probe.numel());
     });
     return 0;
   });
@@ -239,12 +205,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward_c
                  {positions.sym_size(0), probe.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
                  probe.options());
   const c10::cuda::CUDAGuard device(probe.device());
-  const Buffers out = zero_buffers(object, probe, positions, propagator, needs);
+  const ptyle::Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   const at::Tensor exit = plain(gradient);
   with_precision(probe, [&]<typename T>() {
     Work<T> work(object, probe, positions, propagator, origin, {}, out);
     work.run([&](const Call<T>& call, int64_t begin, const Gradients<T>& gradients) {
-      exit_waves_adjoint(call, complex_of<T>(exit) + begin * probe.numel(), gradients);
+      exit_waves_adjoint(call, complex_data<T>(exit) + begin * probe.numel(), gradients);
     });
     return 0;
   });
@@ -283,7 +249,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward_
                  {positions.sym_size(0), probe.sym_size(1), probe.sym_size(2)},
                  real_options(probe));
   const c10::cuda::CUDAGuard device(probe.device());
-  const Buffers out = zero_buffers(object, probe, positions, propagator, needs);
+  const ptyle::Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   const at::Tensor slope = plain(gradient);
   with_precision(probe, [&]<typename T>() {
     Work<T> work(object, probe, positions, propagator, origin, detector, out);
@@ -296,56 +262,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward_
   return as_tuple(out, probe);
 }
 
-// The measurement, as the operators take it.
-struct Measurement {
-  at::Tensor patterns, weights, mask, background;
-  Likelihood likelihood;
-};
-
-template <typename Function>
-void with_count_type(at::ScalarType type, const Function& function) {
-  switch (type) {
-    case at::kByte:
-      return function.template operator()<uint8_t>();
-    case at::kShort:
-      return function.template operator()<int16_t>();
-    case at::kUInt16:
-      return function.template operator()<uint16_t>();
-    case at::kInt:
-      return function.template operator()<int32_t>();
-    case at::kFloat:
-      return function.template operator()<float>();
-    default:
-      return function.template operator()<double>();
-  }
-}
-
 // Adds to losses [n] float64 and to what is defined in `out`.
 void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
                 const std::optional<at::Tensor>& propagator, const Measurement& measurement,
                 at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                const Buffers& out, double* losses) {
+                const ptyle::Gradients& out, double* losses) {
   const int64_t pixels = probe.size(1) * probe.size(2);
   with_precision(probe, [&]<typename T>() {
     Work<T> work(object, probe, positions, propagator, origin, detector, out);
-    with_count_type(measurement.patterns.scalar_type(), [&]<typename Count>() {
+    with_count_type(measurement.patterns, [&]<typename Count>() {
       work.run([&](const Call<T>& call, int64_t begin, const Gradients<T>& gradients) {
-        Patterns<T, Count> patterns{};
-        patterns.counts =
-            static_cast<const Count*>(measurement.patterns.const_data_ptr()) + begin * pixels;
-        if (measurement.mask.defined()) {
-          patterns.mask_each = measurement.mask.dim() == 3;
-          patterns.mask = static_cast<const unsigned char*>(measurement.mask.const_data_ptr()) +
-                          (patterns.mask_each ? begin * pixels : 0);
-        }
-        if (measurement.background.defined()) {
-          patterns.background_each = measurement.background.dim() == 3;
-          patterns.background = measurement.background.const_data_ptr<T>() +
-                                (patterns.background_each ? begin * pixels : 0);
-        }
-        if (measurement.weights.defined()) {
-          patterns.weights = measurement.weights.const_data_ptr<T>() + begin;
-        }
+        const auto each = [](const at::Tensor& tensor) {
+          return tensor.defined() && tensor.dim() == 3;
+        };
+        const Patterns<T, Count> patterns{image<Count>(measurement.patterns, begin, pixels),
+                                          image<unsigned char>(measurement.mask, begin, pixels),
+                                          image<T>(measurement.background, begin, pixels),
+                                          measurement.weights.defined()
+                                              ? measurement.weights.const_data_ptr<T>() + begin
+                                              : nullptr,
+                                          each(measurement.mask),
+                                          each(measurement.background)};
         diffraction_loss(call, patterns, measurement.likelihood, losses + begin, out.any(),
                          gradients);
       });
@@ -357,27 +294,37 @@ void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Ten
 using LossAndGradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
+LossAndGradients compute(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                         const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+                         const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
+                         const std::optional<at::Tensor>& mask,
+                         const std::optional<at::Tensor>& background, std::string_view likelihood,
+                         at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
+                         Needs needs) {
+  const Measurement measurement =
+      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
+                          background, likelihood, origin, detector);
+  const c10::cuda::CUDAGuard device(probe.device());
+  const at::Tensor losses = at::zeros({positions.size(0)}, probe.options().dtype(at::kDouble));
+  const ptyle::Gradients out = zero_gradients(object, probe, positions, propagator, needs);
+  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
+             losses.data_ptr<double>());
+  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
+  const at::Tensor loss = (weights ? losses.mul(weights->to(at::kDouble)) : losses).sum().to(real);
+  auto [object_gradient, probe_gradient, positions_gradient, propagator_gradient] =
+      as_tuple(out, probe);
+  return {loss,           losses.to(real),    object_gradient,
+          probe_gradient, positions_gradient, propagator_gradient};
+}
+
 LossAndGradients diffraction_loss_gradients_cuda(
     const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
     const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
     const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
     const std::optional<at::Tensor>& background, std::string_view likelihood,
     at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
-  const char* name = "diffraction_loss_gradients";
-  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
-  check_detector(name, probe, detector);
-  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
-  const c10::cuda::CUDAGuard device(probe.device());
-  at::Tensor losses = at::zeros({positions.size(0)}, probe.options().dtype(at::kDouble));
-  const Buffers out = zero_buffers(object, probe, positions, propagator, needs);
-  accumulate(object, probe, positions, propagator,
-             {plain(patterns), plain(weights), plain(mask), plain(background),
-              likelihood_from(name, likelihood)},
-             origin, detector, out, losses.data_ptr<double>());
-  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
-  const at::Tensor loss = (weights ? losses.mul(weights->to(at::kDouble)) : losses).sum().to(real);
-  auto [g_object, g_probe, g_positions, g_propagator] = as_tuple(out, probe);
-  return {loss, losses.to(real), g_object, g_probe, g_positions, g_propagator};
+  return compute("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
+                 background, likelihood, origin, detector, needs);
 }
 
 std::tuple<at::Tensor, at::Tensor> diffraction_loss_cuda(
@@ -386,9 +333,8 @@ std::tuple<at::Tensor, at::Tensor> diffraction_loss_cuda(
     const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
     const std::optional<at::Tensor>& background, std::string_view likelihood,
     at::IntArrayRef origin, const std::optional<at::Tensor>& detector) {
-  auto all =
-      diffraction_loss_gradients_cuda(object, probe, positions, propagator, patterns, weights, mask,
-                                      background, likelihood, origin, detector, {});
+  auto all = compute("diffraction_loss", object, probe, positions, propagator, patterns, weights,
+                     mask, background, likelihood, origin, detector, {});
   return {std::get<0>(all), std::get<1>(all)};
 }
 
@@ -402,23 +348,17 @@ void diffraction_loss_accumulate_cuda_(
     const std::optional<at::Tensor>& grad_positions,
     const std::optional<at::Tensor>& grad_propagator, at::Tensor losses) {
   const char* name = "diffraction_loss_accumulate_";
-  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
-  check_detector(name, probe, detector);
-  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
+  const Measurement measurement =
+      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
+                          background, likelihood, origin, detector);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
                      grad_positions, grad_propagator, losses);
   check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
                    detector, {grad_object, grad_probe, grad_positions, grad_propagator, losses});
   const c10::cuda::CUDAGuard device(probe.device());
-  const auto or_none = [](const std::optional<at::Tensor>& buffer) {
-    return buffer.value_or(at::Tensor());
-  };
-  const Buffers out{or_none(grad_object), or_none(grad_probe), or_none(grad_positions),
-                    or_none(grad_propagator)};
-  accumulate(object, probe, positions, propagator,
-             {plain(patterns), plain(weights), plain(mask), plain(background),
-              likelihood_from(name, likelihood)},
-             origin, detector, out, losses.data_ptr<double>());
+  accumulate(object, probe, positions, propagator, measurement, origin, detector,
+             given_gradients(grad_object, grad_probe, grad_positions, grad_propagator),
+             losses.data_ptr<double>());
 }
 
 }  // namespace

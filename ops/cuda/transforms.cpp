@@ -90,13 +90,22 @@ class Plans {
   std::list<Plan> plans_;
 };
 
+constexpr int64_t kMostAtOnce = int64_t{1} << 13;
+
 }  // namespace
 
 void transform(void* waves, int64_t height, int64_t width, int64_t count, bool precise,
                bool inverse) {
-  if (height * width * count == 0) return;
-  Plans::get().transform(waves, {c10::cuda::current_device(), height, width, count, precise},
-                         inverse);
+  if (height * width == 0) return;
+  const int64_t wave_bytes = height * width * (precise ? 16 : 8);
+  auto* next = static_cast<char*>(waves);
+  // In powers of two: few plans, whatever the number of positions.
+  for (int64_t part = kMostAtOnce; part > 0; part /= 2) {
+    for (; count >= part; count -= part, next += part * wave_bytes) {
+      Plans::get().transform(next, {c10::cuda::current_device(), height, width, part, precise},
+                             inverse);
+    }
+  }
 }
 
 }  // namespace ptyle::cuda

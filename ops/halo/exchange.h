@@ -2,7 +2,9 @@
 //
 // Tiles are independent of ranks: a rank holds any tiles. What is exchanged between two tiles of
 // one rank is copied; what goes to another rank is packed into one message a peer and direction.
-// Works on strided views (of unit stride in columns) of [slices, rows, columns] tensors on the CPU.
+// Works on strided views (of unit stride in columns) of [slices, rows, columns] tensors, all on one
+// device: through the group's backend for it (Gloo on the CPU, NCCL on GPUs), where nothing blocks
+// the calling thread on a GPU.
 #pragma once
 
 #include <array>
@@ -15,6 +17,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "csrc/tiles.h"
+#include "ops/halo/messages.h"
+#include "ops/halo/pieces.h"
 
 namespace ptyle {
 
@@ -41,11 +45,11 @@ class HaloExchange {
   void finish_insert(const std::vector<at::Tensor>& extended);
 
   // Since the start, of messages to other ranks.
-  std::int64_t messages_sent() const { return messages_sent_; }
-  std::int64_t bytes_sent() const { return bytes_sent_; }
-  // Seconds in packing and adding, and in waiting for messages.
+  std::int64_t messages_sent() const { return messages_.sent(); }
+  std::int64_t bytes_sent() const { return messages_.bytes_sent(); }
+  // Seconds in packing and adding (on the CPU), and in waiting for messages.
   double pack_seconds() const { return pack_seconds_; }
-  double wait_seconds() const { return wait_seconds_; }
+  double wait_seconds() const { return clock_.seconds(); }
 
  private:
   // Pieces that two ranks share, in the order in which they lie in a message.
@@ -59,13 +63,11 @@ class HaloExchange {
   std::size_t local(std::int64_t tile) const { return local_[static_cast<std::size_t>(tile)]; }
   void check(const std::vector<at::Tensor>& tensors, bool extended) const;
   void post(bool adding, const std::vector<at::Tensor>& from, int tag);
-  void wait();
   static std::int64_t elements(const std::vector<Piece>& pieces, std::int64_t slices);
 
   TileGrid grid_;
   std::vector<std::int64_t> owners_;
   std::int64_t rank_;
-  c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::vector<std::int64_t> tiles_;
   std::vector<std::size_t> local_;  // index in tiles_ by tile
   std::map<std::int64_t, Shared> peers_;
@@ -73,10 +75,10 @@ class HaloExchange {
 
   Phase phase_ = Phase::kIdle;
   std::vector<at::Tensor> sources_;
-  std::vector<std::pair<std::int64_t, c10::intrusive_ptr<c10d::Work>>> receives_,
-      sends_;  // by peer
-  std::int64_t messages_sent_ = 0, bytes_sent_ = 0;
-  double pack_seconds_ = 0, wait_seconds_ = 0;
+  Messages messages_;
+  WaitClock clock_;
+  Pieces packed_[2], added_, inserted_;  // packed: of additions, of insertions
+  double pack_seconds_ = 0;
 };
 
 }  // namespace ptyle

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/DeviceGuard.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -14,6 +15,7 @@
 
 #include "ops/autograd/guards.h"
 #include "ops/dispatch.h"
+#include "ops/gradients.h"
 #include "ops/halo/exchange.h"
 
 namespace ptyle {
@@ -86,9 +88,11 @@ std::pair<TileGrid, std::vector<int64_t>> checked(const char* name, const char* 
                      " must be float32, float64, complex64 or complex128, got ",
                      tensor.scalar_type());
     TORCH_CHECK_VALUE(tensor.sym_size(0) == tensors[0].sym_size(0) &&
-                          tensor.scalar_type() == tensors[0].scalar_type(),
-                      "ptyle::", name, ": ", argument, " must have the slices and the type of ",
-                      argument, "[0], got another in ", argument, "[", k, "]");
+                          tensor.scalar_type() == tensors[0].scalar_type() &&
+                          tensor.device() == tensors[0].device(),
+                      "ptyle::", name, ": ", argument,
+                      " must have the slices, the type and the device of ", argument,
+                      "[0], got another in ", argument, "[", k, "]");
   }
   return {grid, tiles};
 }
@@ -114,10 +118,6 @@ int next_tag(const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
   return found->second.calls;
 }
 
-at::Tensor plain(const at::Tensor& tensor) {
-  return tensor.resolve_conj().resolve_neg().contiguous();
-}
-
 std::vector<at::Tensor> views_of_owned(const TileGrid& grid, const std::vector<int64_t>& tiles,
                                        const std::vector<at::Tensor>& extended) {
   std::vector<at::Tensor> views;
@@ -130,14 +130,15 @@ std::vector<at::Tensor> views_of_owned(const TileGrid& grid, const std::vector<i
   return views;
 }
 
-std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
-                                    at::IntArrayRef column_cuts, at::IntArrayRef halo,
-                                    at::IntArrayRef owners, std::string_view group) {
+std::vector<at::Tensor> insert(at::TensorList owned, at::IntArrayRef row_cuts,
+                               at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                               at::IntArrayRef owners, std::string_view group) {
   const Arguments tiling{row_cuts, column_cuts, halo, owners, group};
   const auto process_group = group_of("halo_insert", tiling);
   const int64_t rank = process_group ? process_group->getRank() : 0;
   const auto [grid, tiles] = checked("halo_insert", "owned", owned, false, tiling, rank,
                                      process_group ? process_group->getSize() : 1);
+  const c10::OptionalDeviceGuard device(at::device_of(owned));
   HaloExchange exchange(grid, owners.vec(), rank, process_group);
   std::vector<at::Tensor> from, to;
   for (size_t k = 0; k < tiles.size(); ++k) {
@@ -152,14 +153,15 @@ std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cu
   return to;
 }
 
-std::vector<at::Tensor> halo_add(at::TensorList extended, at::IntArrayRef row_cuts,
-                                 at::IntArrayRef column_cuts, at::IntArrayRef halo,
-                                 at::IntArrayRef owners, std::string_view group) {
+std::vector<at::Tensor> add(at::TensorList extended, at::IntArrayRef row_cuts,
+                            at::IntArrayRef column_cuts, at::IntArrayRef halo,
+                            at::IntArrayRef owners, std::string_view group) {
   const Arguments tiling{row_cuts, column_cuts, halo, owners, group};
   const auto process_group = group_of("halo_add", tiling);
   const int64_t rank = process_group ? process_group->getRank() : 0;
   const auto [grid, tiles] = checked("halo_add", "extended", extended, true, tiling, rank,
                                      process_group ? process_group->getSize() : 1);
+  const c10::OptionalDeviceGuard device(at::device_of(extended));
   HaloExchange exchange(grid, owners.vec(), rank, process_group);
   std::vector<at::Tensor> from, to;
   for (const at::Tensor& tensor : extended) from.push_back(plain(tensor));
@@ -246,8 +248,12 @@ std::vector<at::Tensor> differentiable(at::TensorList tensors, at::IntArrayRef r
 }  // namespace ptyle
 
 TORCH_LIBRARY_IMPL(ptyle, CPU, library) {
-  library.impl("halo_insert", &ptyle::halo_insert);
-  library.impl("halo_add", &ptyle::halo_add);
+  library.impl("halo_insert", &ptyle::insert);
+  library.impl("halo_add", &ptyle::add);
+}
+TORCH_LIBRARY_IMPL(ptyle, CUDA, library) {  // the kernel that moves pieces is the CUDA library's
+  library.impl("halo_insert", &ptyle::insert);
+  library.impl("halo_add", &ptyle::add);
 }
 TORCH_LIBRARY_IMPL(ptyle, Meta, library) {
   library.impl("halo_insert", &ptyle::shapes<true>);

@@ -266,7 +266,7 @@ TEST(Config, EveryKeyIsDescribedAndWritten) {
     if (row.key.starts_with("probe.aberrations.")) continue;
     const std::string name = row.key.substr(row.key.find('.') + 1);
     // A key without a value stands as a comment.
-    EXPECT_TRUE(text.find("\n" + name + " = ") != std::string::npos ||
+    EXPECT_TRUE(("\n" + text).find("\n" + name + " = ") != std::string::npos ||
                 text.find("\n# " + name + " is not set") != std::string::npos)
         << row.key;
     EXPECT_NE(help.str().find("  " + name), std::string::npos) << row.key;

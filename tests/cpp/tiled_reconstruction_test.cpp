@@ -31,12 +31,13 @@ struct Answer {
 };
 
 Answer tiled(const Config& config, const Problem& problem, int64_t ranks,
-             const DecompositionOptions& options, int64_t iterations, int threads = 1) {
+             const DecompositionOptions& options, int64_t iterations, int threads = 1,
+             bool grouped = false) {
   Answer answer;
   std::mutex mutex;
   const int before = at::get_num_threads();
   const Decomposition cut = cut_up(problem, ranks, options);
-  as_ranks(ranks, [&](int64_t rank, const std::string& name) {
+  const auto work = [&](int64_t rank, const std::string& name) {
     at::set_num_threads(threads);
     const Ranks group(name.empty() ? nullptr : c10d::resolve_process_group(name));
     const Problem part = part_of(problem, cut, rank);
@@ -70,7 +71,12 @@ Answer tiled(const Config& config, const Problem& problem, int64_t ranks,
     } else {
       EXPECT_TRUE(state.probe.numel() > 0);
     }
-  });
+  };
+  if (grouped) {
+    ptyle::tests::as_recorded_ranks(ranks, work);
+  } else {
+    as_ranks(ranks, work);
+  }
   at::set_num_threads(before);
   return answer;
 }
@@ -118,6 +124,24 @@ TEST(TiledReconstruction, HasTheSameBitsForAnyNumberOfRanksAndThreads) {
       for (const int64_t ranks : {2, 3, 4, 7}) {
         SCOPED_TRACE(ranks);
         expect_same_bits(one, tiled(config, problem, ranks, options, 3, ranks == 3 ? 2 : 1));
+      }
+    }
+  }
+}
+
+// All that ranks tell one another in a reconstruction, through a backend that is as NCCL is.
+TEST(TiledReconstruction, HasTheSameBitsWithGroupsOfMessages) {
+  const Problem problem = make_problem(3, 16, 8, 1.5);
+  Config config = config_of("descent");
+  for (const auto& [exchange, averages] : {std::pair{"direct", false}, std::pair{"passes", false},
+                                           std::pair{"voxels", false}, std::pair{"voxels", true}}) {
+    for (const Pair grid : {Pair{4, 3}, Pair{1, 7}, Pair{2, 4}}) {
+      SCOPED_TRACE(std::string(exchange) + (averages ? ", averaged, " : ", ") +
+                   std::to_string(grid[0]) + " x " + std::to_string(grid[1]));
+      const DecompositionOptions options{grid, std::nullopt, exchange, 1, averages};
+      const Answer one = tiled(config, problem, 1, options, 2);
+      for (const int64_t ranks : {2, 3, 5}) {
+        expect_same_bits(one, tiled(config, problem, ranks, options, 2, 1, /*grouped=*/true));
       }
     }
   }

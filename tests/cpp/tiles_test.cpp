@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <random>
 #include <string>
@@ -195,6 +196,74 @@ TEST(HaloAdd, IsTheAdjointOfInsertAndTheSumOfTilesInTheirOrder) {
       }
     });
   }
+}
+
+// What NCCL is asked for: one group a step, matching messages, memory that lives until the wait.
+TEST(HaloExchange, PostsOneGroupAStepWithWhatTheFormulaSays) {
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    const RandomTiling random = random_tiling(seed);
+    if (random.ranks == 1) continue;
+    const TileGrid grid = grid_of(random.tiling);
+    const torch::Tensor object =
+        torch::randn({2, random.rows, random.columns}, torch::kComplexFloat);
+    const auto records =
+        tests::as_recorded_ranks(random.ranks, [&](std::int64_t rank, const std::string& group) {
+          Tiling tiling = random.tiling;
+          tiling.group = group;
+          std::vector<torch::Tensor> owned;
+          for (const std::int64_t tile : tiles_of(tiling, rank)) {
+            owned.push_back(cut_out(object, grid.owned(tile)));
+          }
+          const std::vector<torch::Tensor> extended = halo_insert(owned, tiling);
+          const std::vector<std::int64_t> tiles = tiles_of(tiling, rank);
+          for (std::size_t k = 0; k < tiles.size(); ++k) {
+            EXPECT_TRUE(extended[k].equal(cut_out(object, grid.extended(tiles[k])))) << seed;
+          }
+          halo_add(extended, tiling);
+        });
+    for (std::int64_t rank = 0; rank < random.ranks; ++rank) {
+      // What this rank borrows from each other one, once to insert and once, back, to add.
+      std::map<int, std::int64_t> borrowed, lent;
+      const auto owner = [&](std::int64_t tile) {
+        return static_cast<int>(random.tiling.owners[static_cast<std::size_t>(tile)]);
+      };
+      for (const std::int64_t tile : tiles_of(random.tiling, rank)) {
+        for (const Piece& piece : borrowed_by(grid, tile)) {
+          if (owner(piece.owner) != rank) borrowed[owner(piece.owner)] += 16 * piece.area.pixels();
+        }
+        for (const Piece& piece : lent_by(grid, tile)) {
+          if (owner(piece.borrower) != rank)
+            lent[owner(piece.borrower)] += 16 * piece.area.pixels();
+        }
+      }
+      const auto& groups = records[static_cast<std::size_t>(rank)].groups;
+      ASSERT_EQ(groups.size(), borrowed.empty() ? 0u : 2u) << seed;
+      for (std::size_t step = 0; step < groups.size(); ++step) {
+        std::map<int, std::int64_t> received, sent;
+        for (const tests::RecordedMessage& message : groups[step]) {
+          EXPECT_TRUE(
+              (message.sends ? sent : received).emplace(message.peer, message.bytes).second);
+        }
+        EXPECT_EQ(received, step == 0 ? borrowed : lent) << seed;
+        EXPECT_EQ(sent, step == 0 ? lent : borrowed) << seed;
+      }
+    }
+  }
+}
+
+// The check finds what it is there for.
+TEST(RecordedSchedule, PlaysAsNcclDoes) {
+  using tests::Record;
+  const auto sends = [](int peer) { return tests::RecordedMessage{true, peer, 8}; };
+  const auto receives = [](int peer) { return tests::RecordedMessage{false, peer, 8}; };
+  EXPECT_EQ(tests::play({Record{{{sends(1), receives(1)}}, {}}, {{{sends(0), receives(0)}}, {}}}),
+            "");
+  // Both send first, in groups of their own: each waits for the other to receive.
+  EXPECT_EQ(tests::play(
+                {Record{{{sends(1)}, {receives(1)}}, {}}, Record{{{sends(0)}, {receives(0)}}, {}}}),
+            "all ranks wait for one another");
+  EXPECT_EQ(tests::play({Record{{{sends(1)}}, {}}, Record{}}),
+            "messages without a match from rank 0 to 1");
 }
 
 // Ten lines that train over four ranks: nobody holds the whole object.

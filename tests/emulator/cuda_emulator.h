@@ -4,23 +4,37 @@
 // on the order. Memory models, occupancy and alignment are not emulated.
 //
 // Include it before a .cuh file. What kernels read and write through read() and write() of
-// csrc/cuda/memory.cuh is counted.
+// csrc/cuda/memory.cuh is counted, by kernel.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include <cxxabi.h>
 #include <ucontext.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #define PTYLE_CUDA_EMULATED 1
+#if defined(__SANITIZE_ADDRESS__)
+// gcc surrounds statics with forbidden memory only where no other file can have the same function.
+#define __global__ [[maybe_unused]] static
+#else
 #define __global__
+#endif
 #define __device__
 #define __host__
 #define __shared__ static
@@ -38,6 +52,20 @@ struct Counters {
   std::int64_t bytes_read = 0, bytes_written = 0, launches = 0;
 };
 
+// "transmit" for ptyle::cuda::transmit<float>: kernels of the program itself have names where it is
+// linked with its symbols (CMake: ENABLE_EXPORTS) and they are not static.
+inline std::string kernel_name(const void* kernel) {
+  Dl_info found;
+  if (kernel == nullptr || dladdr(kernel, &found) == 0 || found.dli_saddr != kernel) return "?";
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> readable(
+      abi::__cxa_demangle(found.dli_sname, nullptr, nullptr, &status), std::free);
+  std::string name = readable ? readable.get() : found.dli_sname;
+  name.resize(std::min(name.find('<'), name.find('(')));  // npos is the largest number
+  name.erase(0, name.find_last_of(": ") + 1);
+  return name;
+}
+
 class Machine {
  public:
   static Machine& get() {
@@ -48,8 +76,11 @@ class Machine {
   Dim3 thread_index, block_index, block_size, grid_size;
   Order order = Order::kAscending;
   Counters counters;
+  std::map<const void*, Counters> by_kernel;  // of the kernels that were launched with `function`
 
-  void launch(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+  void launch(unsigned blocks, unsigned threads, const std::function<void()>& kernel,
+              const void* function = nullptr) {
+    const Counters before = counters;
     ++counters.launches;
     grid_size = {blocks, 1, 1};
     block_size = {threads, 1, 1};
@@ -57,6 +88,14 @@ class Machine {
       block_index = {order == Order::kDescending ? blocks - 1 - block : block, 0, 0};
       run_block(threads, kernel);
     }
+    Counters& of_kernel = by_kernel[function];
+    ++of_kernel.launches;
+    of_kernel.bytes_read += counters.bytes_read - before.bytes_read;
+    of_kernel.bytes_written += counters.bytes_written - before.bytes_written;
+  }
+  void count_anew() {
+    counters = {};
+    by_kernel.clear();
   }
 
   // What a thread calls.
@@ -86,30 +125,57 @@ class Machine {
     std::vector<char> stack = std::vector<char>(std::size_t{128} << 10);
     State state = State::kReady;
     alignas(16) char slot[16];
+    void* sanitizer = nullptr;  // what it keeps of a fiber that waits
   };
+
+  // From one stack to the other; the sanitizer must know which.
+  void to_fiber(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&scheduler_sanitizer_, fiber.stack.data(), fiber.stack.size());
+    swapcontext(&scheduler_, &fiber.context);
+    __sanitizer_finish_switch_fiber(scheduler_sanitizer_, nullptr, nullptr);
+#else
+    swapcontext(&scheduler_, &fiber.context);
+#endif
+  }
+  void arrived_in_fiber([[maybe_unused]] void* sanitizer) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(sanitizer, &scheduler_stack_, &scheduler_stack_size_);
+#endif
+  }
+  void to_scheduler(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+    const bool over = fiber.state == State::kDone;
+    __sanitizer_start_switch_fiber(over ? nullptr : &fiber.sanitizer, scheduler_stack_,
+                                   scheduler_stack_size_);
+#endif
+    swapcontext(&fiber.context, &scheduler_);
+    arrived_in_fiber(fiber.sanitizer);
+  }
 
   static void entry() {
     Machine& machine = get();
+    machine.arrived_in_fiber(nullptr);
     try {
       (*machine.kernel_)();
     } catch (const std::exception& error) {
       machine.error_ = error.what();
     }
     machine.fibers_[machine.current_]->state = State::kDone;
-    swapcontext(&machine.fibers_[machine.current_]->context, &machine.scheduler_);
+    machine.to_scheduler(*machine.fibers_[machine.current_]);
   }
 
   void wait(State state) {
     Fiber& self = *fibers_[current_];
     self.state = state;
-    swapcontext(&self.context, &scheduler_);
+    to_scheduler(self);
   }
 
   void resume(unsigned k) {
     current_ = k;
     thread_index = {k, 0, 0};
     fibers_[k]->state = State::kReady;
-    swapcontext(&scheduler_, &fibers_[k]->context);
+    to_fiber(*fibers_[k]);
   }
 
   bool all(unsigned begin, unsigned end, State state) const {
@@ -127,6 +193,11 @@ class Machine {
     fiber.context.uc_link = nullptr;
     fiber.state = State::kReady;
     makecontext(&fiber.context, &Machine::entry, 0);
+#if defined(__SANITIZE_ADDRESS__)
+    // A fiber that was given up left marks of its variables.
+    __asan_unpoison_memory_region(fiber.stack.data(), fiber.stack.size());
+    fiber.context.uc_stack.ss_size = 0;  // else swapcontext does that at every switch
+#endif
   }
 
   void run_block(unsigned threads, const std::function<void()>& kernel) {
@@ -174,6 +245,11 @@ class Machine {
   }
 
   ucontext_t scheduler_;
+#if defined(__SANITIZE_ADDRESS__)
+  void* scheduler_sanitizer_ = nullptr;
+  const void* scheduler_stack_ = nullptr;
+  std::size_t scheduler_stack_size_ = 0;
+#endif
   std::vector<std::unique_ptr<Fiber>> fibers_;
   const std::function<void()>* kernel_ = nullptr;
   unsigned current_ = 0, running_ = 0;

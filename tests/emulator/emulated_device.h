@@ -30,14 +30,16 @@ class EmulatedDevice {
     if (items == 0) return;
     constexpr int64_t kThreads = 64, kMostBlocks = 5;
     const int64_t blocks = std::min(kMostBlocks, (items + kThreads - 1) / kThreads);
-    Machine::get().launch(static_cast<unsigned>(blocks), kThreads, [&] { kernel(arguments...); });
+    Machine::get().launch(
+        static_cast<unsigned>(blocks), kThreads, [&] { kernel(arguments...); }, address_of(kernel));
   }
   template <typename... Parameters, typename... Arguments>
   void launch_blocks(void (*kernel)(Parameters...), int64_t blocks, Arguments... arguments) {
     if (blocks == 0) return;
     constexpr int64_t kMostBlocks = 3;
-    Machine::get().launch(static_cast<unsigned>(std::min(kMostBlocks, blocks)), cuda::kSumThreads,
-                          [&] { kernel(arguments...); });
+    Machine::get().launch(
+        static_cast<unsigned>(std::min(kMostBlocks, blocks)), cuda::kBlockThreads,
+        [&] { kernel(arguments...); }, address_of(kernel));
   }
 
   // Not cleared, as on a device; of the exact size, so that a sanitizer sees what lies beyond.
@@ -49,6 +51,7 @@ class EmulatedDevice {
   void transform(Complex<T>* waves, int64_t count, bool inverse) {
     const int64_t pixels = plan_->shape().height() * plan_->shape().width();
     const auto to = allocate<Complex<T>>(pixels);
+    ++transforms_;
     for (int64_t k = 0; k < count; ++k) {
       kernels_.transform(plan_->shape(), inverse, &waves[k * pixels].re, &to[0].re, panels_.data(),
                          line_.data());
@@ -63,12 +66,18 @@ class EmulatedDevice {
 
   // What a 2-D transform in two passes reads and writes.
   int64_t transformed_bytes() const { return transformed_bytes_; }
+  int64_t transforms() const { return transforms_; }
 
  private:
+  template <typename... Parameters>
+  static const void* address_of(void (*kernel)(Parameters...)) {
+    return reinterpret_cast<const void*>(kernel);
+  }
+
   const cpu::Kernels<T>& kernels_;
   std::shared_ptr<const cpu::Plan<T>> plan_;
   cpu::Numbers<T> panels_, line_;
-  int64_t transformed_bytes_ = 0;
+  int64_t transformed_bytes_ = 0, transforms_ = 0;
 };
 
 }  // namespace ptyle::emulator

@@ -356,7 +356,9 @@ def halo_insert(
             cut off a window, half of it, rounded up.
         owners: the rank of every tile.
         group: name of a process group (``torch.distributed.group.WORLD.group_name``); empty: one
-            rank.
+            rank. On GPUs one with NCCL that is connected from the start
+            (``init_process_group("cpu:gloo,cuda:nccl", device_id=device)``): a rank without
+            neighbours sends nothing, and NCCL would wait for it.
 
     Returns:
         ``[slices, rows, columns]`` with halos, in the same order.

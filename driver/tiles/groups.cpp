@@ -1,7 +1,9 @@
-#include "driver/tiles/gloo.h"
+#include "driver/tiles/groups.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include "ops/device.h"
 
 namespace ptyle::driver {
 
@@ -21,6 +23,14 @@ c10::intrusive_ptr<c10d::ProcessGroup> gloo_group(const c10::intrusive_ptr<c10d:
   group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
   group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
   return group;
+}
+
+void add_nccl(const c10::intrusive_ptr<c10d::ProcessGroup>& group,
+              const c10::intrusive_ptr<c10d::Store>& store, std::chrono::milliseconds timeout,
+              const at::Device& device) {
+  const auto backend =
+      cuda_services().nccl(store, group->getRank(), group->getSize(), timeout, device.index());
+  group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
 }
 
 }  // namespace ptyle::driver

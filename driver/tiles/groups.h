@@ -1,4 +1,4 @@
-// Process groups over Gloo. The one place that sees Gloo's names.
+// Process groups: Gloo for the CPU, NCCL beside it for GPUs. The one place that sees Gloo's names.
 #pragma once
 
 #include <chrono>
@@ -15,5 +15,9 @@ c10::intrusive_ptr<c10d::ProcessGroup> gloo_group(const c10::intrusive_ptr<c10d:
                                                   std::int64_t rank, std::int64_t size,
                                                   std::chrono::milliseconds timeout,
                                                   const std::string& hostname = "127.0.0.1");
+// Adds NCCL for tensors of a GPU to a group; all ranks call it.
+void add_nccl(const c10::intrusive_ptr<c10d::ProcessGroup>& group,
+              const c10::intrusive_ptr<c10d::Store>& store, std::chrono::milliseconds timeout,
+              const at::Device& device);
 
 }  // namespace ptyle::driver
