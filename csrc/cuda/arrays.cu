@@ -81,7 +81,7 @@ void illumination(const Complex<T>* probe, int64_t modes, int64_t height, int64_
   one.modes = modes;
   one.height = height;
   one.width = width;
-  launch_items(stream, sum_intensity<T>, height * width, one, probe, T(1), intensity);
+  launch_blocks(stream, sum_intensity<T>, segments_of(height * width), one, probe, T(1), intensity);
   const Windows w{corners, count, height, width, rows, columns};
   launch_blocks(stream, add_windows<T>, areas(w), w, static_cast<const T*>(intensity), int64_t{0},
                 int64_t{1}, sums);

@@ -20,8 +20,10 @@ inline void write(V* to, V value) {
   emulator::Machine::get().counters.bytes_written += static_cast<int64_t>(sizeof(V));
   *to = value;
 }
+#define PTYLE_UNROLL
 #else
 #define PTYLE_DEVICE __device__ __forceinline__
+#define PTYLE_UNROLL _Pragma("unroll")
 template <typename V>
 PTYLE_DEVICE V read(const V* from) {
   return *from;
@@ -29,6 +31,21 @@ PTYLE_DEVICE V read(const V* from) {
 template <typename V>
 PTYLE_DEVICE void write(V* to, V value) {
   *to = value;
+}
+// Complex numbers in one access: a device's memory of them is aligned to their size.
+PTYLE_DEVICE Complex<float> read(const Complex<float>* from) {
+  const float2 value = *reinterpret_cast<const float2*>(from);
+  return {value.x, value.y};
+}
+PTYLE_DEVICE Complex<double> read(const Complex<double>* from) {
+  const double2 value = *reinterpret_cast<const double2*>(from);
+  return {value.x, value.y};
+}
+PTYLE_DEVICE void write(Complex<float>* to, Complex<float> value) {
+  *reinterpret_cast<float2*>(to) = {value.re, value.im};
+}
+PTYLE_DEVICE void write(Complex<double>* to, Complex<double> value) {
+  *reinterpret_cast<double2*>(to) = {value.re, value.im};
 }
 #endif
 
@@ -41,6 +58,23 @@ PTYLE_DEVICE V read_small(const V* from) {
 template <typename V>
 PTYLE_DEVICE void add(V* to, V value) {
   write(to, read(static_cast<const V*>(to)) + value);
+}
+
+// sum + load(0) + load(1) + ..., in this order. Several loads are under way at a time: a thread
+// that sums waits for memory, not for the addition before.
+template <typename V, typename Load>
+PTYLE_DEVICE V sum_in_order(V sum, int64_t count, const Load& load) {
+  constexpr int kAtOnce = 8;
+  for (int64_t k = 0; k < count; k += kAtOnce) {
+    V values[kAtOnce];
+    PTYLE_UNROLL
+    for (int j = 0; j < kAtOnce; ++j) values[j] = k + j < count ? load(k + j) : V{};
+    PTYLE_UNROLL
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (k + j < count) sum += values[j];
+    }
+  }
+  return sum;
 }
 
 // This thread's items of a loop over `count`: for (int64_t i = first_item(); i < count; i +=

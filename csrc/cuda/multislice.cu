@@ -101,9 +101,7 @@ void diffraction(const Call<T>& call, T* intensity) {
   auto sequence = sequence_of(device, call);
   sequence.forward(false);
   sequence.detect();
-  device.launch(sum_intensity<T>, numbers(call) / (call.chunk.modes > 0 ? call.chunk.modes : 1),
-                call.chunk, static_cast<const Complex<T>*>(sequence.waves()),
-                sequence.intensity_scale(), intensity);
+  sequence.intensity(intensity);
 }
 
 template <typename T>
@@ -112,8 +110,7 @@ void diffraction_adjoint(const Call<T>& call, const T* slope, const Gradients<T>
   auto sequence = sequence_of(device, call);
   sequence.forward(true);
   sequence.detect();
-  device.launch(scale_by_slope<T>, numbers(call), call.chunk, slope, sequence.intensity_scale(),
-                sequence.waves());
+  sequence.scale_by(slope);
   sequence.undetect();
   sequence.adjoint(gradients);
 }
@@ -127,9 +124,7 @@ void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
   sequence.forward(with_gradients);
   sequence.detect();
   const auto with = [&](auto functor) {
-    device.launch_blocks(compare<T, Count, decltype(functor)>, call.chunk.positions, call.chunk,
-                         patterns, functor, sequence.intensity_scale(), with_gradients,
-                         sequence.waves(), losses);
+    sequence.compare(patterns, functor, with_gradients, losses);
   };
   if (likelihood == Likelihood::kAmplitude) {
     with(AmplitudeLikelihood{});

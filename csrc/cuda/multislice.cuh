@@ -15,26 +15,48 @@
 namespace ptyle::cuda {
 
 PTYLE_DEVICE int64_t pixels_of(const Chunk& c) { return c.height * c.width; }
-PTYLE_DEVICE int64_t numbers_of(const Chunk& c) { return c.positions * c.modes * pixels_of(c); }
+PTYLE_DEVICE int64_t waves_of(const Chunk& c) { return c.positions * c.modes; }
 PTYLE_DEVICE bool shifted(const Chunk& c, int64_t n) {
   return read_small(c.fractions + 2 * n) != 0.0 || read_small(c.fractions + 2 * n + 1) != 0.0;
 }
 
-// A pixel of a window [h, w], and where it lies on the object.
-struct Pixel {
-  int64_t n, mode, y, x;  // position in the chunk, mode, row, column
-  int64_t at;             // on a slice of the object; -1 in vacuum
+// A block works on so many pixels of a wave at a time: within a wave 32 bits are enough, and the
+// divisions that tell rows from columns are cheap.
+constexpr int64_t kSegment = 4 * kBlockThreads;
+
+// Blocks for `waves` waves [h, w].
+PTYLE_HOST_DEVICE int64_t segments_of(int64_t pixels) { return (pixels + kSegment - 1) / kSegment; }
+
+// body(wave, pixel): this thread's pixels of all waves.
+template <typename Body>
+PTYLE_DEVICE void for_each_pixel(const Chunk& c, int64_t waves, const Body& body) {
+  const int64_t pixels = pixels_of(c), segments = segments_of(pixels);
+  for (int64_t block = blockIdx.x; block < waves * segments; block += gridDim.x) {
+    const int64_t wave = static_cast<unsigned>(block) / static_cast<unsigned>(segments);
+    const int64_t first = (block - wave * segments) * kSegment;
+    const int64_t end = first + kSegment < pixels ? first + kSegment : pixels;
+    for (int64_t pixel = first + threadIdx.x; pixel < end; pixel += blockDim.x) {
+      body(wave, static_cast<unsigned>(pixel));
+    }
+  }
+}
+
+PTYLE_DEVICE int64_t position_of(const Chunk& c, int64_t wave) {
+  return static_cast<unsigned>(wave) / static_cast<unsigned>(c.modes);
+}
+
+// A pixel of a window [h, w], and where it lies on a slice of the object; -1 in vacuum.
+struct Place {
+  unsigned y, x;
+  int64_t at;
 };
 
-PTYLE_DEVICE Pixel pixel_of(const Chunk& c, int64_t item) {
-  Pixel p;
-  p.x = item % c.width;
-  const int64_t line = item / c.width;
-  p.y = line % c.height;
-  p.mode = line / c.height % c.modes;
-  p.n = line / c.height / c.modes;
-  const int64_t row = read_small(c.corners + 2 * p.n) + p.y;
-  const int64_t column = read_small(c.corners + 2 * p.n + 1) + p.x;
+PTYLE_DEVICE Place place_of(const Chunk& c, int64_t n, unsigned pixel) {
+  Place p;
+  p.y = pixel / static_cast<unsigned>(c.width);
+  p.x = pixel - p.y * static_cast<unsigned>(c.width);
+  const int64_t row = read_small(c.corners + 2 * n) + p.y;
+  const int64_t column = read_small(c.corners + 2 * n + 1) + p.x;
   const bool inside = row >= 0 && row < c.rows && column >= 0 && column < c.columns;
   p.at = inside ? row * c.columns + column : -1;
   return p;
@@ -59,101 +81,119 @@ __global__ void fill_ramps(Chunk c, Complex<T>* ramps, Complex<T>* slopes) {
 template <typename T>
 __global__ void move_probe(Chunk c, const Complex<T>* spectrum, const Complex<T>* ramps,
                            Complex<T>* waves) {
-  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
-    const Pixel p = pixel_of(c, i);
-    const Complex<T>* ramp = ramps + p.n * (c.height + c.width);
-    const Complex<T> factor = read(ramp + p.y) * read(ramp + c.height + p.x);
-    write(waves + i, factor * read(spectrum + i % (c.modes * pixels_of(c))));
-  }
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const int64_t n = position_of(c, wave), mode = wave - n * c.modes;
+    const unsigned y = pixel / static_cast<unsigned>(c.width);
+    const unsigned x = pixel - y * static_cast<unsigned>(c.width);
+    const Complex<T>* ramp = ramps + n * (c.height + c.width);
+    const Complex<T> factor = read(ramp + y) * read(ramp + c.height + x);
+    write(waves + wave * pixels_of(c) + pixel,
+          factor * read(spectrum + mode * pixels_of(c) + pixel));
+  });
 }
 
 // waves = probe where a position has no fraction, to the bit.
 template <typename T>
 __global__ void copy_probe(Chunk c, const Complex<T>* probe, Complex<T>* waves) {
-  const int64_t size = c.modes * pixels_of(c);
-  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
-    if (!shifted(c, i / size)) write(waves + i, read(probe + i % size));
-  }
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const int64_t n = position_of(c, wave), mode = wave - n * c.modes;
+    if (shifted(c, n)) return;
+    write(waves + wave * pixels_of(c) + pixel, read(probe + mode * pixels_of(c) + pixel));
+  });
 }
 
 // to = from x O, vacuum outside the object.
 template <typename T>
 __global__ void transmit(Chunk c, const Complex<T>* slice, const Complex<T>* from, Complex<T>* to) {
-  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
-    const Pixel p = pixel_of(c, i);
-    const Complex<T> wave = read(from + i);
-    write(to + i, p.at < 0 ? wave : wave * read(slice + p.at));
-  }
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const Place p = place_of(c, position_of(c, wave), pixel);
+    const int64_t i = wave * pixels_of(c) + pixel;
+    const Complex<T> value = read(from + i);
+    write(to + i, p.at < 0 ? value : value * read(slice + p.at));
+  });
 }
 
 // waves *= scale x factor [h, w], or its conjugate.
 template <typename T>
 __global__ void propagate(Chunk c, const Complex<T>* factor, T scale, bool conjugate,
                           Complex<T>* waves) {
-  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
-    const Complex<T> f = scale * read(factor + i % pixels_of(c));
-    const Complex<T> wave = read(waves + i);
-    write(waves + i, conjugate ? conj_times(f, wave) : f * wave);
-  }
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const Complex<T> f = scale * read(factor + pixel);
+    Complex<T>* to = waves + wave * pixels_of(c) + pixel;
+    const Complex<T> value = read(static_cast<const Complex<T>*>(to));
+    write(to, conjugate ? conj_times(f, value) : f * value);
+  });
 }
 
 // intensity [b, h, w] = scale x sum over modes |wave|^2
 template <typename T>
 __global__ void sum_intensity(Chunk c, const Complex<T>* waves, T scale, T* intensity) {
-  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
-    const int64_t n = i / pixels_of(c), pixel = i % pixels_of(c);
+  for_each_pixel(c, c.positions, [&](int64_t n, unsigned pixel) {
     T sum = 0;
     for (int64_t m = 0; m < c.modes; ++m) {
       sum += abs_squared(read(waves + (n * c.modes + m) * pixels_of(c) + pixel));
     }
-    write(intensity + i, scale * sum);
-  }
+    write(intensity + n * pixels_of(c) + pixel, scale * sum);
+  });
 }
 
 // waves *= 2 scale slope, slope [b, h, w] = dL/dI
 template <typename T>
 __global__ void scale_by_slope(Chunk c, const T* slope, T scale, Complex<T>* waves) {
-  for (int64_t i = first_item(); i < numbers_of(c); i += item_step()) {
-    const int64_t n = i / (c.modes * pixels_of(c));
-    const T factor = T(2) * scale * read(slope + n * pixels_of(c) + i % pixels_of(c));
-    write(waves + i, factor * read(waves + i));
-  }
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const T factor = T(2) * scale * read(slope + position_of(c, wave) * pixels_of(c) + pixel);
+    Complex<T>* to = waves + wave * pixels_of(c) + pixel;
+    write(to, factor * read(static_cast<const Complex<T>*>(to)));
+  });
 }
 
-// Modulus, loss and the gradient of the detected waves in one: a block a position. losses [b] +=;
-// with `gradient`, waves *= 2 weight scale dloss/dI.
+// Modulus, loss and the gradient of the detected waves in one: a block a segment of a position's
+// pixels, whose losses it sums into `parts` [b, segments]. With `gradient`, waves *= 2 weight scale
+// dloss/dI.
 template <typename T, typename Count, typename Functor>
 __global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood, T scale,
-                        bool gradient, Complex<T>* waves, double* losses) {
-  for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
-    const T weight = patterns.weights != nullptr ? read(patterns.weights + n) : T(1);
+                        bool gradient, Complex<T>* waves, double* parts) {
+  const int64_t pixels = pixels_of(c), segments = segments_of(pixels);
+  for (int64_t block = blockIdx.x; block < c.positions * segments; block += gridDim.x) {
+    const int64_t n = static_cast<unsigned>(block) / static_cast<unsigned>(segments);
+    const int64_t first = (block - n * segments) * kSegment;
+    const int64_t end = first + kSegment < pixels ? first + kSegment : pixels;
+    const T weight = patterns.weights != nullptr ? read_small(patterns.weights + n) : T(1);
     double loss = 0;
-    for (int64_t pixel = threadIdx.x; pixel < pixels_of(c); pixel += blockDim.x) {
-      Complex<T>* wave = waves + n * c.modes * pixels_of(c) + pixel;
+    for (int64_t pixel = first + threadIdx.x; pixel < end; pixel += blockDim.x) {
+      Complex<T>* wave = waves + n * c.modes * pixels + pixel;
       T expected = 0;
       for (int64_t m = 0; m < c.modes; ++m) {
-        expected += abs_squared(read(static_cast<const Complex<T>*>(wave) + m * pixels_of(c)));
+        expected += abs_squared(read(static_cast<const Complex<T>*>(wave) + m * pixels));
       }
       expected = scale * expected;
       if (patterns.background != nullptr) {
-        expected +=
-            read(patterns.background + (patterns.background_each ? n * pixels_of(c) : 0) + pixel);
+        expected += read(patterns.background + (patterns.background_each ? n * pixels : 0) + pixel);
       }
-      const bool bad =
-          patterns.mask != nullptr &&
-          read(patterns.mask + (patterns.mask_each ? n * pixels_of(c) : 0) + pixel) != 0;
+      const bool bad = patterns.mask != nullptr &&
+                       read(patterns.mask + (patterns.mask_each ? n * pixels : 0) + pixel) != 0;
       const LossAndSlope<T> at =
-          likelihood(expected, static_cast<T>(read(patterns.counts + n * pixels_of(c) + pixel)));
+          likelihood(expected, static_cast<T>(read(patterns.counts + n * pixels + pixel)));
       loss += bad ? 0.0 : static_cast<double>(at.loss);
       if (!gradient) continue;
       const T factor = bad ? T(0) : T(2) * weight * scale * at.slope;
       for (int64_t m = 0; m < c.modes; ++m) {
-        write(wave + m * pixels_of(c),
-              factor * read(static_cast<const Complex<T>*>(wave) + m * pixels_of(c)));
+        Complex<T>* to = wave + m * pixels;
+        write(to, factor * read(static_cast<const Complex<T>*>(to)));
       }
     }
     const double sum = block_sum(loss);
-    if (threadIdx.x == 0) add(losses + n, sum);
+    if (threadIdx.x == 0) write(parts + block, sum);
+  }
+}
+
+// losses [b] += the parts of each, in order.
+__global__ inline void add_losses(Chunk c, const double* parts, double* losses) {
+  const int64_t segments = segments_of(pixels_of(c));
+  for (int64_t n = first_item(); n < c.positions; n += item_step()) {
+    double sum = 0;
+    for (int64_t k = 0; k < segments; ++k) sum += read(parts + n * segments + k);
+    add(losses + n, sum);
   }
 }
 
@@ -162,39 +202,38 @@ __global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood
 template <typename T, typename Patch>
 __global__ void transmit_adjoint(Chunk c, const Complex<T>* slice, const Complex<T>* psi,
                                  Complex<T>* gradient, Patch* patches) {
-  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
-    const int64_t n = i / pixels_of(c), pixel = i % pixels_of(c);
-    const int64_t first = n * c.modes * pixels_of(c) + pixel;
-    const Pixel p = pixel_of(c, first);
+  for_each_pixel(c, c.positions, [&](int64_t n, unsigned pixel) {
+    const Place p = place_of(c, n, pixel);
+    Patch* patch = patches != nullptr ? patches + n * pixels_of(c) + pixel : nullptr;
     if (p.at < 0) {
-      if (patches != nullptr) write(patches + i, Patch{});
-      continue;
+      if (patch != nullptr) write(patch, Patch{});
+      return;
     }
     const Complex<T> o = read(slice + p.at);
     Complex<T> sum{0, 0};
     for (int64_t m = 0; m < c.modes; ++m) {
-      const int64_t at = first + m * pixels_of(c);
+      const int64_t at = (n * c.modes + m) * pixels_of(c) + pixel;
       const Complex<T> g = read(static_cast<const Complex<T>*>(gradient) + at);
-      if (patches != nullptr) sum += conj_times(read(psi + at), g);
+      if (patch != nullptr) sum += conj_times(read(psi + at), g);
       write(gradient + at, conj_times(o, g));
     }
-    if (patches == nullptr) continue;
+    if (patch == nullptr) return;
     if constexpr (sizeof(Patch) == sizeof(T)) {
-      write(patches + i, conj_times(o, sum).im);
+      write(patch, conj_times(o, sum).im);
     } else {
-      write(patches + i, sum);
+      write(patch, sum);
     }
-  }
+  });
 }
 
 // Adds patches to a slice of the object's gradient in no order: what add_windows (windows.cuh) does
 // in order.
 template <typename T, typename Patch>
 __global__ void add_patches_atomic(Chunk c, const Patch* patches, Patch* slice) {
-  for (int64_t i = first_item(); i < c.positions * pixels_of(c); i += item_step()) {
-    const Pixel p = pixel_of(c, i / pixels_of(c) * c.modes * pixels_of(c) + i % pixels_of(c));
-    if (p.at < 0) continue;
-    const Patch patch = read(patches + i);
+  for_each_pixel(c, c.positions, [&](int64_t n, unsigned pixel) {
+    const Place p = place_of(c, n, pixel);
+    if (p.at < 0) return;
+    const Patch patch = read(patches + n * pixels_of(c) + pixel);
     T* to = reinterpret_cast<T*>(slice + p.at);
     if constexpr (sizeof(Patch) == sizeof(T)) {
       atomicAdd(to, patch);
@@ -202,7 +241,7 @@ __global__ void add_patches_atomic(Chunk c, const Patch* patches, Patch* slice) 
       atomicAdd(to, patch.re);
       atomicAdd(to + 1, patch.im);
     }
-  }
+  });
 }
 
 // probe [modes, h, w] += the gradients of positions without a fraction, ascending.
@@ -210,11 +249,10 @@ template <typename T>
 __global__ void add_probe(Chunk c, const Complex<T>* gradient, Complex<T>* probe) {
   const int64_t size = c.modes * pixels_of(c);
   for (int64_t i = first_item(); i < size; i += item_step()) {
-    Complex<T> sum = read(static_cast<const Complex<T>*>(probe) + i);
-    for (int64_t n = 0; n < c.positions; ++n) {
-      if (!shifted(c, n)) sum += read(gradient + n * size + i);
-    }
-    write(probe + i, sum);
+    const Complex<T> before = read(static_cast<const Complex<T>*>(probe) + i);
+    write(probe + i, sum_in_order(before, c.positions, [&](int64_t n) {
+            return shifted(c, n) ? Complex<T>{0, 0} : read(gradient + n * size + i);
+          }));
   }
 }
 
@@ -225,14 +263,13 @@ __global__ void add_spectrum(Chunk c, const Complex<T>* transformed, const Compl
   const int64_t size = c.modes * pixels_of(c);
   for (int64_t i = first_item(); i < size; i += item_step()) {
     const int64_t y = i / c.width % c.height, x = i % c.width;
-    Complex<T> sum = read(static_cast<const Complex<T>*>(spectrum) + i);
-    for (int64_t n = 0; n < c.positions; ++n) {
-      if (!shifted(c, n)) continue;
-      const Complex<T>* ramp = ramps + n * (c.height + c.width);
-      const Complex<T> factor = read(ramp + y) * read(ramp + c.height + x);
-      sum += conj_times(factor, read(transformed + n * size + i));
-    }
-    write(spectrum + i, sum);
+    const Complex<T> before = read(static_cast<const Complex<T>*>(spectrum) + i);
+    write(spectrum + i, sum_in_order(before, c.positions, [&](int64_t n) {
+            if (!shifted(c, n)) return Complex<T>{0, 0};
+            const Complex<T>* ramp = ramps + n * (c.height + c.width);
+            return conj_times(read(ramp + y) * read(ramp + c.height + x),
+                              read(transformed + n * size + i));
+          }));
   }
 }
 
@@ -266,12 +303,11 @@ template <typename T>
 __global__ void add_propagator(Chunk c, const Complex<T>* transmitted,
                                const Complex<T>* transformed, T scale, Complex<T>* sum) {
   for (int64_t i = first_item(); i < pixels_of(c); i += item_step()) {
-    Complex<T> here = read(static_cast<const Complex<T>*>(sum) + i);
-    for (int64_t k = 0; k < c.positions * c.modes; ++k) {
-      here += scale * conj_times(read(transmitted + k * pixels_of(c) + i),
-                                 read(transformed + k * pixels_of(c) + i));
-    }
-    write(sum + i, here);
+    const Complex<T> before = read(static_cast<const Complex<T>*>(sum) + i);
+    write(sum + i, sum_in_order(before, c.positions * c.modes, [&](int64_t k) {
+            return scale * conj_times(read(transmitted + k * pixels_of(c) + i),
+                                      read(transformed + k * pixels_of(c) + i));
+          }));
   }
 }
 

@@ -40,7 +40,7 @@ struct Gradients {
   void* object = nullptr;            // [slices, rows, columns] complex, or real for a real object
   Complex<T>* probe = nullptr;       // [modes, h, w]: of positions without a fraction
   Complex<T>* spectrum = nullptr;    // [modes, h, w]: conj(ramp) F gradient of the others
-  Complex<T>* propagator = nullptr;  // as the propagator
+  Complex<T>* propagator = nullptr;  // [slices - 1, h, w], also where all slices share one
   double* positions = nullptr;       // [b, 2], this chunk's
 };
 

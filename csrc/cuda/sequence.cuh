@@ -58,15 +58,37 @@ class Sequence {
   void detect() {
     transform(false);
     if (model_.detector == nullptr) return;
-    device_.launch(propagate<T>, size_, chunk_, model_.detector, unitary_, false, waves());
+    device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.detector, unitary_, false,
+                          waves());
     transform(true);
   }
   T intensity_scale() const { return model_.detector == nullptr ? unitary_ : T(1); }
+  // intensity [b, h, w] of the detected waves in waves().
+  void intensity(T* to) {
+    device_.launch_blocks(sum_intensity<T>, window_blocks(), chunk_, static_cast<const C*>(waves()),
+                          intensity_scale(), to);
+  }
+  // losses [b] += of the detected waves; gradient: waves() become their gradient.
+  template <typename Count, typename Functor>
+  void compare(const Patterns<T, Count>& patterns, Functor likelihood, bool gradient,
+               double* losses) {
+    auto parts = device_.template allocate<double>(window_blocks());
+    device_.launch_blocks(cuda::compare<T, Count, Functor>, window_blocks(), chunk_, patterns,
+                          likelihood, intensity_scale(), gradient, waves(), parts.get());
+    device_.launch(add_losses, chunk_.positions, chunk_, static_cast<const double*>(parts.get()),
+                   losses);
+  }
+  // waves() *= 2 dL/dI: the gradient of the detected waves. slope [b, h, w]
+  void scale_by(const T* slope) {
+    device_.launch_blocks(scale_by_slope<T>, wave_blocks(), chunk_, slope, intensity_scale(),
+                          waves());
+  }
   // The gradient of the detected waves becomes that of the exit waves.
   void undetect() {
     if (model_.detector != nullptr) {
       transform(false);
-      device_.launch(propagate<T>, size_, chunk_, model_.detector, unitary_, true, waves());
+      device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.detector, unitary_, true,
+                            waves());
     }
     transform(true);
   }
@@ -81,13 +103,13 @@ class Sequence {
         const int64_t which = model_.propagator_per_slice ? s * pixels() : 0;
         if (out.propagator != nullptr) {
           auto phi = device_.template allocate<C>(size_);
-          device_.launch(transmit<T>, size_, chunk_, slice(s), psi(s), data(phi));
+          device_.launch_blocks(transmit<T>, wave_blocks(), chunk_, slice(s), psi(s), data(phi));
           device_.transform(data(phi), chunk_.positions * model_.modes, false);
           device_.launch(add_propagator<T>, pixels(), chunk_, static_cast<const C*>(data(phi)),
-                         static_cast<const C*>(waves()), unitary_, out.propagator + which);
+                         static_cast<const C*>(waves()), unitary_, out.propagator + s * pixels());
         }
-        device_.launch(propagate<T>, size_, chunk_, model_.propagator + which, unitary_, true,
-                       waves());
+        device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.propagator + which,
+                              unitary_, true, waves());
         transform(true);
       }
       if (model_.real_object) {
@@ -121,6 +143,8 @@ class Sequence {
 
   static C* data(Memory& memory) { return memory.get(); }
   int64_t pixels() const { return model_.height * model_.width; }
+  int64_t window_blocks() const { return chunk_.positions * segments_of(pixels()); }
+  int64_t wave_blocks() const { return window_blocks() * model_.modes; }
   const C* slice(int64_t s) const { return model_.transmission + s * model_.rows * model_.columns; }
   const C* psi(int64_t s) { return data(psi_[static_cast<size_t>(s)]); }
   void transform(bool inverse) {
@@ -129,33 +153,38 @@ class Sequence {
 
   void illuminate() {
     if (any_shift_) {
-      device_.launch(move_probe<T>, size_, chunk_, model_.spectrum,
-                     static_cast<const C*>(data(ramps_)), waves());
+      device_.launch_blocks(move_probe<T>, wave_blocks(), chunk_, model_.spectrum,
+                            static_cast<const C*>(data(ramps_)), waves());
       transform(true);
     }
-    device_.launch(copy_probe<T>, size_, chunk_, model_.probe, waves());
+    device_.launch_blocks(copy_probe<T>, wave_blocks(), chunk_, model_.probe, waves());
   }
 
-  // Slices [first, last) from psi_first in waves(). again: the last transmission is not needed.
+  // Slices [first, last) from psi_first in waves(). again: the last one's psi is all that is
+  // needed.
   void run_slices(int64_t first, int64_t last, bool keep, bool again) {
     for (int64_t s = first; s < last; ++s) {
+      if (again && s + 1 == last) {
+        psi_[static_cast<size_t>(s)] = std::move(waves_);
+        return;
+      }
       const bool kept = keep && (again || s % keep_every_ == 0 || s / keep_every_ == last_run());
       if (kept && !psi_[static_cast<size_t>(s)]) {
         // psi stays where it is; the next wave goes to new memory.
         auto next = device_.template allocate<C>(size_);
-        device_.launch(transmit<T>, size_, chunk_, slice(s), static_cast<const C*>(waves()),
-                       data(next));
+        device_.launch_blocks(transmit<T>, wave_blocks(), chunk_, slice(s),
+                              static_cast<const C*>(waves()), data(next));
         psi_[static_cast<size_t>(s)] = std::move(waves_);
         waves_ = std::move(next);
       } else {
-        device_.launch(transmit<T>, size_, chunk_, slice(s), static_cast<const C*>(waves()),
-                       waves());
+        device_.launch_blocks(transmit<T>, wave_blocks(), chunk_, slice(s),
+                              static_cast<const C*>(waves()), waves());
       }
-      if (s + 1 == model_.slices || (again && s + 1 == last)) return;
+      if (s + 1 == model_.slices) return;
       transform(false);
       const int64_t which = model_.propagator_per_slice ? s * pixels() : 0;
-      device_.launch(propagate<T>, size_, chunk_, model_.propagator + which, unitary_, false,
-                     waves());
+      device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.propagator + which,
+                            unitary_, false, waves());
       transform(true);
     }
   }
@@ -175,13 +204,13 @@ class Sequence {
   template <typename Patch>
   void transmit_back(int64_t s, Patch* object) {
     if (object == nullptr) {
-      device_.launch(cuda::transmit_adjoint<T, Patch>, chunk_.positions * pixels(), chunk_,
-                     slice(s), psi(s), waves(), static_cast<Patch*>(nullptr));
+      device_.launch_blocks(cuda::transmit_adjoint<T, Patch>, window_blocks(), chunk_, slice(s),
+                            psi(s), waves(), static_cast<Patch*>(nullptr));
       return;
     }
     auto patches = device_.template allocate<Patch>(chunk_.positions * pixels());
-    device_.launch(cuda::transmit_adjoint<T, Patch>, chunk_.positions * pixels(), chunk_, slice(s),
-                   psi(s), waves(), patches.get());
+    device_.launch_blocks(cuda::transmit_adjoint<T, Patch>, window_blocks(), chunk_, slice(s),
+                          psi(s), waves(), patches.get());
     Patch* to = object + s * model_.rows * model_.columns;
     if (model_.deterministic) {
       const Windows windows{chunk_.corners, chunk_.positions, model_.height,
@@ -192,8 +221,8 @@ class Sequence {
                             windows, static_cast<const Patch*>(patches.get()), pixels(), int64_t{1},
                             to);
     } else {
-      device_.launch(add_patches_atomic<T, Patch>, chunk_.positions * pixels(), chunk_,
-                     static_cast<const Patch*>(patches.get()), to);
+      device_.launch_blocks(add_patches_atomic<T, Patch>, window_blocks(), chunk_,
+                            static_cast<const Patch*>(patches.get()), to);
     }
   }
 

@@ -8,7 +8,8 @@ namespace ptyle::cuda {
 // Threads of every block that is launched.
 constexpr int kBlockThreads = 256;
 
-// The sum of every thread's `value`, by a tree of fixed shape; all threads must call it.
+// The sum of every thread's `value`, by a tree of fixed shape, for thread 0; all threads must call
+// it.
 PTYLE_DEVICE double block_sum(double value) {
   __shared__ double sums[kBlockThreads];
   __syncthreads();  // an earlier sum may still be read
@@ -17,7 +18,6 @@ PTYLE_DEVICE double block_sum(double value) {
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
-  __syncthreads();
   return sums[0];
 }
 

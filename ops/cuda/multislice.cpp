@@ -77,6 +77,11 @@ class Work {
               false);
     spectrum_.div_(static_cast<double>(std::max<int64_t>(1, window_.height * window_.width)));
     if (out.probe.defined()) spectrum_sum_ = at::zeros_like(probe_);
+    if (out.propagator.defined() && propagator_.defined()) {
+      // By slice, also where all share one: their sum does not depend on the chunks then.
+      propagator_sum_ =
+          at::zeros({object.size(0) - 1, window_.height, window_.width}, probe.options());
+    }
 
     model_ = {object.size(0),
               object.size(1),
@@ -92,9 +97,6 @@ class Work {
               complex_data<T>(detector_),
               !object.is_complex(),
               at::globalContext().deterministicAlgorithms()};
-    if (!model_.deterministic && out.object.defined()) {
-      at::globalContext().alertNotDeterministic("ptyle: the gradient of the object");
-    }
     plan_memory();
   }
 
@@ -117,11 +119,14 @@ class Work {
       if (out_.object.defined()) gradients.object = out_.object.data_ptr();
       gradients.probe = mutable_complex_data<T>(out_.probe);
       gradients.spectrum = mutable_complex_data<T>(spectrum_sum_);
-      if (propagator_.defined()) gradients.propagator = mutable_complex_data<T>(out_.propagator);
+      gradients.propagator = mutable_complex_data<T>(propagator_sum_);
       if (out_.positions.defined()) {
         gradients.positions = out_.positions.template data_ptr<double>() + 2 * begin;
       }
       checked([&] { each(call, begin, gradients); });
+    }
+    if (propagator_sum_.defined()) {
+      out_.propagator.add_(out_.propagator.dim() == 3 ? propagator_sum_ : propagator_sum_.sum(0));
     }
     if (!spectrum_sum_.defined() || n == 0) return;
     transform(spectrum_sum_.data_ptr(), window_.height, window_.width, model_.modes,
@@ -169,7 +174,7 @@ class Work {
   at::Tensor transmission_, probe_, propagator_, detector_;
   ptyle::Gradients out_;
   Window window_;
-  at::Tensor corners_, fractions_, spectrum_, spectrum_sum_;
+  at::Tensor corners_, fractions_, spectrum_, spectrum_sum_, propagator_sum_;
   Model<T> model_{};
   int64_t chunk_ = 1, keep_every_ = 1;
 };

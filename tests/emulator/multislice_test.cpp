@@ -141,8 +141,7 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
   Tensor g_object = torch::zeros_like(in.object), g_probe = torch::zeros_like(in.probe);
   Tensor g_spectrum = torch::zeros_like(in.probe);
   Tensor g_positions = torch::zeros_like(in.positions);
-  Tensor g_propagator =
-      in.propagator.defined() ? torch::zeros_like(in.propagator) : torch::zeros({0}, complex);
+  Tensor g_propagator = torch::zeros({std::max<int64_t>(0, c.slices - 1), c.h, c.w}, complex);
   for (int64_t begin = 0; begin < c.n; begin += c.chunk) {
     const int64_t b = std::min(c.chunk, c.n - begin);
     const cuda::Chunk chunk{b,
@@ -161,9 +160,7 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     std::copy_n(sequence.waves(), b * wave,
                 static_cast<Complex<T>*>(exit.data_ptr()) + begin * wave);
     sequence.detect();
-    device.launch(cuda::sum_intensity<T>, b * pixels, chunk,
-                  static_cast<const Complex<T>*>(sequence.waves()), sequence.intensity_scale(),
-                  intensity.data_ptr<T>() + begin * pixels);
+    sequence.intensity(intensity.data_ptr<T>() + begin * pixels);
 
     sequence.forward(true);
     sequence.detect();
@@ -175,9 +172,7 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     }
     if (in.background.defined()) patterns.background = in.background.const_data_ptr<T>();
     if (in.weights.defined()) patterns.weights = in.weights.const_data_ptr<T>() + begin;
-    device.launch_blocks(cuda::compare<T, int32_t, Functor>, b, chunk, patterns, likelihood,
-                         sequence.intensity_scale(), true, sequence.waves(),
-                         losses.data_ptr<double>() + begin);
+    sequence.compare(patterns, likelihood, true, losses.data_ptr<double>() + begin);
     sequence.undetect();
     cuda::Gradients<T> out;
     out.object = g_object.data_ptr();
@@ -191,7 +186,9 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
   }
   g_probe += at::_fft_c2c(g_spectrum, {1, 2}, 2, false);  // the inverse, scaled by 1 / (h w)
   std::vector<Tensor> result{exit, intensity, losses.to(kReal<T>), g_object, g_probe, g_positions};
-  if (in.propagator.defined()) result.push_back(g_propagator);
+  if (in.propagator.defined()) {
+    result.push_back(c.per_slice ? g_propagator : g_propagator.sum(0));
+  }
   return result;
 }
 
@@ -232,6 +229,7 @@ std::vector<Case> cases() {
       {.whole_pixels = true, .with_mask = false, .with_background = false, .with_weights = false},
       {.n = 1, .chunk = 4},
       {.n = 0},
+      {.slices = 2, .rows = 40, .columns = 43, .modes = 1, .h = 36, .w = 32, .n = 3},  // segments
       {.slices = 7, .keep_every = 3},
       {.slices = 6, .per_slice = true, .keep_every = 2},
       {.real_object = true, .deterministic = false},
@@ -256,7 +254,6 @@ TEST(EmulatedMultislice, OrderedSumsHaveTheSameBitsInAnyOrderOfThreadsAndChunks)
   Case c;
   c.n = 7;
   c.chunk = 7;
-  c.per_slice = true;  // one for all slices is summed by chunk, then by slice
   const Inputs in = make<float>(c);
   const std::vector<Tensor> first = emulated<float>(in, c);
   for (const Order order : {Order::kDescending, Order::kShuffled}) {
@@ -365,7 +362,8 @@ double count_traffic(const Case& c, bool all) {
                           corners.const_data_ptr<int64_t>(),
                           fractions.const_data_ptr<double>()};
   Tensor g_object = torch::zeros_like(in.object), g_probe = torch::zeros_like(in.probe);
-  Tensor g_spectrum = torch::zeros_like(in.probe), g_propagator = torch::zeros_like(in.propagator);
+  Tensor g_spectrum = torch::zeros_like(in.probe),
+         g_propagator = torch::zeros({c.slices - 1, c.h, c.w}, in.probe.options());
   Tensor g_positions = torch::zeros_like(in.positions), losses = torch::zeros({c.n}, at::kDouble);
   cuda::Sequence<float, EmulatedDevice<float>> sequence(device, model, chunk, !c.whole_pixels, all,
                                                         c.keep_every);
@@ -373,9 +371,7 @@ double count_traffic(const Case& c, bool all) {
   sequence.detect();
   cuda::Patterns<float, int32_t> patterns{};
   patterns.counts = in.patterns.const_data_ptr<int32_t>();
-  device.launch_blocks(cuda::compare<float, int32_t, AmplitudeLikelihood>, c.n, chunk, patterns,
-                       AmplitudeLikelihood{}, sequence.intensity_scale(), true, sequence.waves(),
-                       losses.data_ptr<double>());
+  sequence.compare(patterns, AmplitudeLikelihood{}, true, losses.data_ptr<double>());
   sequence.undetect();
   cuda::Gradients<float> out;
   out.object = g_object.data_ptr();
