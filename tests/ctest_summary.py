@@ -13,7 +13,9 @@ for case in cases:
     output = case.findtext("system-out") or ""
     # GoogleTest prints FILE:LINE: Skipped, then the message, then the case's last line
     found = re.search(r"Skipped\n(.*?)\n*\[  SKIPPED \]", output, re.DOTALL)
-    reason = found.group(1).strip() if found else case.find("skipped").get("message", "no reason")
+    lines = output.strip().splitlines()
+    last = lines[-1] if lines else case.find("skipped").get("message", "no reason")
+    reason = found.group(1).strip() if found else last  # a script's last line says why
     reasons.setdefault(reason or "no reason given", []).append(case.get("name"))
 
 skipped = sum(len(names) for names in reasons.values())

@@ -21,6 +21,7 @@
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
+#include "driver/priors/prior.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
 
@@ -477,6 +478,7 @@ double halo_error(const Config& config, const Problem& problem) {
   whole_batch.reconstruct.batches = 1;
   whole_batch.reconstruct.refine = {"object"};
   whole_batch.reconstruct.optimizer = "descent";
+  whole_batch.priors.clear();
   const Ranks one;
   std::vector<std::vector<at::Tensor>> gradients;
   for (const bool exact : {false, true}) {
@@ -676,6 +678,15 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns * complex_bytes(config)));
+  for (const Config::Prior& prior : config.priors) {
+    const std::unique_ptr<Prior> model = load_prior(prior.file, at::kCPU);
+    const PriorCard& card = model->card();
+    line("prior", prior.kind + " on the " + prior.on + ", a " + card.kind + " that sees " +
+                      (card.receptive_field < 0
+                           ? std::string("all of the image")
+                           : std::to_string(card.receptive_field) + " pixels around each") +
+                      ", from " + prior.file);
+  }
   line("device", words_for(config, problem.window));
   std::int64_t most_on_gpu = 0;
   for (std::int64_t rank = 0; rank < options.ranks; ++rank) {

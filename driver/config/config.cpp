@@ -204,7 +204,12 @@ struct PairCodec {
            Item::read(*array->get(1), out[1]);
   }
   static std::string write(const Value& value) {
-    return "[" + Item::write(value[0]) + ", " + Item::write(value[1]) + "]";
+    std::string text = "[";
+    text += Item::write(value[0]);
+    text += ", ";
+    text += Item::write(value[1]);
+    text += ']';
+    return text;
   }
 };
 
@@ -513,6 +518,31 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<Integer>("tiles.timeout_s", c.tiles.timeout_s, within<std::int64_t>(1, 86400),
                           "seconds after which a rank that does not answer ends the run");
 
+  for (std::size_t k = 0; k < c.priors.size(); ++k) {
+    auto& prior = c.priors[k];
+    const std::string table = "prior[" + std::to_string(k) + "].";
+    v.template key<String>(table + "file", prior.file, not_empty(),
+                           "a model: TorchScript or a compiled .pt2, with its card (ptyle.models)");
+    v.template key<String>(table + "kind", prior.kind, one_of({"plug-and-play", "red", "gradient"}),
+                           "between updates towards what a denoiser makes of the object; its "
+                           "residual joins the gradient; or the gradient of a regulariser does");
+    v.template key<String>(table + "on", prior.on, one_of({"phase", "object", "probe"}),
+                           "the object's phase, its phase and amplitude, or the probe "
+                           "(kind = \"plug-and-play\")");
+    v.template key<Number>(table + "strength", prior.strength, positive(),
+                           "share of the way (plug-and-play, at most 1); weight of the residual or "
+                           "the energy's slope against the data at full illumination");
+    v.template key<MaybeNumber>(
+        table + "noise", prior.noise,
+        optionally(Rule<double>{"be at least 0", [](const double& x) { return x >= 0.0; }}),
+        "standard deviation that a denoiser takes for noise, radians; not "
+        "set: the middle of what it was trained with");
+    v.template key<Integer>(table + "every", prior.every, within<std::int64_t>(0, 1'000'000),
+                            "batches from one use to the next; 0 = once an iteration");
+    v.template key<Integer>(table + "start", prior.start, at_least<std::int64_t>(0),
+                            "iterations done before it is first used");
+  }
+
   v.template key<String>("output.folder", c.output.folder, any<std::string>(),
                          "where everything goes; default: the config's name without .toml");
   v.template key<Integer>("output.checkpoint_every", c.output.checkpoint_every,
@@ -542,6 +572,11 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
 std::string table_of(const std::string& key) {
   const std::size_t dot = key.find('.');
   return dot == std::string::npos ? std::string() : key.substr(0, dot);
+}
+// "[reconstruct]"; "[[prior]]" of "prior[0]"
+std::string header_of(const std::string& table) {
+  const std::size_t bracket = table.find('[');
+  return bracket == std::string::npos ? "[" + table + "]" : "[[" + table.substr(0, bracket) + "]]";
 }
 std::string within_table(const std::string& key) {
   return key.substr(key.find('.') + 1);  // all of it where there is no dot
@@ -608,6 +643,16 @@ struct Parser {
   void refuse_unknown(const toml::table& table, const std::string& prefix) const {
     for (const auto& [key_node, value] : table) {
       const std::string name = prefix + std::string(key_node.str());
+      if (name == "prior") {
+        const toml::array* tables = value.as_array();
+        if (tables == nullptr || !tables->is_array_of_tables()) {
+          source.fail(name, &value, "be tables, each headed [[prior]]");
+        }
+        for (std::size_t k = 0; k < tables->size(); ++k) {
+          refuse_unknown(*tables->get_as<toml::table>(k), "prior[" + std::to_string(k) + "].");
+        }
+        continue;
+      }
       if (std::find(known.begin(), known.end(), name) != known.end()) continue;
       const bool is_table = std::any_of(known.begin(), known.end(), [&](const std::string& k) {
         return k.starts_with(name + ".");
@@ -665,8 +710,13 @@ void apply_override(toml::table& root, const std::string& text, Source& source) 
   for (std::size_t dot = key.find('.'); dot != std::string::npos; dot = key.find('.', begin)) {
     const std::string part = key.substr(begin, dot - begin);
     if (part.empty()) throw ConfigError(place + ": the key has an empty part");
-    if (!table->contains(part)) table->insert(part, toml::table{});
-    table = table->get(part)->as_table();
+    if (part.back() == ']') {  // one of several tables, which must be there
+      toml::node* const one = root.at_path(key.substr(0, dot)).node();
+      table = one != nullptr ? one->as_table() : nullptr;
+    } else {
+      if (!table->contains(part)) table->insert(part, toml::table{});
+      table = table->get(part)->as_table();
+    }
     if (table == nullptr) {
       throw ConfigError(place + ": " + key.substr(0, dot) + " must be a table");
     }
@@ -776,6 +826,31 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
          "reconstruct.optimizer = \"descent\" without momentum has none), got " +
              std::to_string(c.tiles.exchange_every));
   }
+  for (std::size_t k = 0; k < c.priors.size(); ++k) {
+    const Config::Prior& prior = c.priors[k];
+    const std::string table = "prior[" + std::to_string(k) + "].";
+    if (prior.file.empty()) fail(table + "file", "must be given: a model with its card");
+    if (prior.kind == "plug-and-play" && prior.strength > 1.0) {
+      fail(table + "strength",
+           "must be at most 1 for kind = \"plug-and-play\", got " + write_number(prior.strength));
+    }
+    if (prior.on == "probe" && prior.kind != "plug-and-play") {
+      fail(table + "kind",
+           "must be \"plug-and-play\" for on = \"probe\", got \"" + prior.kind + "\"");
+    }
+    if (prior.on == "probe" ? !c.reconstruct.refines("probe") : !c.reconstruct.refines("object")) {
+      fail(table + "on", "must be what reconstruct.refine names, got \"" + prior.on + "\"");
+    }
+    if (prior.kind == "red" && c.reconstruct.optimizer == "lbfgs") {
+      fail(
+          table + "kind",
+          "must not be \"red\" with reconstruct.optimizer = \"lbfgs\": a residual has no energy to "
+          "search a line for");
+    }
+    if (prior.noise && prior.kind == "gradient") {
+      fail(table + "noise", "must not be given for kind = \"gradient\": a regulariser takes none");
+    }
+  }
   if (c.tiles.exchange == "voxels" && c.reconstruct.optimizer == "lbfgs") {
     fail("tiles.exchange",
          "must not be \"voxels\" with reconstruct.optimizer = \"lbfgs\": its tiles have no common "
@@ -806,7 +881,7 @@ struct Writer {
            const Rule<typename Codec::Value>&, const std::string&) {
     if (table_of(name) != table) {
       table = table_of(name);
-      text += (text.empty() ? "[" : "\n[") + table + "]\n";
+      text += (text.empty() ? "" : "\n") + header_of(table) + "\n";
     }
     // An empty text is a field that was not set; it stays visible as a comment.
     std::string value = Codec::write(field);
@@ -854,6 +929,7 @@ Config parse_config(const std::string& text, const std::string& path,
   Config config;
   config.path = path;
   Parser parser{root, source, {}, {}};
+  if (const toml::array* priors = root["prior"].as_array()) config.priors.resize(priors->size());
   visit_keys(config, parser);
   parser.refuse_unknown(root, "");
   if (config.detector.geometry == "near" && parser.given.count("data.zero_frequency") == 0) {
@@ -869,6 +945,7 @@ Config parse_config(const std::string& text, const std::string& path,
   config.data.mask = absolute_dataset(config.data.mask, folder);
   config.detector.dark_dataset = absolute_dataset(config.detector.dark_dataset, folder);
   config.probe.file = absolute_path(config.probe.file, folder);
+  for (Config::Prior& prior : config.priors) prior.file = absolute_path(prior.file, folder);
   if (config.output.folder.empty()) config.output.folder = file.stem().string();
   config.output.folder = absolute_path(config.output.folder, folder);
   return config;
@@ -889,9 +966,18 @@ std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string
   std::vector<std::pair<std::string, std::string>> lines;
   std::istringstream in(toml);
   std::string table;
+  std::map<std::string, int> count;  // of tables of one name
   for (std::string line; std::getline(in, line);) {
     const std::size_t begin = line.find_first_not_of(' ');
     if (begin == std::string::npos || line[begin] == '#') continue;
+    if (line.starts_with("[[")) {
+      const std::string name = line.substr(2, line.find(']') - 2);
+      table = name;
+      table += '[';
+      table += std::to_string(count[name]++);
+      table += ']';
+      continue;
+    }
     if (line.front() == '[') {
       table = line.substr(1, line.find(']') - 1);
       continue;
@@ -914,6 +1000,7 @@ std::string to_toml(const Config& config) {
 
 std::vector<KeyDescription> describe_keys() {
   Config defaults;
+  defaults.priors.resize(1);
   Describer describer;
   visit_keys(defaults, describer);
   return describer.rows;
@@ -926,7 +1013,7 @@ void print_config_help(std::ostream& out) {
     std::string name = within_table(row.key);
     if (table_of(row.key) != table) {
       table = table_of(row.key);
-      out << "\n[" << table << "]\n";
+      out << "\n" << header_of(table) << "\n";
     }
     if (name.starts_with("aberrations.")) {
       if (std::exchange(aberrations, true)) continue;
@@ -948,6 +1035,8 @@ void print_config_markdown(std::ostream& out) {
   bool aberrations = false;
   for (const KeyDescription& row : describe_keys()) {
     std::string name = row.key;
+    if (table_of(name).ends_with("]"))
+      name = header_of(table_of(name)).append(" ").append(within_table(name));
     if (name.starts_with("probe.aberrations.")) {
       if (std::exchange(aberrations, true)) continue;
       name = "probe.aberrations.C12_nm` ... `phi56_deg";

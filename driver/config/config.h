@@ -109,6 +109,17 @@ struct Config {
     bool png = true;
   };
 
+  // A learned prior: one [[prior]] table.
+  struct Prior {
+    std::string file;
+    std::string kind = "plug-and-play";  // plug-and-play | red | gradient
+    std::string on = "phase";            // phase | object | probe
+    double strength = 1.0;
+    std::optional<double> noise = std::nullopt;  // of a denoiser; absent: the middle of its range
+    std::int64_t every = 0;                      // batches; 0: once an iteration
+    std::int64_t start = 0;                      // iterations before
+  };
+
   std::string path;             // of the file it was read from
   std::string device = "auto";  // auto | cpu | cuda
   Data data;
@@ -118,6 +129,7 @@ struct Config {
   Object object;
   Reconstruct reconstruct;
   Tiles tiles;
+  std::vector<Prior> priors;
   Output output;
 };
 

@@ -80,7 +80,8 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
       detector_(converted(problem.detector, device, type_)),
       batches_(problem.positions, config.reconstruct.batches,
                static_cast<std::uint64_t>(config.reconstruct.seed)),
-      exchange_(make_exchange(decomposition, ranks)) {
+      exchange_(make_exchange(decomposition, ranks)),
+      priors_(config, decomposition, ranks, device) {
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -
                      static_cast<double>(problem.masked_pixels);
@@ -351,7 +352,8 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   }
 
   const bool preconditioned = config_.reconstruct.optimizer != "adam";
-  if (with_object && preconditioned) {
+  const bool with_priors = with_object && priors_.join_gradients(state, batches_.count());
+  if (with_object && (preconditioned || with_priors)) {
     const Trace::Box box(trace_, "illumination");
     at::Tensor most = at::zeros({}, at::kDouble);
     for (std::size_t k = 0; k < tiles.size(); ++k) {
@@ -428,6 +430,12 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
       result.object.push_back(workplace_.view(k, gradients_[k]));
     }
   }
+  std::vector<double> energies(tiles.size(), 0.0);
+  if (with_priors) {
+    const Trace::Box box(trace_, "priors");
+    energies = priors_.add_gradients(state, batches_.count(), result.object,
+                                     result.most_object_illumination);
+  }
 
   const Trace::Box box(trace_, "sum the loss");
   // Loss, squared error and whether a rank was asked to stop, in one message.
@@ -437,7 +445,7 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   const std::vector<double> losses = sums_by_tile(losses_);
   const std::vector<double> squared_errors = sums_by_tile(squared_errors_);
   for (std::size_t k = 0; k < tiles.size(); ++k) {
-    to[tiles_[k].number] = losses[k];
+    to[tiles_[k].number] = losses[k] + energies[k];
     to[count + tiles_[k].number] = squared_errors[k];
     to[2 * count + tiles_[k].number] = k == 0 && stop && stop() ? 1.0 : 0.0;
   }
@@ -446,6 +454,53 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   if (squared_error != nullptr) *squared_error = total(numbers[1]);
   stopped_ = stopped_ || total(numbers[2]) > 0;
   return result;
+}
+
+void Engine::refresh_halos(const State& state) {
+  exchange_->begin_objects(objects(state));
+  exchange_->finish_objects(objects(state));
+}
+
+double Engine::amplitude_error(const State& state, std::int64_t batch) {
+  std::vector<std::vector<at::Tensor>> blocks(tiles_.size());
+  for (std::size_t k = 0; k < tiles_.size(); ++k) {
+    const TileBatch& tile = plan_[static_cast<std::size_t>(batch)][k];
+    for (const Part* part : {&tile.before, &tile.boundary, &tile.after}) {
+      for (const Block& block : part->blocks) {
+        const PatternBlock measured = feed_.take(block.rows);
+        LossOptions options;
+        options.mask = measured.mask;
+        options.detector = detector_;
+        options.origin = {tiles_[k].frame.row, tiles_[k].frame.column};
+        const at::Tensor losses =
+            at::zeros({block.rows.numel()}, at::TensorOptions().dtype(at::kDouble).device(device_));
+        diffraction_loss_accumulate_(state.tiles[k].object, state.probe, block.positions,
+                                     propagator_, measured.patterns, {}, losses, options);
+        blocks[k].push_back(losses);
+      }
+    }
+  }
+  const double share = static_cast<double>(batches_.members(batch).size(0)) /
+                       static_cast<double>(std::max<std::int64_t>(1, positions()));
+  const double sum = sum_over_tiles(sums_by_tile(blocks));
+  return unmasked_pixels_ > 0 ? sum / (share * unmasked_pixels_) : 0.0;
+}
+
+// Between an update and the halos that it sends. What priors do to the data error is measured once
+// an iteration.
+void Engine::apply_priors(State& state, std::int64_t batch) {
+  if (!priors_.replace(state, batches_.count())) return;
+  const Trace::Box box(trace_, "priors");
+  const bool measured = state.batch == batches_.count();
+  if (measured) {
+    refresh_halos(state);
+    work_.error_before_priors = amplitude_error(state, batch);
+  }
+  priors_.apply(state, batches_.count());
+  if (measured) {
+    refresh_halos(state);
+    work_.error_after_priors = amplitude_error(state, batch);
+  }
 }
 
 std::vector<at::Tensor> Engine::owned_gradients(const State& state) {
@@ -469,7 +524,10 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   const auto iteration_begin = std::chrono::steady_clock::now();
   const Traffic traffic_before = exchange_->traffic();
   const double waited_before = ranks_.wait_seconds();
-  const std::int64_t bytes_before = ranks_.bytes_sent();
+  const std::int64_t bytes_before = ranks_.bytes_sent() + priors_.bytes();
+  const std::int64_t prior_messages_before = priors_.messages();
+  const double prior_seconds_before = priors_.seconds();
+  work_ = {};
   while (state.batch < batches_.count()) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t batch = order[static_cast<std::size_t>(state.batch)];
@@ -493,6 +551,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
     const bool was_due = exchange_is_due(state);
     ++state.batch;
     done += batches_.members(batch).size(0);
+    apply_priors(state, batch);
     if (state.batch == batches_.count() && config_.reconstruct.refines("object") &&
         refines_probe(state)) {
       fix_power(state);
@@ -518,8 +577,11 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   work_.pack_seconds = traffic.pack_seconds - traffic_before.pack_seconds;
   work_.wait_seconds =
       traffic.wait_seconds - traffic_before.wait_seconds + ranks_.wait_seconds() - waited_before;
-  work_.messages = traffic.messages - traffic_before.messages;
-  work_.bytes = traffic.bytes - traffic_before.bytes + ranks_.bytes_sent() - bytes_before;
+  work_.messages =
+      traffic.messages - traffic_before.messages + priors_.messages() - prior_messages_before;
+  work_.bytes =
+      traffic.bytes - traffic_before.bytes + ranks_.bytes_sent() + priors_.bytes() - bytes_before;
+  work_.prior_seconds = priors_.seconds() - prior_seconds_before;
   work_.compute_seconds = seconds_since(iteration_begin) - work_.pack_seconds - work_.wait_seconds;
   if (state.batch < batches_.count()) return false;
   state.history.loss.push_back(state.loss);

@@ -11,6 +11,7 @@
 #include "driver/engine/batches.h"
 #include "driver/engine/feed.h"
 #include "driver/engine/optimizer.h"
+#include "driver/engine/priors.h"
 #include "driver/engine/state.h"
 #include "driver/io/problem.h"
 #include "driver/tiles/decomposition.h"
@@ -23,7 +24,11 @@ namespace ptyle::driver {
 // Of this rank, in the iteration that ended last.
 struct IterationWork {
   double compute_seconds = 0.0, pack_seconds = 0.0, wait_seconds = 0.0;
+  double prior_seconds = 0.0;  // of the first of these
   std::int64_t messages = 0, bytes = 0;
+  // Of all ranks: the amplitude error of the last batch before and after priors replaced the
+  // object; absent where none did.
+  std::optional<double> error_before_priors, error_after_priors;
 };
 
 // Patterns are copied for the operators a block at a time: small enough for a cache, large enough
@@ -94,6 +99,11 @@ class Engine {
   std::vector<double> sums_by_tile(const std::vector<std::vector<at::Tensor>>& blocks) const;
   std::vector<at::Tensor> objects(const State& state) const;
   double sum_over_tiles(const std::vector<double>& values) const;
+  // Halos are what their owners have.
+  void refresh_halos(const State& state);
+  void apply_priors(State& state, std::int64_t batch);
+  // Of a batch's positions, per unmasked pixel.
+  double amplitude_error(const State& state, std::int64_t batch);
   bool refines_probe(const State& state) const;
   void check_finite(const State& state) const;
   // Keeps the probe's power at its start by one scalar, moved into the object: where both are
@@ -120,6 +130,7 @@ class Engine {
   Workplace workplace_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<Optimizer> optimizer_;
+  Priors priors_;
 
   // By tile; the memory is used again in every batch.
   std::vector<at::Tensor> gradients_, probe_gradients_;

@@ -1,5 +1,6 @@
 #include "driver/engine/feed.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <c10/core/StreamGuard.h>
@@ -65,8 +66,9 @@ PatternBlock Feed::take(const at::Tensor& rows) {
   if (before_) before_->synchronize();
   before_.emplace(device_.type());
   before_->record(work);
-  while (!expected_.empty() && !expected_.front().is_same(rows)) expected_.pop_front();
-  if (!expected_.empty()) expected_.pop_front();
+  const auto here = std::find_if(expected_.begin(), expected_.end(),
+                                 [&](const at::Tensor& one) { return one.is_same(rows); });
+  if (here != expected_.end()) expected_.erase(expected_.begin(), here + 1);
   if (!expected_.empty()) next_ = copy(expected_.front());
   if (!now.block.mask) now.block.mask = mask_;
   return now.block;

@@ -40,6 +40,7 @@
 #include "driver/log.h"
 #include "driver/memory.h"
 #include "driver/progress.h"
+#include "driver/threads.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/launch.h"
 #include "driver/tiles/meeting.h"
@@ -88,20 +89,6 @@ class Signals {
  private:
   static constexpr std::array<int, 2> kSignals{SIGINT, SIGTERM};
   std::array<struct sigaction, 2> before_{};
-};
-
-// One thread while it lives. Loading, the start and the result's probe go through reductions of
-// ATen, which split by threads: their last bits, and with them all of a run, would depend on how
-// many.
-class OneThread {
- public:
-  OneThread() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-  ~OneThread() { at::set_num_threads(threads_); }
-
- private:
-  int threads_;
 };
 
 constexpr std::array<const char*, 7> kOwnFiles = {
@@ -236,7 +223,7 @@ std::int64_t peak_bytes() {
 
 // Of all ranks.
 IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks,
-                            const at::Device& device) {
+                            const at::Device& device, bool with_priors) {
   IterationMetrics row;
   row.iteration = state.iteration;
   row.loss = state.history.loss.back();
@@ -245,13 +232,14 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.positions_per_second =
       row.seconds > 0 ? static_cast<double>(engine.positions()) / row.seconds : 0.0;
   const IterationWork& work = engine.work();
-  const at::Tensor most = at::zeros({5}, at::kDouble), sum = at::zeros({2}, at::kLong);
+  const at::Tensor most = at::zeros({6}, at::kDouble), sum = at::zeros({2}, at::kLong);
   auto* m = most.data_ptr<double>();
   m[0] = work.compute_seconds;
   m[1] = work.pack_seconds;
   m[2] = work.wait_seconds;
   m[3] = static_cast<double>(peak_bytes());
   m[4] = static_cast<double>(most_bytes(device));
+  m[5] = work.prior_seconds;
   sum.data_ptr<std::int64_t>()[0] = work.bytes;
   sum.data_ptr<std::int64_t>()[1] = work.messages;
   ranks.maximum(most);
@@ -261,9 +249,32 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.wait_seconds = m[2];
   row.peak_bytes = static_cast<std::int64_t>(m[3]);
   row.tensor_bytes = static_cast<std::int64_t>(m[4]);
+  if (with_priors) row.prior_seconds = m[5];
+  row.prior_error_before = work.error_before_priors;
+  row.prior_error_after = work.error_after_priors;
   row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
   row.messages_sent = sum.data_ptr<std::int64_t>()[1];
   return row;
+}
+
+// Once: a prior that works against the data.
+void warn_of_growth(const Config& config, const State& state, const IterationMetrics& row) {
+  static bool warned = false;
+  const std::vector<double>& error = state.history.amplitude_error;
+  constexpr double kGrowth = 1.001;
+  if (warned || config.priors.empty() || error.size() < 2 ||
+      !(error.back() > kGrowth * error[error.size() - 2])) {
+    return;
+  }
+  warned = true;
+  std::ostringstream text;
+  text << "the data error grew with priors, from " << error[error.size() - 2] << " to "
+       << error.back() << " in iteration " << row.iteration;
+  if (row.prior_error_before && row.prior_error_after) {
+    text << "; they took that of a batch from " << *row.prior_error_before << " to "
+         << *row.prior_error_after;
+  }
+  log_warning() << text.str() << " (prior.strength, noise, every)";
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.
@@ -401,7 +412,8 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     };
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
-      const IterationMetrics row = metrics_of(engine, state, ranks, device);
+      const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
+      if (ranks.first()) warn_of_growth(config, state, row);
       if (ranks.first()) {
         metrics->write(row);
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);

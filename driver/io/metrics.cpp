@@ -67,6 +67,12 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   json["messages_sent"] = metrics.messages_sent;
   json["peak_bytes"] = metrics.peak_bytes;
   json["tensor_bytes"] = metrics.tensor_bytes;
+  const auto optional = [&json](const char* key, const std::optional<double>& value) {
+    if (value) json[key] = number(*value);
+  };
+  optional("prior_seconds", metrics.prior_seconds);
+  optional("prior_error_before", metrics.prior_error_before);
+  optional("prior_error_after", metrics.prior_error_after);
   const std::string line = json.dump() + "\n";
   std::size_t done = 0;
   while (done < line.size()) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace ptyle::driver {
@@ -16,6 +17,9 @@ struct IterationMetrics {
   // other ranks, which could not be hidden.
   double compute_seconds = 0.0, pack_seconds = 0.0, wait_seconds = 0.0;
   std::int64_t bytes_sent = 0, messages_sent = 0;  // sum over ranks
+  // With priors: largest over ranks; and the amplitude error of the last batch before and after
+  // they replaced the object.
+  std::optional<double> prior_seconds, prior_error_before, prior_error_after;
   // Largest over ranks: of the process since its start, and of all tensors during the iterations.
   std::int64_t peak_bytes = 0, tensor_bytes = 0;
 };

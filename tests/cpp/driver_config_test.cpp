@@ -263,7 +263,7 @@ TEST(Config, EveryKeyIsDescribedAndWritten) {
   print_config_markdown(markdown);
   for (const KeyDescription& row : describe_keys()) {
     EXPECT_FALSE(row.meaning.empty()) << row.key;
-    if (row.key.starts_with("probe.aberrations.")) continue;
+    if (row.key.starts_with("probe.aberrations.") || row.key.starts_with("prior[")) continue;
     const std::string name = row.key.substr(row.key.find('.') + 1);
     // A key without a value stands as a comment.
     EXPECT_TRUE(("\n" + text).find("\n" + name + " = ") != std::string::npos ||
@@ -272,6 +272,46 @@ TEST(Config, EveryKeyIsDescribedAndWritten) {
     EXPECT_NE(help.str().find("  " + name), std::string::npos) << row.key;
     EXPECT_NE(markdown.str().find("`" + row.key + "`"), std::string::npos) << row.key;
   }
+}
+
+TEST(Config, PriorsAreTablesOfTheirOwn) {
+  const std::string text = std::string(kLeast) +
+                           "\n[[prior]]\nfile = \"a.pt2\"\nstrength = 0.5\n"
+                           "[[prior]]\nfile = \"/b.pt\"\nkind = \"gradient\"\non = \"object\"\n";
+  const Config config =
+      parse_config(text, "/data/run.toml", {"prior[1].strength=3", "prior[0].noise=0.1"});
+  ASSERT_EQ(config.priors.size(), 2u);
+  EXPECT_EQ(config.priors[0].file, "/data/a.pt2");
+  EXPECT_EQ(config.priors[0].kind, "plug-and-play");
+  EXPECT_EQ(*config.priors[0].noise, 0.1);
+  EXPECT_EQ(config.priors[1].strength, 3.0);
+  const std::string written = to_toml(config);
+  EXPECT_EQ(written, to_toml(parse_config(written, "/elsewhere/config.toml")));
+  const auto lines = lines_of_toml(written);
+  const auto value = [&](const std::string& key) {
+    for (const auto& [name, shown] : lines) {
+      if (name == key) return shown;
+    }
+    return std::string();
+  };
+  EXPECT_EQ(value("prior[1].kind"), " \"gradient\"");
+  EXPECT_EQ(value("prior[0].strength"), " 0.5");
+  const auto refused = [&](const std::string& more, const std::vector<std::string>& overrides,
+                           const std::vector<std::string>& words) {
+    try {
+      parse_config(text + more, "/data/run.toml", overrides);
+      ADD_FAILURE() << "accepted " << more;
+    } catch (const ConfigError& error) {
+      expect_words(error.what(), words);
+    }
+  };
+  refused("[[prior]]\nstrength = 1.0\n", {"prior[2].file="}, {"prior[2].file", "given"});
+  refused("[[prior]]\nfile = \"c\"\nstrenght = 1.0\n", {}, {"prior[2].strenght", "strength"});
+  refused("[[prior]]\nfile = \"c\"\nstrength = 2.0\n", {}, {"prior[2].strength", "at most 1"});
+  refused("[[prior]]\nfile = \"c\"\non = \"probe\"\nkind = \"red\"\n", {}, {"prior[2].kind"});
+  refused("", {"prior[5].file=x"}, {"prior[5]", "table"});
+  refused("", {"prior=3"}, {"prior", "[[prior]]"});
+  refused("", {"reconstruct.refine=[\"probe\"]"}, {"prior[0].on", "reconstruct.refine"});
 }
 
 TEST(Config, AFileThatIsNotThereIsAConfigError) {

@@ -1,0 +1,389 @@
+#include "driver/engine/priors.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/angle.h>
+#include <ATen/ops/complex.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/polar.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/view_as_complex.h>
+#include <ATen/ops/view_as_real.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "driver/engine/vectors.h"
+#include "driver/errors.h"
+#include "driver/threads.h"
+
+namespace ptyle::driver {
+
+namespace {
+
+constexpr int kPriorTag = 1 << 23;
+
+std::string place(std::size_t number) { return "prior[" + std::to_string(number) + "]"; }
+
+std::string list_of(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+std::vector<std::string> channels_of(const std::string& on) {
+  if (on == "phase") return {"phase"};
+  if (on == "object") return {"phase", "amplitude"};
+  return {"real", "imaginary"};
+}
+
+// [slices, rows, columns] complex -> [slices, channels, rows, columns] float32.
+at::Tensor image_of(const at::Tensor& object, bool with_amplitude) {
+  const at::Tensor phase = at::angle(object).to(at::kFloat);
+  if (!with_amplitude) return phase.unsqueeze(1).contiguous();
+  return at::stack({phase, at::abs(object).to(at::kFloat)}, 1).contiguous();
+}
+
+}  // namespace
+
+struct Priors::One {
+  std::size_t number = 0;
+  Config::Prior settings;
+  std::unique_ptr<Prior> model;
+  double noise = 0.0;
+  bool whole = false;                   // a result depends on all of the image
+  std::int64_t reach = 0;               // pixels around what is changed that the model must see
+  std::unique_ptr<HaloExchange> halos;  // null where every rank has all of the object
+  bool with_amplitude() const { return settings.on == "object"; }
+  bool replaces() const { return settings.kind == "plug-and-play"; }
+};
+
+// A part of what a tile updates, and what of the object the model must see for it.
+struct Priors::Task {
+  std::size_t tile;  // among this rank's
+  Rectangle area, seen;
+};
+
+Priors::Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
+               const at::Device& device)
+    : config_(config),
+      cut_(cut),
+      ranks_(ranks),
+      device_(device),
+      mine_(cut.tiles_of_rank(ranks.rank())) {
+  for (std::size_t k = 0; k < config.priors.size(); ++k) {
+    auto one = std::make_unique<One>();
+    one->number = k;
+    one->settings = config.priors[k];
+    one->model = load_prior(one->settings.file, device);
+    const PriorCard& card = one->model->card();
+    const auto refuse = [&](const std::string& key, const std::string& rule,
+                            const std::string& value) {
+      throw ConfigError(place(k) + "." + key + ": must " + rule + ", got " + value + " (" +
+                        one->settings.file + ")");
+    };
+    const std::string wanted = one->settings.kind == "gradient" ? "regulariser" : "denoiser";
+    if (card.kind != wanted) {
+      refuse("file", "hold a " + wanted + " for kind = \"" + one->settings.kind + "\"",
+             "a " + card.kind);
+    }
+    if (wanted == "regulariser" && !one->model->differentiable()) {
+      refuse("file", "be TorchScript for kind = \"gradient\"",
+             "a compiled .pt2, through which no gradient flows");
+    }
+    if (card.channels != channels_of(one->settings.on)) {
+      refuse("file",
+             "be a model of " + list_of(channels_of(one->settings.on)) + " for on = \"" +
+                 one->settings.on + "\"",
+             "one of " + list_of(card.channels));
+    }
+    if (wanted == "denoiser") {
+      one->noise = one->settings.noise.value_or(std::sqrt(card.least_noise * card.most_noise));
+      if (one->noise < card.least_noise || one->noise > card.most_noise) {
+        refuse("noise",
+               "be what the model was trained with, from " + std::to_string(card.least_noise) +
+                   " to " + std::to_string(card.most_noise),
+               std::to_string(one->noise));
+      }
+    }
+    one->whole = card.receptive_field < 0;
+    if (one->whole && cut.tiles.size() > 1 && one->settings.on != "probe") {
+      refuse("file", "declare a receptive_field to work on more than one tile", "a card without");
+    }
+    // A pixel's gradient has the energies of all that see it.
+    one->reach = one->whole ? 0 : card.receptive_field * (wanted == "regulariser" ? 2 : 1);
+    const Rectangle object = cut.grid.object();
+    if (one->settings.on != "probe" &&
+        (object.rows < card.smallest[0] || object.columns < card.smallest[1])) {
+      refuse("file",
+             "take an object of " + std::to_string(object.rows) + " x " +
+                 std::to_string(object.columns),
+             "a model that needs " + std::to_string(card.smallest[0]) + " x " +
+                 std::to_string(card.smallest[1]));
+    }
+    if (cut.exchange != "allreduce" && one->settings.on != "probe") {
+      Pair halo{one->reach, one->reach};
+      if (cut.exchange != "direct") {  // tiles update all of their frames
+        halo[0] += cut.grid.halo()[0];
+        halo[1] += cut.grid.halo()[1];
+      }
+      one->halos = std::make_unique<HaloExchange>(
+          TileGrid(cut.grid.row_cuts(), cut.grid.column_cuts(), halo), cut.owners, ranks.rank(),
+          ranks.group());
+    }
+    list_.push_back(std::move(one));
+  }
+}
+
+Priors::~Priors() = default;
+
+bool Priors::due(const One& one, const State& state, std::int64_t batches, bool replaces) const {
+  if (one.replaces() != replaces || state.iteration < one.settings.start) return false;
+  const std::int64_t every = one.settings.every > 0 ? one.settings.every : batches;
+  // `state.batch` batches are done; gradients join the last of every so many.
+  const std::int64_t done = state.iteration * batches + state.batch + (replaces ? 0 : 1);
+  return done % every == 0;
+}
+
+bool Priors::join_gradients(const State& state, std::int64_t batches) const {
+  return std::any_of(list_.begin(), list_.end(), [&](const std::unique_ptr<One>& one) {
+    return due(*one, state, batches, false);
+  });
+}
+
+bool Priors::replace(const State& state, std::int64_t batches) const {
+  return std::any_of(list_.begin(), list_.end(), [&](const std::unique_ptr<One>& one) {
+    return due(*one, state, batches, true);
+  });
+}
+
+std::int64_t Priors::messages() const {
+  std::int64_t sum = 0;
+  for (const auto& one : list_) sum += one->halos ? one->halos->messages_sent() : 0;
+  return sum;
+}
+
+std::int64_t Priors::bytes() const {
+  std::int64_t sum = 0;
+  for (const auto& one : list_) sum += one->halos ? one->halos->bytes_sent() : 0;
+  return sum;
+}
+
+std::vector<at::Tensor> Priors::images(One& one, const State& state) {
+  std::vector<at::Tensor> owned, extended;
+  for (std::size_t k = 0; k < mine_.size(); ++k) {
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
+    if (!one.halos) {
+      const at::Tensor all = image_of(state.tiles[k].object, one.with_amplitude());
+      extended.push_back(all.flatten(0, 1));
+      continue;
+    }
+    owned.push_back(
+        image_of(cut_out(state.tiles[k].object, tile.frame, tile.owned), one.with_amplitude())
+            .flatten(0, 1));
+    const Rectangle frame = one.halos->grid().extended(tile.number);
+    extended.push_back(
+        at::empty({owned.back().size(0), frame.rows, frame.columns}, owned.back().options()));
+  }
+  if (!one.halos) return extended;
+  calls_ = (calls_ + 1) & 0x3fffff;
+  one.halos->begin_insert(owned, kPriorTag + calls_);
+  for (std::size_t k = 0; k < mine_.size(); ++k) {
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
+    if (tile.owned.empty()) continue;
+    cut_out(extended[k], one.halos->grid().extended(tile.number), tile.owned).copy_(owned[k]);
+  }
+  one.halos->finish_insert(extended);
+  return extended;
+}
+
+std::vector<Priors::Task> Priors::tasks(const One& one) const {
+  // Large enough that what the model sees twice is little, small enough for a cache.
+  const std::int64_t edge = device_.is_cpu() ? 160 : 1024;
+  std::vector<Task> all;
+  for (std::size_t k = 0; k < mine_.size(); ++k) {
+    const Rectangle area = cut_.tiles[static_cast<std::size_t>(mine_[k])].updated;
+    if (area.empty()) continue;
+    if (one.whole) {
+      all.push_back({k, area, area});
+      continue;
+    }
+    const auto parts = [edge](std::int64_t size) { return (size + edge - 1) / edge; };
+    for (std::int64_t i = 0; i < parts(area.rows); ++i) {
+      for (std::int64_t j = 0; j < parts(area.columns); ++j) {
+        const std::int64_t top = area.rows * i / parts(area.rows);
+        const std::int64_t left = area.columns * j / parts(area.columns);
+        const Rectangle part{area.row + top, area.column + left,
+                             area.rows * (i + 1) / parts(area.rows) - top,
+                             area.columns * (j + 1) / parts(area.columns) - left};
+        all.push_back({k, part, cut_.grid.widened(part, {one.reach, one.reach})});
+      }
+    }
+  }
+  return all;
+}
+
+// work(task's number, slice), each on one thread.
+template <typename Work>
+void Priors::run(const std::vector<Task>& all, std::int64_t slices, const Work& work) const {
+  const auto count = static_cast<std::int64_t>(all.size()) * slices;
+  const auto range = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      work(static_cast<std::size_t>(i / slices), i % slices);
+  };
+  if (count > 1 && device_.is_cpu()) {
+    at::parallel_for(0, count, 1, range);
+  } else {
+    const OneThread one_thread;
+    range(0, count);
+  }
+}
+
+void Priors::apply(State& state, std::int64_t batches) {
+  for (const auto& one : list_) {
+    if (!due(*one, state, batches, true)) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    if (one->settings.on == "probe") {
+      apply_to_probe(*one, state);
+    } else {
+      apply_to_object(*one, state);
+    }
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+}
+
+void Priors::apply_to_object(One& one, State& state) {
+  const std::vector<at::Tensor> extended = [&] {
+    const OneThread one_thread;
+    return images(one, state);
+  }();
+  const std::int64_t channels = one.with_amplitude() ? 2 : 1;
+  const std::int64_t slices = state.tiles.front().object.size(0);
+  const double strength = one.settings.strength;
+  const std::vector<Task> all = tasks(one);
+  run(all, slices, [&](std::size_t number, std::int64_t slice) {
+    const c10::InferenceMode no_autograd;
+    const Task& task = all[number];
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[task.tile])];
+    const Rectangle frame = one.halos ? one.halos->grid().extended(tile.number) : tile.frame;
+    const at::Tensor x = cut_out(extended[task.tile], frame, task.seen)
+                             .narrow(0, slice * channels, channels)
+                             .unsqueeze(0)
+                             .contiguous();
+    const at::Tensor change =
+        cut_out(one.model->denoised(x, one.noise).sub(x).squeeze(0), task.seen, task.area)
+            .mul(strength);
+    at::Tensor object =
+        cut_out(state.tiles[task.tile].object, tile.frame, task.area).select(0, slice);
+    const at::ScalarType real = at::toRealValueType(object.scalar_type());
+    const at::Tensor turn = change.select(0, 0).to(real);
+    if (channels == 1) {
+      object.mul_(at::polar(at::ones_like(turn), turn));
+    } else {
+      const at::Tensor amplitude = at::abs(object).add(change.select(0, 1).to(real)).clamp_min(0);
+      object.copy_(at::polar(amplitude, at::angle(object).add(turn)));
+    }
+  });
+}
+
+// The same on every rank: the first one's.
+void Priors::apply_to_probe(One& one, State& state) const {
+  if (ranks_.first()) {
+    const OneThread one_thread;
+    const c10::InferenceMode no_autograd;
+    const double most = largest(state.probe.abs().to(at::kDouble).contiguous());
+    if (most > 0) {
+      const at::Tensor x =
+          at::view_as_real(state.probe).permute({0, 3, 1, 2}).div(most).to(at::kFloat).contiguous();
+      const at::Tensor change = one.model->denoised(x, one.noise)
+                                    .sub(x)
+                                    .permute({0, 2, 3, 1})
+                                    .to(at::toRealValueType(state.probe.scalar_type()))
+                                    .mul(most * one.settings.strength)
+                                    .contiguous();
+      state.probe.add_(at::view_as_complex(change));
+    }
+  }
+  ranks_.broadcast(state.probe);
+}
+
+std::vector<double> Priors::add_gradients(const State& state, std::int64_t batches,
+                                          const std::vector<at::Tensor>& gradients,
+                                          double most_illumination) {
+  std::vector<double> energies(mine_.size(), 0.0);
+  for (const auto& one : list_) {
+    if (!due(*one, state, batches, false)) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    // The likelihood's second derivative with respect to a pixel is 2 I.
+    add_gradient(*one, state, gradients, 2 * one->settings.strength * most_illumination, energies);
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  return energies;
+}
+
+void Priors::add_gradient(One& one, const State& state, const std::vector<at::Tensor>& gradients,
+                          double scale, std::vector<double>& energies) {
+  const std::vector<at::Tensor> extended = [&] {
+    const OneThread one_thread;
+    return images(one, state);
+  }();
+  const std::int64_t channels = one.with_amplitude() ? 2 : 1;
+  const std::int64_t slices = state.tiles.front().object.size(0);
+  const std::vector<Task> all = tasks(one);
+  std::vector<double> parts(all.size() * static_cast<std::size_t>(slices), 0.0);
+  run(all, slices, [&](std::size_t number, std::int64_t slice) {
+    const Task& task = all[number];
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[task.tile])];
+    const Rectangle frame = one.halos ? one.halos->grid().extended(tile.number) : tile.frame;
+    at::Tensor slope;  // [channels, rows, columns] with respect to phase and amplitude
+    {
+      const c10::InferenceMode with_autograd(false);
+      const at::AutoGradMode gradient(one.settings.kind == "gradient");
+      at::Tensor x = cut_out(extended[task.tile], frame, task.seen)
+                         .narrow(0, slice * channels, channels)
+                         .unsqueeze(0)
+                         .clone(at::MemoryFormat::Contiguous);
+      if (one.settings.kind == "red") {
+        slope = x.sub(one.model->denoised(x, one.noise));
+      } else {
+        x.requires_grad_();
+        const at::Tensor energy = one.model->energy(x);
+        at::Tensor joint = energy, own = energy;
+        if (energy.dim() > 0) {
+          // What sees the area's pixels; and the energy that is this area's own.
+          const std::int64_t radius = one.reach / 2;
+          const Rectangle near = cut_.grid.widened(task.area, {radius, radius});
+          joint = cut_out(energy, task.seen, one.whole ? task.area : near).sum();
+          own = cut_out(energy, task.seen, intersection(task.area, tile.owned)).sum();
+        }
+        slope = torch::autograd::grad({joint}, {x}).front();
+        parts[number * static_cast<std::size_t>(slices) + static_cast<std::size_t>(slice)] =
+            tile.owned.empty() ? 0.0 : own.item<double>();
+      }
+    }
+    const c10::InferenceMode no_autograd;
+    const at::Tensor object =
+        cut_out(state.tiles[task.tile].object, tile.frame, task.area).select(0, slice);
+    at::Tensor sum = cut_out(gradients[task.tile], tile.updated, task.area).select(0, slice);
+    const at::ScalarType real = at::toRealValueType(object.scalar_type());
+    slope = cut_out(slope.squeeze(0), task.seen, task.area).to(real).mul(scale);
+    // L(arg O): i O / |O|^2 dL/darg; L(|O|): O / |O| dL/d|O|
+    const at::Tensor amplitude = at::abs(object).clamp_min(1e-6);
+    const at::Tensor turn = slope.select(0, 0).div(amplitude.square());
+    sum.add_(object.mul(at::complex(at::zeros_like(turn), turn)));
+    if (channels == 2) sum.add_(object.mul(slope.select(0, 1).div(amplitude)));
+  });
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    energies[all[i / static_cast<std::size_t>(slices)].tile] += scale * parts[i];
+  }
+}
+
+}  // namespace ptyle::driver

@@ -1,0 +1,74 @@
+// Learned priors between and within updates.
+//
+// A prior sees each slice of the object as an image of phase (and amplitude), on tiles that are
+// extended by its receptive field with what the neighbours have now: the result is that of the
+// whole object, and no tile has a seam. It works block by block, each on one thread, so that bits
+// depend on the grid alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "driver/config/config.h"
+#include "driver/engine/state.h"
+#include "driver/priors/prior.h"
+#include "driver/tiles/decomposition.h"
+#include "driver/tiles/ranks.h"
+#include "ops/halo/exchange.h"
+
+namespace ptyle::driver {
+
+class Priors {
+ public:
+  // Loads them all. ConfigError where one does not fit its table. All must outlive it.
+  Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
+         const at::Device& device);
+  ~Priors();
+
+  bool any() const { return !list_.empty(); }
+  // Whether one joins gradients in the batch that is `done` batches after the start.
+  bool join_gradients(const State& state, std::int64_t batches) const;
+  bool replace(const State& state, std::int64_t batches) const;
+
+  // kind = "plug-and-play": moves object and probe towards what the prior makes of them. After an
+  // update; in frames what is not `updated` is stale afterwards as after any update.
+  void apply(State& state, std::int64_t batches);
+  // kind = "red" | "gradient": adds to the gradients of what each tile updates. Strengths are in
+  // units of `most_illumination`. Returns the energy of each tile ("red" has none).
+  std::vector<double> add_gradients(const State& state, std::int64_t batches,
+                                    const std::vector<at::Tensor>& gradients,
+                                    double most_illumination);
+
+  // Since the start.
+  double seconds() const { return seconds_; }
+  std::int64_t messages() const;
+  std::int64_t bytes() const;
+
+ private:
+  struct One;
+  struct Task;
+  bool due(const One& one, const State& state, std::int64_t batches, bool replaces) const;
+  // x [slices x channels, rows, columns] float32 of every tile, extended.
+  std::vector<at::Tensor> images(One& one, const State& state);
+  std::vector<Task> tasks(const One& one) const;
+  template <typename Work>
+  void run(const std::vector<Task>& all, std::int64_t slices, const Work& work) const;
+  void apply_to_object(One& one, State& state);
+  void apply_to_probe(One& one, State& state) const;
+  void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& gradients,
+                    double scale, std::vector<double>& energies);
+
+  const Config& config_;
+  const Decomposition& cut_;
+  const Ranks& ranks_;
+  at::Device device_;
+  std::vector<std::int64_t> mine_;  // tiles of this rank
+  std::vector<std::unique_ptr<One>> list_;
+  int calls_ = 0;
+  double seconds_ = 0.0;
+};
+
+}  // namespace ptyle::driver

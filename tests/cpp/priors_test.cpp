@@ -1,0 +1,210 @@
+// Learned priors in the program: files, cards, and the same answer on any tiles.
+#include "driver/engine/priors.h"
+
+#include <filesystem>
+#include <fstream>
+#include <unistd.h>
+
+#include <torch/script.h>
+
+#include "driver/errors.h"
+#include "driver/priors/prior.h"
+#include "tests/cpp/tiled.h"
+
+namespace ptyle::driver {
+namespace {
+
+using namespace ptyle::driver::tests;
+
+// Models of our own, as users write them: nonlinear, of a known receptive field.
+class PriorFiles : public ::testing::Test {
+ protected:
+  PriorFiles()
+      : folder_(std::filesystem::temp_directory_path() /
+                ("ptyle_priors_" + std::to_string(getpid()) + "_" +
+                 ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    std::filesystem::create_directories(folder_);
+  }
+  ~PriorFiles() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  // radius 3: two layers of 3 x 3, the second with holes.
+  std::string save(const std::string& name, const std::string& card, int64_t channels,
+                   const std::string& body) const {
+    torch::jit::Module module("prior");
+    at::manual_seed(3);
+    module.register_buffer("first", 0.2 * at::randn({4, channels, 3, 3}));
+    module.register_buffer("second", 0.2 * at::randn({channels, 4, 3, 3}));
+    module.define(body);
+    torch::jit::ExtraFilesMap extra;
+    if (!card.empty()) extra["ptyle_card.json"] = card;
+    module.save(path(name), extra);
+    return path(name);
+  }
+  std::string denoiser(const std::string& name, int64_t channels) const {
+    return save(name, card("denoiser", channels, "3"), channels, R"(
+def forward(self, x, noise):
+    padded = torch.pad(x, [3, 3, 3, 3], "replicate")
+    features = torch.tanh(torch.conv2d(padded, self.first))
+    change = torch.conv2d(features, self.second, None, 1, 0, 2)
+    return x - noise.view([-1, 1, 1, 1]) * change
+)");
+  }
+  std::string regulariser(const std::string& name, int64_t channels, bool whole = false) const {
+    return save(name, card("regulariser", channels, whole ? "null" : "3"), channels, std::string(R"(
+def forward(self, x):
+    padded = torch.pad(x, [3, 3, 3, 3], "replicate")
+    features = torch.tanh(torch.conv2d(padded, self.first))
+    energy = torch.conv2d(features, self.second, None, 1, 0, 2)
+    return torch.sum(energy * energy, [1]))") + (whole ? ".sum()\n" : "\n"));
+  }
+  static std::string card(const std::string& kind, int64_t channels, const std::string& field) {
+    return R"({"format": "ptyle.prior", "version": 1, "kind": ")" + kind + R"(", "channels": )" +
+           (channels == 1 ? R"(["phase"])" : R"(["phase", "amplitude"])") +
+           R"(, "receptive_field": )" + field +
+           R"(, "noise": {"least": 0.001, "most": 0.5}, "smallest": [1, 1]})";
+  }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+Config with_prior(const std::string& file, const std::string& kind, const std::string& on) {
+  Config config = config_of("descent", "double");
+  config.reconstruct.momentum = 0.0;
+  Config::Prior prior;
+  prior.file = file;
+  prior.kind = kind;
+  prior.on = on;
+  prior.strength = kind == "plug-and-play" ? 0.6 : 0.05;
+  prior.noise = kind == "gradient" ? std::nullopt : std::optional<double>(0.1);
+  prior.every = 2;
+  config.priors = {prior};
+  return config;
+}
+
+TEST_F(PriorFiles, OnTilesIsThatOfTheWholeObject) {
+  const Problem problem = make_problem(2, 16, 8, 1.5);
+  const std::string one = denoiser("phase.pt", 1), both = denoiser("object.pt", 2);
+  const std::string energy = regulariser("energy.pt", 2);
+  for (const Config& config :
+       {with_prior(one, "plug-and-play", "phase"), with_prior(both, "plug-and-play", "object"),
+        with_prior(one, "red", "phase"), with_prior(both, "red", "object"),
+        with_prior(energy, "gradient", "object")}) {
+    SCOPED_TRACE(config.priors[0].kind + " on " + config.priors[0].on);
+    Config without = config;
+    without.priors.clear();
+    const Answer whole = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 3);
+    const Answer plain = tiled(without, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 3);
+    EXPECT_GT(difference(whole, plain, problem), 1e-4);
+    for (const std::string exchange : {"direct", "passes"}) {
+      // 3 x 3, and tiles narrower than the receptive field
+      for (const Pair grid : {Pair{3, 3}, Pair{9, 2}}) {
+        const Answer cut = tiled(config, problem, 1, {grid, std::nullopt, exchange, 0}, 3);
+        EXPECT_LT(difference(whole, cut, problem), 1e-6) << exchange << grid[0];
+        for (const int64_t ranks : {2, 4}) {
+          expect_same_bits(cut, tiled(config, problem, ranks, {grid, std::nullopt, exchange, 0}, 3,
+                                      ranks == 4 ? 2 : 1));
+        }
+      }
+    }
+    const Answer reduced = tiled(config, problem, 2, {Pair{1, 2}, std::nullopt, "allreduce", 0}, 3);
+    EXPECT_LT(difference(whole, reduced, problem), 1e-6);
+  }
+}
+
+TEST_F(PriorFiles, AnEnergyOfTheWholeImageIsThatOfItsPixels) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  const DecompositionOptions one_tile{Pair{1, 1}, std::nullopt, "direct", 0};
+  const Answer map =
+      tiled(with_prior(regulariser("map.pt", 1), "gradient", "phase"), problem, 1, one_tile, 3);
+  const Config whole = with_prior(regulariser("whole.pt", 1, true), "gradient", "phase");
+  const Answer scalar = tiled(whole, problem, 1, one_tile, 3);
+  EXPECT_LT(difference(map, scalar, problem), 1e-6);
+  EXPECT_NEAR(map.loss.back(), scalar.loss.back(), 1e-6 * map.loss.back());
+  const Decomposition cut = cut_up(problem, 1, {Pair{2, 1}, std::nullopt, "direct", 0});
+  EXPECT_THROW(Priors(whole, cut, Ranks(), at::kCPU), ConfigError);
+}
+
+// L-BFGS searches along lines of loss and energy together: the energy that joins has the slope that
+// joins.
+TEST_F(PriorFiles, EnergyAndSlopeBelongTogether) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  Config config = with_prior(regulariser("energy.pt", 1), "gradient", "phase");
+  config.reconstruct.optimizer = "lbfgs";
+  config.reconstruct.batches = 1;
+  config.priors[0].every = 1;
+  const Answer one = tiled(config, problem, 1, {Pair{2, 2}, std::nullopt, "direct", 0}, 15);
+  for (size_t k = 1; k < one.loss.size(); ++k) EXPECT_LE(one.loss[k], one.loss[k - 1] * 1.0001);
+}
+
+TEST_F(PriorFiles, OnTheProbeIsTheSameOnAllRanks) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  std::string text = card("denoiser", 2, "3");
+  text.replace(text.find(R"(["phase", "amplitude"])"), 22, R"(["real", "imaginary"])");
+  const std::string file =
+      save("probe.pt", text, 2, "def forward(self, x, noise):\n    return 0.9 * x\n");
+  Config config = with_prior(file, "plug-and-play", "probe");
+  const DecompositionOptions options{Pair{2, 2}, std::nullopt, "direct", 0};
+  const Answer one = tiled(config, problem, 1, options, 2);
+  expect_same_bits(one, tiled(config, problem, 3, options, 2));
+  config.priors.clear();
+  EXPECT_GT((tiled(config, problem, 1, options, 2).probe - one.probe).abs().max().item<double>(),
+            0.0);
+}
+
+std::string refusal(const std::string& path) {
+  try {
+    load_prior(path, at::kCPU);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST_F(PriorFiles, WhatDoesNotFitIsSaid) {
+  const auto has = [](const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  has(refusal(path("nothing.pt")), "which is not there");
+  std::ofstream(path("text.pt")) << "no model";
+  has(refusal(path("text.pt")), "must be TorchScript or a compiled .pt2");
+  const std::string body = "def forward(self, x, noise):\n    return x\n";
+  has(refusal(save("bare.pt", "", 1, body)), "model card");
+  has(refusal(save("torn.pt", "{", 1, body)), "complete card");
+  has(refusal(save("other.pt", R"({"format": "else", "version": 1})", 1, body)), "ptyle.prior");
+  has(refusal(save("kind.pt", card("guess", 1, "3"), 1, body)), "\"guess\"");
+  has(refusal(save("minus.pt", card("denoiser", 1, "-2"), 1, body)), "not negative");
+
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
+  const auto priors = [&](const Config& config) {
+    try {
+      Priors(config, cut, Ranks(), at::kCPU);
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  const std::string file = denoiser("phase.pt", 1);
+  has(priors(with_prior(file, "gradient", "phase")), "prior[0].file: must hold a regulariser");
+  has(priors(with_prior(file, "red", "object")), "phase, amplitude");
+  Config loud = with_prior(file, "red", "phase");
+  loud.priors[0].noise = 0.7;
+  has(priors(loud), "prior[0].noise: must be what the model was trained with");
+  EXPECT_EQ(priors(with_prior(file, "red", "phase")), "accepted");
+
+  // Found out when it runs: another shape, and what torch itself refuses.
+  const auto cropped = load_prior(save("crop.pt", card("denoiser", 1, "3"), 1,
+                                       "def forward(self, x, noise):\n    return x[:, :, 1:]\n"),
+                                  at::kCPU);
+  EXPECT_THROW(cropped->denoised(at::zeros({1, 1, 8, 8}), 0.1), RunError);
+  const auto failing = load_prior(save("fail.pt", card("denoiser", 1, "3"), 1,
+                                       "def forward(self, x, noise):\n    return x.view([3, 1])\n"),
+                                  at::kCPU);
+  EXPECT_THROW(failing->denoised(at::zeros({1, 1, 8, 8}), 0.1), RunError);
+}
+
+}  // namespace
+}  // namespace ptyle::driver
