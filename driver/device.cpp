@@ -1,15 +1,21 @@
 #include "driver/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <unistd.h>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <ptyle/ops.h>
 
 #include "driver/errors.h"
+#include "driver/log.h"
 #include "driver/memory.h"
 #include "ops/device.h"
 
@@ -24,36 +30,92 @@ bool has_driver() {
   return true;
 }
 
-// Why a rank can have no GPU, in words; empty where it can.
-std::string why_not(const Launch& launch) {
-  const CudaServices* services = nullptr;
+// Why there can be no GPU, in words; empty where there can.
+std::string why_no_gpu() {
   try {
-    services = &cuda_services();
+    return cuda_services().why_no_device();
   } catch (const c10::Error& error) {
     return std::string(error.what_without_backtrace()) +
            "; `PTYLE_CUDA=on ./dev build` builds with CUDA";
   }
-  if (const std::string why = services->why_no_device(); !why.empty()) return why;
-  if (launch.local_rank < services->devices()) return {};
-  const char* const shared = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
-  if (shared != nullptr && std::strcmp(shared, "1") == 0) return {};
-  return "this machine has " + std::to_string(services->devices()) + " GPUs for ranks 0 to " +
-         std::to_string(services->devices() - 1) + " of its ranks, and this one is its rank " +
-         std::to_string(launch.local_rank) +
-         " (start fewer, or let ranks share with NCCL_MULTI_RANK_GPU_ENABLE=1)";
 }
+
+bool may_share() {
+  const char* const shared = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  return shared != nullptr && std::strcmp(shared, "1") == 0;
+}
+
+std::int64_t number_of(const std::string& name) {
+  return static_cast<std::int64_t>(std::hash<std::string>{}(name) >> 1);
+}
+
+std::string host_name() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+// Everybody's number, by rank.
+std::vector<std::int64_t> of_all(std::int64_t mine, const Ranks& ranks) {
+  const at::Tensor all = at::zeros({ranks.size()}, at::kLong);
+  auto* numbers = all.data_ptr<std::int64_t>();
+  numbers[ranks.rank()] = mine;
+  ranks.gather(all);
+  return {numbers, numbers + ranks.size()};
+}
+
+at::Device gpu(std::int64_t index) { return {at::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
 
 }  // namespace
 
-at::Device choose_device(const Config& config, const Launch& launch) {
+at::Device choose_device(const Config& config) {
   if (config.device == "cpu" || (config.device == "auto" && !has_driver())) return at::kCPU;
-  const std::string why = why_not(launch);
-  if (why.empty()) {
-    return {at::kCUDA,
-            static_cast<c10::DeviceIndex>(launch.local_rank % cuda_services().devices())};
+  const std::string why = why_no_gpu();
+  if (why.empty()) return gpu(0);
+  if (config.device == "auto") {
+    log_warning() << "there is a driver, but no GPU is used: " << why;
+    return at::kCPU;
   }
-  if (config.device == "auto") return at::kCPU;
   throw ConfigError("device: must be \"cpu\" or \"auto\" here, got \"cuda\": " + why);
+}
+
+std::vector<std::int64_t> gpus_of_ranks(const std::vector<std::int64_t>& hosts,
+                                        const std::vector<std::int64_t>& devices) {
+  std::map<std::int64_t, std::int64_t> ranks_there;
+  std::vector<std::int64_t> gpus;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
+    // A launcher may show each rank its own GPU alone: then that one is number 0.
+    gpus.push_back(ranks_there[hosts[rank]]++ % std::max<std::int64_t>(1, devices[rank]));
+  }
+  return gpus;
+}
+
+at::Device agree_on_device(const Config& config, const at::Device& mine, const Ranks& ranks) {
+  const bool has_gpu = !mine.is_cpu();
+  const std::vector<std::int64_t> devices = of_all(has_gpu ? cuda_services().devices() : 0, ranks);
+  const std::vector<std::int64_t> hosts = of_all(number_of(host_name()), ranks);
+  if (std::count(devices.begin(), devices.end(), 0) > 0) {
+    if (has_gpu) log_info() << "another rank has no GPU: all take the CPU";
+    return at::kCPU;
+  }
+  const auto rank = static_cast<std::size_t>(ranks.rank());
+  const std::int64_t index = gpus_of_ranks(hosts, devices)[rank];
+  const std::vector<std::int64_t> uuids =
+      of_all(number_of(host_name() + cuda_services().uuid(index)), ranks);
+  for (std::size_t other = 0; other < uuids.size(); ++other) {
+    const auto first = static_cast<std::size_t>(
+        std::find(uuids.begin(), uuids.end(), uuids[other]) - uuids.begin());
+    if (first == other || may_share()) continue;
+    const std::string what = "ranks " + std::to_string(first) + " and " + std::to_string(other) +
+                             " have one GPU between them (start fewer ranks, or let them share "
+                             "with NCCL_MULTI_RANK_GPU_ENABLE=1)";
+    if (config.device == "cuda") {
+      throw ConfigError("device: must be \"cpu\" or \"auto\" here, got \"cuda\": " + what);
+    }
+    if (ranks.first()) log_warning() << what << ": all take the CPU";
+    return at::kCPU;
+  }
+  return gpu(index);
 }
 
 std::string words_for(const at::Device& device, IntegerPair window) {
@@ -67,11 +129,10 @@ std::string words_for(const at::Device& device, IntegerPair window) {
 }
 
 std::string words_for(const Config& config, IntegerPair window) {
-  try {
-    return words_for(choose_device(config, Launch{}), window);
-  } catch (const ConfigError& error) {
-    return std::string("a GPU, but not here: ") + error.what();
+  if (config.device == "cuda") {
+    if (const std::string why = why_no_gpu(); !why.empty()) return "a GPU, but not here: " + why;
   }
+  return words_for(choose_device(config), window);
 }
 
 std::int64_t free_bytes(const at::Device& device) {

@@ -3,17 +3,29 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "driver/config/config.h"
-#include "driver/tiles/launch.h"
+#include "driver/tiles/ranks.h"
 
 namespace ptyle::driver {
 
-// By config.device: "auto" takes the GPU of the rank's number on its machine where there is one.
-// ConfigError where "cuda" cannot be had, naming what is missing.
-at::Device choose_device(const Config& config, const Launch& launch);
+// By config.device, for a rank by itself: "auto" takes a GPU where there is one that works, and
+// says why not where there is one that does not. ConfigError where "cuda" cannot be had, naming
+// what is missing.
+at::Device choose_device(const Config& config);
+
+// The same for all ranks, each with its own choice: the CPU where one has no GPU; else those of one
+// machine take its GPUs in turn, whatever their launcher tells them. ConfigError where two of them
+// would share one (NCCL_MULTI_RANK_GPU_ENABLE=1 lets them) and config.device is "cuda".
+at::Device agree_on_device(const Config& config, const at::Device& mine, const Ranks& ranks);
+
+// The GPU of each rank on its machine: by the order of the ranks there. hosts, devices: by rank, a
+// number that tells machines apart, and how many GPUs a rank sees.
+std::vector<std::int64_t> gpus_of_ranks(const std::vector<std::int64_t>& hosts,
+                                        const std::vector<std::int64_t>& devices);
 
 // "the CPU (fused v4, 8 threads)" | "GPU 0 (NVIDIA H100)"; window: that of the patterns.
 std::string words_for(const at::Device& device, IntegerPair window);

@@ -41,6 +41,7 @@ class CudaServices {
   virtual std::string why_no_device() const = 0;
   virtual std::int64_t devices() const = 0;
   virtual std::string name(std::int64_t device) const = 0;
+  virtual std::string uuid(std::int64_t device) const = 0;  // 16 bytes
   virtual std::int64_t free_bytes(std::int64_t device) const = 0;
   // The most that tensors took at a time since the last call of restart_most_bytes.
   virtual std::int64_t most_bytes(std::int64_t device) const = 0;

@@ -320,19 +320,24 @@ void Engine::add_all(const State& state, std::int64_t batch, Part TileBatch::*pa
   }
 }
 
-// The sum of each tile's blocks, each of them summed in order. Waits for the device once.
-std::vector<double> Engine::sums_by_tile(const std::vector<std::vector<at::Tensor>>& blocks) const {
+// The sum of each tile's blocks, each of them summed in order; of all lists with one wait for the
+// device.
+std::vector<std::vector<double>> Engine::sums_by_tile(
+    const std::vector<const std::vector<std::vector<at::Tensor>>*>& lists) const {
   std::vector<at::Tensor> all;
-  for (const std::vector<at::Tensor>& tile : blocks)
-    all.insert(all.end(), tile.begin(), tile.end());
-  std::vector<double> sums(blocks.size(), 0.0);
-  if (all.empty()) return sums;
-  const at::Tensor here = at::cat(all).cpu();
+  for (const auto* list : lists) {
+    for (const auto& tile : *list) all.insert(all.end(), tile.begin(), tile.end());
+  }
+  const at::Tensor here = all.empty() ? at::Tensor() : at::cat(all).cpu();
+  std::vector<std::vector<double>> sums;
   std::int64_t at = 0;
-  for (std::size_t k = 0; k < blocks.size(); ++k) {
-    for (const at::Tensor& block : blocks[k]) {
-      sums[k] += total(here.narrow(0, at, block.numel()));
-      at += block.numel();
+  for (const auto* list : lists) {
+    sums.emplace_back(list->size(), 0.0);
+    for (std::size_t k = 0; k < list->size(); ++k) {
+      for (const at::Tensor& block : (*list)[k]) {
+        sums.back()[k] += total(here.narrow(0, at, block.numel()));
+        at += block.numel();
+      }
     }
   }
   return sums;
@@ -360,9 +365,8 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
       const Rectangle& area = tiles_[k].updated;
       result.object_illumination.push_back(illumination(
           state.probe, tiles[k].lighting, {area.rows, area.columns}, {area.row, area.column}));
-      double& here = *most.data_ptr<double>();
-      here = std::max(here, largest(result.object_illumination.back()));
     }
+    *most.data_ptr<double>() = largest(result.object_illumination);
     ranks_.maximum(most);
     result.most_object_illumination = most.item<double>();
   }
@@ -442,8 +446,8 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   const auto count = static_cast<std::int64_t>(cut_.tiles.size());
   at::Tensor numbers = at::zeros({3, count}, at::kDouble);
   double* to = numbers.data_ptr<double>();
-  const std::vector<double> losses = sums_by_tile(losses_);
-  const std::vector<double> squared_errors = sums_by_tile(squared_errors_);
+  const std::vector<std::vector<double>> sums = sums_by_tile({&losses_, &squared_errors_});
+  const std::vector<double>&losses = sums[0], &squared_errors = sums[1];
   for (std::size_t k = 0; k < tiles.size(); ++k) {
     to[tiles_[k].number] = losses[k] + energies[k];
     to[count + tiles_[k].number] = squared_errors[k];
@@ -482,7 +486,7 @@ double Engine::amplitude_error(const State& state, std::int64_t batch) {
   }
   const double share = static_cast<double>(batches_.members(batch).size(0)) /
                        static_cast<double>(std::max<std::int64_t>(1, positions()));
-  const double sum = sum_over_tiles(sums_by_tile(blocks));
+  const double sum = sum_over_tiles(sums_by_tile({&blocks})[0]);
   return unmasked_pixels_ > 0 ? sum / (share * unmasked_pixels_) : 0.0;
 }
 

@@ -96,7 +96,8 @@ class Engine {
   Evaluation evaluate(const State& state, std::int64_t batch, double* squared_error,
                       const std::function<bool()>& stop, std::int64_t next_batch);
   void expect(std::int64_t batch);
-  std::vector<double> sums_by_tile(const std::vector<std::vector<at::Tensor>>& blocks) const;
+  std::vector<std::vector<double>> sums_by_tile(
+      const std::vector<const std::vector<std::vector<at::Tensor>>*>& lists) const;
   std::vector<at::Tensor> objects(const State& state) const;
   double sum_over_tiles(const std::vector<double>& values) const;
   // Halos are what their owners have.

@@ -453,16 +453,6 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
 }
 
-// Every rank has a GPU, or none.
-at::Device agree_on_device(const Config& config, at::Device device, const Ranks& ranks) {
-  const at::Tensor on_cpu = at::zeros({1}, at::kLong);
-  on_cpu.fill_(device.is_cpu() ? 1 : 0);
-  ranks.maximum(on_cpu);
-  if (on_cpu.item<std::int64_t>() == 0 || device.is_cpu()) return device;
-  log_info() << "device = \"" << config.device << "\": another rank has no GPU, all take the CPU";
-  return at::kCPU;
-}
-
 // Bits are those of an instruction set: all ranks take the lowest that any of them has.
 void agree_on_kernels(const Problem& problem, const Ranks& ranks) {
   static constexpr std::array<const char*, 4> kKernels{"reference", "fused base", "fused v3",
@@ -492,7 +482,7 @@ void run(Config config, const RunOptions& options) {
   Decomposition cut;
   at::Device device = at::kCPU;
   try {
-    device = choose_device(config, launch);
+    device = choose_device(config);
     check_folder(config.output.folder, options);
     if (launch.rank == 0) {
       if (!options.trace.empty()) check_written("--trace", options.trace);
@@ -514,7 +504,7 @@ void run(Config config, const RunOptions& options) {
                     decomposition_options(config));
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
-    refuse_too_much_memory(config, problem, cut, launch, device);
+    if (launch.size == 1) refuse_too_much_memory(config, problem, cut, launch, device);
   } catch (const std::exception& error) {
     report_before_meeting(launch, error.what());
     throw;
@@ -531,11 +521,16 @@ void run(Config config, const RunOptions& options) {
   log_info() << launch.words();
   std::signal(SIGPIPE, SIG_IGN);  // a peer that is gone is an error of the exchange
   FLAGS_caffe2_log_level = 3;  // torch's traces would hide the one sentence that says what failed
+  // What NCCL itself does about ranks that are gone would end this process without a word: the
+  // meeting's watch knows better.
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  setenv("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0", /*overwrite=*/0);
   Meeting meeting(launch, agreement(config, problem, cut),
                   std::chrono::seconds(config.tiles.timeout_s));
   try {
     const Ranks ranks(meeting.group());
     device = agree_on_device(config, device, ranks);
+    refuse_too_much_memory(config, problem, cut, launch, device);
     if (device.is_cpu()) {
       agree_on_kernels(problem, ranks);
     } else {

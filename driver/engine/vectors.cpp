@@ -8,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include "csrc/updates.h"
@@ -112,6 +113,19 @@ double largest(const at::Tensor& a) {
     for (std::int64_t i = 0; i < a.numel(); ++i) most = std::max(most, x[i]);
     return static_cast<double>(most);
   });
+}
+
+double largest(const std::vector<at::Tensor>& images) {
+  double most = 0;
+  std::vector<at::Tensor> on_device;
+  for (const at::Tensor& image : images) {
+    if (image.device().is_cpu()) {
+      most = std::max(most, largest(image));
+    } else if (image.numel() > 0) {
+      on_device.push_back(image.max());
+    }
+  }
+  return on_device.empty() ? most : std::max(most, largest(at::stack(on_device)));
 }
 
 std::int64_t checksum(const at::Tensor& tensor) {

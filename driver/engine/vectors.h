@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -22,6 +23,7 @@ double real_inner_product(const at::Tensor& a, const at::Tensor& b);
 double power(const at::Tensor& a);
 // max of a real contiguous tensor; 0 where it has no element.
 double largest(const at::Tensor& a);
+double largest(const std::vector<at::Tensor>& images);  // of all of them
 
 // FNV-1a hash of a tensor's bytes, as the signed integer that an HDF5 attribute can hold.
 std::int64_t checksum(const at::Tensor& tensor);

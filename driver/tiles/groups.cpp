@@ -30,6 +30,7 @@ void add_nccl(const c10::intrusive_ptr<c10d::ProcessGroup>& group,
               const at::Device& device) {
   const auto backend =
       cuda_services().nccl(store, group->getRank(), group->getSize(), timeout, device.index());
+  group->setBoundDeviceId(device);
   group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
 }
 

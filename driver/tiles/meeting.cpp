@@ -23,6 +23,12 @@ constexpr std::chrono::hours kPatience{24};
 
 // Gloo's messages begin with a line of its source and end with advice.
 std::string essence_of(const std::string& symptom) {
+  // NCCL's own words come last.
+  constexpr std::string_view kLast = "Last error:";
+  if (const std::size_t last = symptom.find(kLast); last != std::string::npos) {
+    const std::size_t from = symptom.find_first_not_of(" \n", last + kLast.size());
+    if (from != std::string::npos) return symptom.substr(from, symptom.find('\n', from) - from);
+  }
   std::string text = symptom.substr(0, symptom.find('\n'));
   const std::size_t begin = text.find("[/"), end = text.find("] ", begin);
   if (begin != std::string::npos && end != std::string::npos) text.erase(begin, end + 2 - begin);
@@ -103,10 +109,11 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
 }
 
 void Meeting::connect(const at::Device& device) {
-  // What NCCL itself does about ranks that are gone would end this process without a word: the
-  // watch knows better, and is asked less often.
-  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
-  add_nccl(group_, store_, kPatience, device);
+  try {
+    add_nccl(group_, store_, kPatience, device);
+  } catch (const std::exception& error) {
+    throw PeerError("the ranks' GPUs could not be connected (" + essence_of(error.what()) + ")");
+  }
   on_device_ = true;
 }
 
@@ -319,6 +326,13 @@ void Meeting::leave() {
 }
 
 Meeting::~Meeting() {
+  if (on_device_ && !over_) {  // a failure: messages that wait for others are given up
+    try {
+      group_->getBackend(c10::DeviceType::CUDA)->abort();
+    } catch (const std::exception&) {
+      // What failed first is what counts.
+    }
+  }
   over_ = true;
   for (std::thread* thread : {&watch_, &guard_}) {
     if (thread->joinable()) thread->join();

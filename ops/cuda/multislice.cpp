@@ -35,7 +35,6 @@ struct Window {
   bool precise;
 };
 
-// One call of an operator: its inputs as plain memory, and its chunks.
 // Free on the current device, and held by torch's allocator for nobody.
 int64_t memory_at_hand() {
   size_t free = 0, total = 0;
@@ -46,14 +45,18 @@ int64_t memory_at_hand() {
          stats.allocated_bytes[kAll].current;
 }
 
+at::Tensor transmission_of(const at::Tensor& phase) {
+  return at::polar(at::ones_like(phase), phase);
+}
+
+// One call of an operator: its inputs as plain memory, and its chunks.
 template <typename T>
 class Work {
  public:
   Work(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
        const std::optional<at::Tensor>& propagator, at::IntArrayRef origin,
        const std::optional<at::Tensor>& detector, const ptyle::Gradients& out)
-      : transmission_(object.is_complex() ? plain(object)
-                                          : at::polar(at::ones_like(object), object.contiguous())),
+      : transmission_(object.is_complex() ? plain(object) : transmission_of(plain(object))),
         probe_(plain(probe)),
         propagator_(object.size(0) > 1 ? plain(propagator) : at::Tensor()),
         detector_(plain(detector)),

@@ -16,6 +16,14 @@ namespace {
 
 c10::DeviceIndex index_of(std::int64_t device) { return static_cast<c10::DeviceIndex>(device); }
 
+constexpr int kLeastCapability = 8;  // what the kernels are compiled for
+
+cudaDeviceProp properties_of(int device) {
+  cudaDeviceProp properties{};
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  return properties;
+}
+
 class Services final : public CudaServices {
  public:
   void update(const ImageSize& size, const Update<float>& formula) const override {
@@ -51,22 +59,35 @@ class Services final : public CudaServices {
   std::string why_no_device() const override {
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code == cudaSuccess && count > 0) return {};
+    if (code == cudaSuccess && count > 0) {
+      for (int device = 0; device < count; ++device) {
+        const cudaDeviceProp properties = properties_of(device);
+        if (properties.major < kLeastCapability) {
+          return std::string(properties.name) + " is of compute capability " +
+                 std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+                 ", and " + std::to_string(kLeastCapability) +
+                 ".0 is needed (CUDA_VISIBLE_DEVICES hides a GPU)";
+        }
+      }
+      return {};
+    }
     (void)cudaGetLastError();  // it is told, not kept
     if (code == cudaErrorInsufficientDriver) {
       return "there is no NVIDIA driver, or one that is too old for CUDA " +
              std::to_string(CUDART_VERSION / 1000) + ": install NVIDIA's driver 580 or newer";
     }
-    if (code == cudaErrorNoDevice || count == 0) {
+    if (code == cudaErrorNoDevice || code == cudaSuccess) {
       return "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it";
     }
     return std::string("CUDA says: ") + cudaGetErrorString(code);
   }
   std::int64_t devices() const override { return c10::cuda::device_count(); }
   std::string name(std::int64_t device) const override {
-    cudaDeviceProp properties{};
-    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, static_cast<int>(device)));
-    return properties.name;
+    return properties_of(static_cast<int>(device)).name;
+  }
+  std::string uuid(std::int64_t device) const override {
+    const cudaUUID_t uuid = properties_of(static_cast<int>(device)).uuid;
+    return {uuid.bytes, sizeof(uuid.bytes)};
   }
   std::int64_t free_bytes(std::int64_t device) const override {
     const c10::cuda::CUDAGuard guard(index_of(device));

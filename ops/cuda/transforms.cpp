@@ -90,7 +90,7 @@ class Plans {
   std::list<Plan> plans_;
 };
 
-constexpr int64_t kMostAtOnce = int64_t{1} << 13;
+constexpr int64_t kMostBytes = int64_t{64} << 20;
 
 }  // namespace
 
@@ -99,8 +99,11 @@ void transform(void* waves, int64_t height, int64_t width, int64_t count, bool p
   if (height * width == 0) return;
   const int64_t wave_bytes = height * width * (precise ? 16 : 8);
   auto* next = static_cast<char*>(waves);
-  // In powers of two: few plans, whatever the number of positions.
-  for (int64_t part = kMostAtOnce; part > 0; part /= 2) {
+  // In powers of two: few plans, whatever the number of positions; and parts that do not depend on
+  // how many positions there was memory for, as their last bits might.
+  int64_t most = 1;
+  while (2 * most * wave_bytes <= kMostBytes) most *= 2;
+  for (int64_t part = most; part > 0; part /= 2) {
     for (; count >= part; count -= part, next += part * wave_bytes) {
       Plans::get().transform(next, {c10::cuda::current_device(), height, width, part, precise},
                              inverse);

@@ -14,6 +14,7 @@ c10::intrusive_ptr<c10d::Backend> nccl_backend(const c10::intrusive_ptr<c10d::St
                                                std::int64_t device) {
   const auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
   options->timeout = timeout;
+  options->config.blocking = 1;  // connected means connected
   const auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(
       c10::make_intrusive<c10d::PrefixStore>("nccl", store), static_cast<int>(rank),
       static_cast<int>(size), options);

@@ -3,9 +3,11 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
+#include "driver/device.h"
 #include "driver/errors.h"
 
 namespace ptyle::driver {
@@ -116,6 +118,15 @@ TEST(Launch, SaysWhatIsWrong) {
   has({{"RANK", "0x"}, {"WORLD_SIZE", "2"}}, "got \"0x\"");
   has({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "a"}}, "MASTER_PORT: must be a free");
   has({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_PORT", "70000"}}, "MASTER_PORT: must be an");
+}
+
+TEST(Device, RanksOfAMachineTakeItsGpusInTurn) {
+  using Numbers = std::vector<std::int64_t>;
+  EXPECT_EQ(gpus_of_ranks({5, 5, 5, 5}, {4, 4, 4, 4}), (Numbers{0, 1, 2, 3}));
+  // ranks of two machines, mixed; more ranks than GPUs
+  EXPECT_EQ(gpus_of_ranks({5, 9, 5, 9, 9}, {2, 2, 2, 2, 2}), (Numbers{0, 0, 1, 1, 0}));
+  // a launcher that shows each rank one GPU
+  EXPECT_EQ(gpus_of_ranks({5, 5, 5}, {1, 1, 1}), (Numbers{0, 0, 0}));
 }
 
 }  // namespace

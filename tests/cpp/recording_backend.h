@@ -17,9 +17,10 @@ namespace ptyle::tests {
 
 struct RecordedMessage {
   bool sends = false;
-  int peer = 0;
+  int peer = 0;  // kEverybody: a sum or a copy that all ranks enter
   std::int64_t bytes = 0;
 };
+constexpr int kEverybody = -1;
 using RecordedGroup = std::vector<RecordedMessage>;
 
 // What a rank posted, and what NCCL would not have borne.
@@ -56,10 +57,12 @@ class RecordingBackend : public c10d::Backend {
 
   c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors,
                                            const c10d::AllreduceOptions& options) override {
+    meet(tensors);
     return gloo_->allreduce(tensors, options);
   }
   c10::intrusive_ptr<c10d::Work> broadcast(std::vector<at::Tensor>& tensors,
                                            const c10d::BroadcastOptions& options) override {
+    meet(tensors);
     return gloo_->broadcast(tensors, options);
   }
   c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions& options) override {
@@ -102,6 +105,11 @@ class RecordingBackend : public c10d::Backend {
     std::vector<Posted> posted_;
   };
 
+  void meet(const std::vector<at::Tensor>& tensors) {
+    if (open_) fault("a sum within a group");
+    record_.groups.push_back({{true, kEverybody, static_cast<std::int64_t>(tensors[0].nbytes())}});
+  }
+
   void fault(const std::string& what) { record_.faults.push_back(what); }
 
   void post(std::vector<at::Tensor>& tensors, int peer, bool sends) {
@@ -138,6 +146,7 @@ inline std::string play(const std::vector<Record>& ranks) {
   };
   // matches[{from, to}][n]: the n-th message, as its sender and as its receiver posted it
   std::map<std::pair<int, int>, std::vector<Place>> sent, received;
+  std::vector<std::vector<Place>> meetings(ranks.size());  // of all ranks
   for (std::size_t r = 0; r < ranks.size(); ++r) {
     for (const std::string& fault : ranks[r].faults) {
       return "rank " + std::to_string(r) + ": " + fault;
@@ -145,7 +154,9 @@ inline std::string play(const std::vector<Record>& ranks) {
     for (std::size_t g = 0; g < ranks[r].groups.size(); ++g) {
       for (const RecordedMessage& message : ranks[r].groups[g]) {
         const auto here = static_cast<int>(r);
-        if (message.sends) {
+        if (message.peer == kEverybody) {
+          meetings[r].push_back({g, message.bytes});
+        } else if (message.sends) {
           sent[{here, message.peer}].push_back({g, message.bytes});
         } else {
           received[{message.peer, here}].push_back({g, message.bytes});
@@ -167,6 +178,16 @@ inline std::string play(const std::vector<Record>& ranks) {
       const auto to = static_cast<std::size_t>(pair.second);
       meets[from][messages[n].group].emplace_back(to, other[n].group);
       meets[to][other[n].group].emplace_back(from, messages[n].group);
+    }
+  }
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    if (meetings[r].size() != meetings[0].size()) return "a sum that not all ranks enter";
+    for (std::size_t n = 0; n < meetings[r].size(); ++n) {
+      if (meetings[r][n].bytes != meetings[0][n].bytes) return "a sum of different sizes";
+      for (std::size_t other = 0; other < ranks.size(); ++other) {
+        if (other != r)
+          meets[r][meetings[r][n].group].emplace_back(other, meetings[other][n].group);
+      }
     }
   }
   for (const auto& [pair, messages] : received) {

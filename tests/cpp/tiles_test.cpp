@@ -262,6 +262,11 @@ TEST(RecordedSchedule, PlaysAsNcclDoes) {
   EXPECT_EQ(tests::play(
                 {Record{{{sends(1)}, {receives(1)}}, {}}, Record{{{sends(0)}, {receives(0)}}, {}}}),
             "all ranks wait for one another");
+  // A sum before a message on one rank, after it on the other.
+  const tests::RecordedMessage sum{true, tests::kEverybody, 8};
+  EXPECT_EQ(tests::play({Record{{{sum}, {sends(1)}}, {}}, Record{{{receives(0)}, {sum}}, {}}}),
+            "all ranks wait for one another");
+  EXPECT_EQ(tests::play({Record{{{sum}, {sends(1)}}, {}}, Record{{{sum}, {receives(0)}}, {}}}), "");
   EXPECT_EQ(tests::play({Record{{{sends(1)}}, {}}, Record{}}),
             "messages without a match from rank 0 to 1");
 }

@@ -103,6 +103,7 @@ class Case:
     counts: str = "uint16"
     likelihood: str = "amplitude"
     origin: tuple = (0, 0)
+    strided: bool = False  # columns are far apart in memory
     plain: bool = True  # plain torch can do it too
 
 
@@ -121,6 +122,8 @@ CASES = {
     "background": Case(background="one"),
     "background per position": Case(background="each", likelihood="gaussian"),
     "weights": Case(weights=True),
+    "strided, complex object": Case(strided=True, mask="each", background="one"),
+    "strided, real object": Case(strided=True, real_object=True, per_slice=True),
     "everything": Case(
         slices=4,
         per_slice=True,
@@ -152,7 +155,14 @@ CASES = {
     "no slices": Case(slices=0, plain=False),
     "no object": Case(rows=0, columns=5, plain=False),
 }
-QUICK = ("complex object", "real object", "near field", "everything", "prime window", "no modes")
+QUICK = (
+    "complex object",
+    "strided, real object",
+    "near field",
+    "everything",
+    "prime window",
+    "no modes",
+)
 
 
 @dataclasses.dataclass
@@ -215,8 +225,21 @@ def make(case: Case, dtype: str) -> Problem:
         options["weights"] = rand(c.n).to(real_type)
     if c.near_field:
         options["detector"] = phases(c.h, c.w)
-    return Problem(
+    problem = Problem(
         (obj, probe, positions, propagator), patterns.to(getattr(torch, c.counts)), options
+    )
+    if not c.strided:
+        return problem
+
+    def strided(value):
+        if not isinstance(value, torch.Tensor) or value.dim() < 2:
+            return value
+        return value.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+    return Problem(
+        tuple(strided(t) for t in problem.model),
+        strided(problem.patterns),
+        {name: strided(value) for name, value in options.items()},
     )
 
 
@@ -248,7 +271,7 @@ def everything(problem: Problem, functions, shape, accumulate=True) -> dict:
     if light.requires_grad:
         (results["d illumination / d probe"],) = torch.autograd.grad(light.square().sum(), lit)
     if accumulate:
-        buffers = [torch.ones_like(t) for t in leaves]
+        buffers = [torch.ones_like(t, memory_format=torch.contiguous_format) for t in leaves]
         each = torch.ones_like(losses, dtype=torch.double)
         with torch.no_grad():
             functions.diffraction_loss_accumulate_(
@@ -833,7 +856,7 @@ def film(folder: Path, quick: bool) -> list:
 
 
 def on_device(session: Session) -> list:
-    return ["--set", "device=cuda"] if session.cuda else []
+    return ["--set", "device=cuda" if session.cuda else "device=cpu"]
 
 
 @check("the program")
@@ -842,7 +865,8 @@ def program(session):
         folder = Path(name)
         settings = film(folder, session.quick)
         command = [PROGRAM, "run", "film.toml", *settings, "--set"]
-        run([*command, "output.folder=expected"], folder, {"OMP_NUM_THREADS": "1"})
+        on_the_cpu = ["output.folder=expected", "--set", "device=cpu"]
+        run([*command, *on_the_cpu], folder, {"OMP_NUM_THREADS": "1"})
         begin = time.monotonic()
         run([*command, "output.folder=found", *on_device(session)], folder)
         seconds = time.monotonic() - begin
@@ -856,7 +880,7 @@ def program_on_ranks(session):
         folder = Path(name)
         settings = [*film(folder, session.quick), "--set", "tiles.grid=[2,2]"]
         command = [PROGRAM, "run", "film.toml", *settings, "--set"]
-        run([*command, "output.folder=expected"], folder)
+        run([*command, "output.folder=expected", "--set", "device=cpu"], folder)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python"]
         torchrun += ["--nproc-per-node=2", f"--master-port={free_port()}"]
         run(
