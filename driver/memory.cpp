@@ -4,7 +4,8 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
-#include <memory>
+
+#include <malloc.h>
 
 #include <c10/core/CPUAllocator.h>
 
@@ -13,36 +14,39 @@ namespace {
 
 std::atomic<std::int64_t> alive{0}, most{0};
 
-// Torch's own allocator with a count.
+// Torch's own allocator with a count, of what the system's gives for each block. Its blocks are
+// freed by their address alone, as some of torch's callers expect (Allocator::raw_allocate).
 class CountingAllocator final : public c10::Allocator {
  public:
-  explicit CountingAllocator(c10::Allocator* inner) : inner_(inner) {}
+  explicit CountingAllocator(c10::Allocator* inner) : inner_(inner) {
+    free_inner = inner->raw_deleter();
+  }
 
   c10::DataPtr allocate(std::size_t bytes) override {
-    auto block =
-        std::make_unique<Block>(Block{inner_->allocate(bytes), static_cast<std::int64_t>(bytes)});
-    const std::int64_t now = alive += block->bytes;
+    c10::DataPtr block = inner_->allocate(bytes);
+    TORCH_INTERNAL_ASSERT(block.get() == block.get_context());
+    const c10::Device device = block.device();
+    void* const data = block.release_context();
+    const std::int64_t now = alive += size_of(data);
     std::int64_t before = most;
     while (before < now && !most.compare_exchange_weak(before, now)) {
     }
-    void* data = block->memory.get();
-    const c10::Device device = block->memory.device();
-    return {data, block.release(), &free_block, device};
+    return {data, data, &free_block, device};
   }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  c10::DeleterFnPtr raw_deleter() const override { return &free_block; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     default_copy_data(to, from, bytes);
   }
 
  private:
-  struct Block {
-    c10::DataPtr memory;
-    std::int64_t bytes;
-  };
-  static void free_block(void* context) {
-    const std::unique_ptr<Block> block(static_cast<Block*>(context));
-    alive -= block->bytes;
+  static std::int64_t size_of(void* data) {
+    return static_cast<std::int64_t>(malloc_usable_size(data));
   }
+  static void free_block(void* data) {
+    alive -= size_of(data);
+    free_inner(data);
+  }
+  static inline c10::DeleterFnPtr free_inner = nullptr;
   c10::Allocator* inner_;
 };
 

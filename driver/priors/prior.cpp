@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
+#include <string_view>
 #include <utility>
 
 #include <caffe2/serialize/inline_container.h>
@@ -23,10 +23,14 @@ namespace {
 
 constexpr const char* kCard = "extra/ptyle_card.json";
 
-// The first line of what torch says, without its traces.
-std::string first_line(const std::exception& error) {
+// What torch says without its traces: of an interpreter's, the last line has the reason.
+std::string reason_of(const std::exception& error) {
   const auto* torch = dynamic_cast<const c10::Error*>(&error);
   std::string text = torch != nullptr ? torch->what_without_backtrace() : error.what();
+  constexpr std::string_view kRaised = "Error: ";
+  if (const std::size_t raised = text.rfind(kRaised); raised != std::string::npos) {
+    text.erase(0, raised + kRaised.size());
+  }
   return text.substr(0, text.find('\n'));
 }
 
@@ -54,7 +58,7 @@ PriorCard card_of(const std::string& path, caffe2::serialize::PyTorchStreamReade
   if (!reader.hasRecord(kCard)) {
     refuse(path,
            "hold a model card (`python -m ptyle.models export` writes one; "
-           "ptyle.models.add_card adds one to a model of your own)",
+           "ptyle.models.files.export writes one with a model of your own)",
            "none");
   }
   const auto [data, size] = reader.getRecord(kCard);
@@ -103,7 +107,7 @@ class Scripted final : public Prior {
       module_.eval();
       for (at::Tensor parameter : module_.parameters()) parameter.requires_grad_(false);
     } catch (const std::exception& error) {
-      refuse(path, "be a TorchScript module that torch can load", first_line(error));
+      refuse(path, "be a TorchScript module that torch can load", reason_of(error));
     }
   }
   bool differentiable() const override { return true; }
@@ -144,7 +148,7 @@ class Compiled final : public Prior {
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      refuse(path, "be a package that torch can load", first_line(error));
+      refuse(path, "be a package that torch can load", reason_of(error));
     }
   }
   bool differentiable() const override { return false; }
@@ -193,7 +197,7 @@ at::Tensor Prior::checked_run(const std::vector<at::Tensor>& inputs, at::IntArra
   } catch (const std::exception& error) {
     throw RunError("prior.file: " + path_ + " failed on an image of " +
                    std::to_string(inputs[0].size(2)) + " x " + std::to_string(inputs[0].size(3)) +
-                   ": " + first_line(error));
+                   ": " + reason_of(error));
   }
   if ((result.sizes() != wanted && !(or_number && result.dim() == 0)) ||
       result.scalar_type() != at::kFloat) {
@@ -229,7 +233,7 @@ std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& dev
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    refuse(path, "be TorchScript or a compiled .pt2", "something else (" + first_line(error) + ")");
+    refuse(path, "be TorchScript or a compiled .pt2", "something else (" + reason_of(error) + ")");
   }
 }
 

@@ -32,6 +32,11 @@ class Comparison:
     probe: np.ndarray  # [modes, h, w] complex
     history: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def error(self) -> float:
+        """Norm of the phases' difference relative to that of the truth."""
+        return float(np.linalg.norm(self.phase - self.truth) / np.linalg.norm(self.truth))
+
 
 def fourier_shift(image: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
     """`image` moved by (rows, columns) pixels, periodic, real."""
@@ -198,6 +203,37 @@ def _rectangle(corner, width, height, axes, colour):
     )
 
 
+def _phase_panel(panel, image: np.ndarray, name: str, limits, extent_nm: float):
+    low, high = limits
+    shown = panel.imshow(image, cmap="inferno", vmin=low, vmax=high, interpolation="bicubic")
+    panel.set_title(name)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    _scale_bar(panel, extent_nm)
+    return shown
+
+
+def draw_beside(comparisons: dict[str, Comparison], path: str | Path, title: str = "") -> None:
+    """One picture: the truth, and beside it phases that were reconstructed, by name."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    first = next(iter(comparisons.values()))
+    limits = np.percentile(first.truth, [0.5, 99.8])
+    count = 1 + len(comparisons)
+    figure, axes = plt.subplots(1, count, figsize=(4.4 * count + 0.8, 4.6), layout="constrained")
+    images = {"truth": first.truth} | {name: one.phase for name, one in comparisons.items()}
+    for panel, (name, image) in zip(axes, images.items(), strict=True):
+        shown = _phase_panel(panel, image, name, limits, image.shape[1] * first.pixel_nm)
+    figure.colorbar(shown, ax=axes, label="phase / rad", shrink=0.9)
+    if title:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def draw(comparison: Comparison, path: str | Path, title: str = "") -> None:
     """One picture: phase beside truth, the probe, the error against the iteration."""
     import matplotlib
@@ -213,11 +249,7 @@ def draw(comparison: Comparison, path: str | Path, title: str = "") -> None:
         (axes[0, 1], comparison.truth, "truth, at the detector's resolution"),
     ]
     for panel, image, name in panels:
-        shown = panel.imshow(image, cmap="inferno", vmin=low, vmax=high, interpolation="bicubic")
-        panel.set_title(name)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        _scale_bar(panel, extent_nm)
+        shown = _phase_panel(panel, image, name, (low, high), extent_nm)
         figure.colorbar(shown, ax=panel, label="phase / rad", shrink=0.9)
 
     probe = np.sqrt((np.abs(comparison.probe) ** 2).sum(axis=0))

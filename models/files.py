@@ -1,0 +1,155 @@
+"""Checkpoints, exported priors and their cards.
+
+A card is a dict that says what a prior is for (README.md lists its keys). An exported file is a zip
+of torch's, TorchScript (``.pt``) or compiled by AOTInductor (``.pt2``); in both the card is the
+uncompressed record ``extra/ptyle_card.json``, which torch's reader finds without loading the model.
+"""
+
+import ctypes
+import json
+import os
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+RECORD = "ptyle_card.json"  # in the folder "extra"
+CHANNELS = {
+    "phase": ["phase"],
+    "object": ["phase", "amplitude"],
+    "probe": ["real", "imaginary"],
+}
+UNITS = {"phase": "rad", "amplitude": "1", "real": "1", "imaginary": "1"}
+LARGEST = 1 << 20  # pixels along a side, and images in a batch
+
+
+def card(kind: str, channels: list[str], receptive_field: int, **more) -> dict:
+    """What an exported file says of itself.
+
+    kind: "denoiser" or "regulariser"
+    receptive_field: pixels on each side that an output pixel depends on
+    """
+    return {
+        "format": "ptyle.prior",
+        "version": 1,
+        "kind": kind,
+        "channels": channels,
+        "units": [UNITS[channel] for channel in channels],
+        "receptive_field": receptive_field,
+        "smallest": [1, 1],
+        **more,
+        "ptyle": version("ptyle"),
+        "torch": str(torch.__version__),
+    }
+
+
+def read_card(path: str | Path) -> dict:
+    """The card of an exported file, whose model is not loaded."""
+    try:
+        reader = torch._C.PyTorchFileReader(str(path))
+        found = json.loads(reader.get_record(f"extra/{RECORD}"))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: must be a prior with a card: {reason}") from None
+    if found.get("format") != "ptyle.prior" or found.get("version") != 1:
+        raise ValueError(
+            f'{path}: the card\'s format must be "ptyle.prior", version 1, got '
+            f"{found.get('format')!r}, version {found.get('version')!r}"
+        )
+    return found
+
+
+def _example(found: dict) -> tuple[Tensor, ...]:
+    """Inputs of no special size."""
+    x = torch.linspace(0, 1, 2 * len(found["channels"]) * 41 * 37)
+    x = x.reshape(2, len(found["channels"]), 41, 37)
+    return (x, torch.tensor([0.1, 0.2])) if found["kind"] == "denoiser" else (x,)
+
+
+def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> None:
+    """Writes a prior with its card: TorchScript to .pt, compiled by AOTInductor to .pt2.
+
+    isa: of a .pt2, "v3" (AVX2, any x86-64 processor since 2015) or "native" (this one's)
+    """
+    path = Path(path)
+    model = model.eval().requires_grad_(False)
+    text = json.dumps(found, indent=1)
+    # the archive's inner folder has the file's name: the same name, in a folder of its own
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        part = Path(scratch) / path.name
+        if path.suffix == ".pt":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated, and has gradients
+                torch.jit.script(model).save(str(part), _extra_files={RECORD: text})
+        elif found["kind"] == "regulariser":
+            raise ValueError(f"{path}: a regulariser must go to .pt: a .pt2 has no gradient")
+        elif path.suffix == ".pt2":
+            _compile(model, found, text, part, isa)
+        else:
+            raise ValueError(f"{path}: a prior's file must end in .pt or .pt2")
+        part.replace(path)
+
+
+def _compile(model: nn.Module, found: dict, text: str, path: Path, isa: str) -> None:
+    from torch.export import Dim
+    from torch.export.pt2_archive._package import package_pt2
+
+    names = dict(zip((0, 2, 3), ("n", "rows", "columns"), strict=True))
+    sizes = {axis: Dim(name, min=1, max=LARGEST) for axis, name in names.items()}
+    short = {f"ptyle_{key}": str(found[key]) for key in ("kind", "receptive_field", "ptyle")}
+    options = {
+        "aot_inductor.package": True,
+        # libtorch.so, which needs all of CUDA, is not asked for: who loads the file has torch_cpu
+        "aot_inductor.link_libtorch": False,
+        "aot_inductor.metadata": {**short, "ptyle_channels": ",".join(found["channels"])},
+    }
+    if isa == "v3":  # without march, g++ would use this processor's instructions all the same
+        options |= {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
+    with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
+        exported = torch.export.export(
+            model, _example(found), dynamic_shapes={"x": sizes, "noise": {0: sizes[0]}}
+        )
+        options["aot_inductor.output_path"] = scratch
+        made = torch._inductor.aot_compile(exported.module(), _example(found), options=options)
+        package_pt2(str(path), aoti_files={"model": made}, extra_files={RECORD: text})
+
+
+def load(path: str | Path):
+    """An exported prior and its card: (model, card); the model is called like the module."""
+    found = read_card(path)
+    if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(str(path)), found
+    # such a file names no libraries and takes torch's from the process, where Python hides them
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return torch._inductor.aoti_load_package(str(path)), found
+
+
+def save_checkpoint(path: str | Path, content: dict) -> None:
+    """Written beside and moved into place: what was there stays whole until the new one is."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save({"format": "ptyle.models", "version": 1, **content}, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """A checkpoint of `python -m ptyle.models train`."""
+    try:
+        content = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: must be an existing checkpoint, got no file") from None
+    except Exception as error:  # of pickle, zip and torch: whatever is in the file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: must be a checkpoint of `train`: {reason}") from None
+    if not isinstance(content, dict) or content.get("format") != "ptyle.models":
+        raise ValueError(f"{path}: must be a checkpoint of `train`, got something else")
+    return content

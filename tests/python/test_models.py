@@ -1,0 +1,344 @@
+"""Learned priors: what a denoiser sees, tiles and the whole, files with cards, training, the
+command line. `models` is tested from the source tree where it is not installed."""
+
+import json
+
+import ptyle
+import pytest
+import torch
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def package(tmp_path_factory):
+    """`ptyle.models`, of the source tree."""
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "models").symlink_to(ROOT / "models", target_is_directory=True)
+    ptyle.__path__.insert(0, str(folder))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    ptyle.__path__.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def specimens_folder(tmp_path_factory):
+    """Where simulated specimens are kept: simulated once."""
+    return tmp_path_factory.mktemp("specimens")
+
+
+@pytest.fixture(scope="module")
+def trained(specimens_folder, tmp_path_factory):
+    """A checkpoint of a short training."""
+    from ptyle.models import __main__ as command
+
+    path = tmp_path_factory.mktemp("trained") / "phase.ckpt"
+    line = ["train", "denoiser", "-o", str(path), "--quick", "--steps", "150", "--threads", "1"]
+    assert command.main([*line, "--specimens", str(specimens_folder)]) == 0
+    return path
+
+
+def make_denoiser(channels=1, seed=0):
+    """Untrained; its last layer is as large as the others, so that it does something."""
+    from ptyle.models.denoiser import Denoiser
+
+    torch.manual_seed(seed)
+    model = Denoiser(channels, width=12)
+    with torch.no_grad():
+        model.layers[-1].weight.mul_(5)
+    return model.eval()
+
+
+def make_prior(name):
+    """(function of an image [1, 1, rows, columns], radius)"""
+    from ptyle.models.regulariser import HuberVariation
+
+    if name == "regulariser":
+        model = HuberVariation()
+        return (lambda x: model(x)[:, None]), model.radius
+    model = make_denoiser()
+    return (lambda x: model(x, torch.tensor([0.3]))), model.radius
+
+
+@pytest.mark.parametrize("name", ["denoiser", "regulariser"])
+def test_a_pixel_sees_exactly_the_declared_surroundings(name):
+    model, r = make_prior(name)
+    size = 4 * r + 9
+    centre = size // 2
+    torch.manual_seed(1)
+    x = torch.randn(1, 1, size, size, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x)[0, 0, centre, centre], x)
+    rows, columns = gradient[0, 0].nonzero(as_tuple=True)
+    assert (rows - centre).abs().max() <= r and (columns - centre).abs().max() <= r
+    assert max((rows - centre).abs().max(), (columns - centre).abs().max()) == r
+    with torch.no_grad():
+        changed = x.detach().clone()
+        changed[0, 0, centre, centre] += 1
+        rows, columns = (model(changed) - model(x))[0, 0].nonzero(as_tuple=True)
+    assert (rows - centre).abs().max() <= r and (columns - centre).abs().max() <= r
+
+
+@pytest.mark.parametrize("name", ["denoiser", "regulariser"])
+@pytest.mark.parametrize("shape", [(61, 53), (40, 97), (13, 64), (7, 5), (1, 31), (1, 1)])
+def test_tiles_give_what_the_whole_gives(name, shape):
+    model, r = make_prior(name)
+    rows, columns = shape
+    torch.manual_seed(2)
+    x = 3 + torch.randn(1, 1, rows, columns)
+    with torch.no_grad():
+        whole = model(x)
+        joined = torch.full_like(whole, float("nan"))
+        for top, bottom in ((0, rows // 3), (rows // 3, rows)):
+            for left, right in ((0, columns // 2), (columns // 2, columns)):
+                if top == bottom or left == right:
+                    continue
+                up, west = max(0, top - r), max(0, left - r)
+                tile = x[:, :, up : bottom + r, west : right + r]
+                joined[:, :, top:bottom, left:right] = model(tile)[
+                    :, :, top - up : bottom - up, left - west : right - west
+                ]
+    assert (joined - whole).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_units_and_offsets_do_not_matter(channels):
+    model = make_denoiser(channels)
+    torch.manual_seed(3)
+    x, noise = torch.randn(2, channels, 30, 31), torch.tensor([0.2, 0.7])
+    with torch.no_grad():
+        once = model(x, noise)
+        assert once.shape == x.shape and (once - x).abs().max() > 0.01
+        assert torch.allclose(model(8 * x, 8 * noise), 8 * once, atol=1e-5)
+        assert torch.allclose(model(x + 2.5, noise), once + 2.5, atol=1e-5)
+        assert torch.equal(model(x, torch.zeros(2)), x)
+        # every image has the noise of its own
+        assert torch.allclose(model(x[1:], noise[1:]), once[1:], atol=1e-6)
+
+
+def test_the_regulariser_is_an_energy_with_a_gradient():
+    from ptyle.models.regulariser import HuberVariation
+
+    model = HuberVariation(delta=0.1, weight=2.0)
+    x = torch.randn(2, 2, 9, 7, dtype=torch.double, requires_grad=True)
+    energy = model(x)
+    assert energy.shape == (2, 9, 7) and energy.min() >= 0
+    assert model(torch.full((1, 1, 5, 5), 3.0)).abs().max() == 0
+    assert torch.autograd.gradcheck(lambda x: model(x).sum(), x)
+    step = torch.zeros(1, 1, 4, 4)
+    step[:, :, 2:] = 1e-3
+    assert torch.allclose(model(step).sum(), torch.tensor(4 * 0.5 * 2.0 * 1e-4), rtol=1e-2)
+
+
+@pytest.mark.parametrize("ending", ["pt", "pt2"])
+def test_export_keeps_numbers_and_carries_a_card(trained, tmp_path, ending, capsys):
+    from ptyle.models import __main__ as command
+    from ptyle.models import files, training
+
+    path = tmp_path / f"phase.{ending}"
+    assert command.main(["export", str(trained), "-o", str(path)]) == 0
+    # what the program does: the record alone, the model is not loaded
+    record = torch._C.PyTorchFileReader(str(path)).get_record("extra/ptyle_card.json")
+    card = json.loads(record)
+    assert card["format"] == "ptyle.prior" and card["version"] == 1
+    assert card["kind"] == "denoiser" and card["channels"] == ["phase"] and card["units"] == ["rad"]
+    assert card["receptive_field"] == 12 and card["smallest"] == [1, 1] and card["seed"] == 0
+    assert card["noise"] == {"least": 0.005, "most": 0.3}
+    assert [row["noise"] for row in card["error"]] == [0.01, 0.03, 0.1, 0.3]
+    assert card["ptyle"] == ptyle.__version__ and card["torch"] == torch.__version__
+    capsys.readouterr()
+    assert command.main(["card", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out) == card
+
+    model, _ = training.restored(trained)
+    loaded, again = files.load(path)
+    assert again == card
+    if ending == "pt2":
+        facts = loaded.get_metadata()
+        assert facts["ptyle_kind"] == "denoiser" and facts["AOTI_CPU_ISA"] == "AVX2"
+    with torch.no_grad():
+        for n, rows, columns in ((1, 40, 40), (3, 41, 29), (1, 1, 1), (2, 5, 131)):
+            x, noise = torch.randn(n, 1, rows, columns), 0.02 + 0.3 * torch.rand(n)
+            assert (loaded(x, noise) - model(x, noise)).abs().max() <= 2e-6
+
+
+def test_export_of_the_regulariser_has_gradients(tmp_path):
+    from ptyle.models import __main__ as command
+    from ptyle.models import files
+    from ptyle.models.regulariser import HuberVariation
+
+    path = tmp_path / "tv.pt"
+    line = ["export", "huber", "-o", str(path), "--delta", "0.1", "--channels", "object"]
+    assert command.main(line) == 0
+    loaded, card = files.load(path)
+    assert card["kind"] == "regulariser" and card["channels"] == ["phase", "amplitude"]
+    assert card["receptive_field"] == 1
+    x = torch.randn(1, 2, 11, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loaded(x).sum(), x)
+    (same,) = torch.autograd.grad(HuberVariation(0.1)(x).sum(), x)
+    assert torch.allclose(gradient, same)
+
+
+def test_training_lowers_the_error_on_other_specimens(trained, specimens_folder, tmp_path, capsys):
+    from ptyle.models import __main__ as command
+
+    rows = tmp_path / "rows.json"
+    picture = tmp_path / "picture.png"
+    line = ["evaluate", str(trained), "--noise", "0.1", "0.3", "--json", str(rows)]
+    line += ["--png", str(picture), "--specimens", str(specimens_folder)]
+    assert command.main(line) == 0
+    assert "noise 0.3: error" in capsys.readouterr().out
+    for row in json.loads(rows.read_text()):
+        assert row["after"] < 0.95 * row["before"], row
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "amortised"])
+def test_bits_are_those_of_the_seed_also_after_an_interruption(kind, specimens_folder, tmp_path):
+    from ptyle.models import training
+
+    settings = {"kind": kind, "seed": 3, "channels": "object", **training.DEFAULTS[kind]}
+    settings |= {"steps": 8, "batch": 2, "width": 8}
+
+    def run(name, **more):
+        path = tmp_path / name
+        return training.train(path, settings, folder=specimens_folder, say=str, **more)
+
+    once, again = run("a"), run("b")
+    run("c", until=3)
+    resumed = run("c", resume=True)
+    settings["seed"] = 4
+    other = run("d")
+    for name, value in once.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    differ = [not torch.equal(v, other.state_dict()[k]) for k, v in once.state_dict().items()]
+    assert any(differ)
+    losses = [torch.load(tmp_path / name, weights_only=True)["losses"] for name in "ac"]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+
+
+def test_the_drawn_noise_has_the_declared_deviation():
+    from ptyle.models import specimens
+
+    generator = torch.Generator().manual_seed(0)
+    truth, noisy, noise = specimens.batch([specimens.drawn(128, generator)], 200, 48, 2, generator)
+    measured = (noisy - truth).std((1, 2, 3)) / noise
+    assert (measured - 1).abs().max() < 0.2 and abs(float(measured.mean()) - 1) < 0.02
+    assert noise.min() >= 0.005 and noise.max() <= 0.3
+    assert truth[:, 1].max() <= 1 and truth[:, 1].min() >= 0.7
+
+
+@pytest.mark.parametrize("shape, window", [((1, 97, 61), (31, 17)), ((3, 32, 5), (8, 8)),
+                                           ((1, 1, 1), (1, 2))])  # fmt: skip
+def test_generators_start_near_vacuum_and_the_guess_for_any_size(shape, window):
+    from ptyle.models.generator import Generator
+
+    torch.manual_seed(0)
+    guess = torch.randn(2, *window, dtype=torch.complex64)
+    make = Generator(shape, guess)
+    with torch.no_grad():
+        made, probe = make()
+        again, _ = Generator(shape, guess)()
+    assert made.shape == shape and made.dtype == torch.complex64
+    assert (made - 1).abs().max() < 0.01
+    assert probe.shape == guess.shape and (probe - guess).abs().max() < 0.01 * guess.abs().max()
+    assert torch.equal(made, again)
+
+
+def experiment(window=16, scan=6):
+    from ptyle.models import amortised, specimens
+
+    generator = torch.Generator().manual_seed(5)
+    source = [specimens.drawn(96, generator)]
+    return amortised.random_problem(source, generator, window, scan)
+
+
+def test_generators_explain_patterns():
+    from ptyle.models.generator import Generator
+
+    patterns, positions, probe, truth = experiment()
+    make = Generator(truth.shape, probe)
+    optimizer = torch.optim.Adam(make.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        made, guess = make()
+        loss, _ = ptyle.diffraction_loss(made, guess, positions, None, patterns)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    noise = float(ptyle.diffraction_loss(truth, probe, positions, None, patterns)[0])
+    assert losses[-1] - noise < 0.5 * (losses[0] - noise)
+
+
+@pytest.mark.parametrize("window", [16, 13])
+def test_the_amortised_network_places_what_it_sees(window):
+    from ptyle.models.amortised import InitialObject
+
+    torch.manual_seed(0)
+    model = InitialObject(8)
+    patterns, positions, probe, truth = experiment(window)
+    rows, columns = truth.shape[1:]
+    with torch.no_grad():
+        made = model(patterns, positions, probe, (rows, columns))
+        assert made.shape == truth.shape and made.dtype == torch.complex64
+        assert (made - 1).abs().max() < 0.5
+        # probe and object move together; the power of the probe given does not matter
+        moved = model(patterns, positions + 7, 3 * probe, (rows, columns), (7, 7))
+        assert (moved - made).abs().max() < 1e-4
+        wide = model(patterns, positions, probe, (rows + 60, columns))
+        assert torch.equal(wide[:, -10:], torch.ones_like(wide[:, -10:]))
+    made = model(patterns.to(torch.int32), positions, probe, (rows, columns))
+    loss, _ = ptyle.diffraction_loss(made, probe, positions, None, patterns)
+    vacuum = torch.ones_like(truth)
+    assert loss <= ptyle.diffraction_loss(vacuum, probe, positions, None, patterns)[0]
+    loss.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("train unet -o a.ckpt", "must be denoiser or amortised, got 'unet'"),
+        ("train denoiser -o a.ckpt --steps 0",
+         "--steps: must be an integer of at least 1, got '0'"),
+        ("train denoiser -o a.ckpt --rate nan",
+         "--rate: must be a number greater than 0, got 'nan'"),
+        ("train denoiser -o none/a.ckpt",
+         "must be a file in an existing folder, got 'none/a.ckpt'"),
+        ("train denoiser -o a.ckpt --channels phases",
+         "--channels: must be phase or object or probe, got 'phases'"),
+        ("train denoiser -o a.ckpt --resume", "must be an existing checkpoint, got no file"),
+        ("train denoiser -o a.ckpt --resume --seed 3",
+         "--seed: must not be given with --resume, which goes on as it was begun, got 3"),
+        ("train denoiser -o old.pt", "old.pt must not exist (--force overwrites it), got a file"),
+        ("train amortised -o a.ckpt --channels phase",
+         "--channels: is for a denoiser, got 'phase'"),
+        ("export none.ckpt -o a.pt2", "none.ckpt: must be an existing checkpoint, got no file"),
+        ("export old.pt -o a.pt2", "old.pt: must be a checkpoint of `train`"),
+        ("export huber -o a.onnx", "--output: must end in .pt or .pt2, got 'a.onnx'"),
+        ("export huber -o a.pt2", "must end in .pt for a regulariser"),
+        ("export huber -o a.pt --delta 0", "--delta: must be a number greater than 0, got '0'"),
+        ("export old.pt -o a.pt --delta 1", "--delta: is for huber, got 1.0"),
+        ("evaluate old.pt", "old.pt: must be a prior with a card"),
+        ("evaluate none.pt", "model: must be an existing file, got 'none.pt'"),
+        ("evaluate old.pt --noise -1", "--noise: must be a number greater than 0, got '-1'"),
+        ("card none.pt", "none.pt: must be a prior with a card"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named_with_the_rule_and_the_value(
+    line, said, tmp_path, monkeypatch, capsys
+):
+    from ptyle.models import __main__ as command
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.pt").write_text("nothing")
+    try:
+        code = command.main(line.split())
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2 and said in error, error
+    assert not [file for file in tmp_path.iterdir() if file.name != "old.pt"]
+    assert (tmp_path / "old.pt").read_text() == "nothing"
