@@ -20,8 +20,9 @@ from torch.nn import functional
 class HuberVariation(nn.Module):
     """Total variation, quadratic where neighbours differ by less than `delta`.
 
-    ``weight / delta * (sqrt(down^2 + right^2 + delta^2) - delta)``, summed over channels: for small
-    differences the energy is ``weight / 2 * (difference / delta)^2``.
+    ``weight / 8 * delta * (sqrt(down^2 + right^2 + delta^2) - delta)``, summed over channels: for
+    small differences the energy is ``weight / 16 * difference^2``. Its curvature is at most `weight`,
+    and with weight 1 a reconstruction converges up to strength 1.
 
     delta: in the units of x, positive
     weight: positive, of the energy
@@ -42,4 +43,4 @@ class HuberVariation(nn.Module):
         down = padded[:, :, 1:, :-1] - x
         right = padded[:, :, :-1, 1:] - x
         steep = torch.sqrt(down * down + right * right + self.delta * self.delta)
-        return (steep - self.delta).sum(1) * (self.weight / self.delta)
+        return (steep - self.delta).sum(1) * (self.weight * self.delta / 8)

@@ -529,9 +529,11 @@ void visit_keys(Config& c, Visitor& v) {
     v.template key<String>(table + "on", prior.on, one_of({"phase", "object", "probe"}),
                            "the object's phase, its phase and amplitude, or the probe "
                            "(kind = \"plug-and-play\")");
-    v.template key<Number>(table + "strength", prior.strength, positive(),
-                           "share of the way (plug-and-play, at most 1); weight of the residual or "
-                           "the energy's slope against the data at full illumination");
+    v.template key<Number>(
+        table + "strength", prior.strength, positive(),
+        "share of the way (plug-and-play, at most 1); else weight against that of "
+        "the data at 5 % of the largest illumination: 1 is as much as converges "
+        "for a residual, or for an energy whose curvature is at most 1");
     v.template key<MaybeNumber>(
         table + "noise", prior.noise,
         optionally(Rule<double>{"be at least 0", [](const double& x) { return x >= 0.0; }}),

@@ -322,8 +322,10 @@ std::vector<double> Priors::add_gradients(const State& state, std::int64_t batch
   for (const auto& one : list_) {
     if (!due(*one, state, batches, false)) continue;
     const auto begin = std::chrono::steady_clock::now();
-    // The likelihood's second derivative with respect to a pixel is 2 I.
-    add_gradient(*one, state, gradients, 2 * one->settings.strength * most_illumination, energies);
+    // The likelihood's second derivative with respect to a pixel is 2 I. A model whose own is at
+    // most 1 converges with strength 1, also where there is no light.
+    add_gradient(*one, state, gradients,
+                 2 * one->settings.strength * kLeastIllumination * most_illumination, energies);
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   return energies;

@@ -37,7 +37,8 @@ class Priors {
   // update; in frames what is not `updated` is stale afterwards as after any update.
   void apply(State& state, std::int64_t batches);
   // kind = "red" | "gradient": adds to the gradients of what each tile updates. Strengths are in
-  // units of `most_illumination`. Returns the energy of each tile ("red" has none).
+  // units of what the data weighs at 5 % of `most_illumination`. Returns the energy of each tile
+  // ("red" has none).
   std::vector<double> add_gradients(const State& state, std::int64_t batches,
                                     const std::vector<at::Tensor>& gradients,
                                     double most_illumination);

@@ -260,19 +260,21 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
 // Once: a prior that works against the data.
 void warn_of_growth(const Config& config, const State& state, const IterationMetrics& row) {
   static bool warned = false;
+  if (warned || config.priors.empty()) return;
   const std::vector<double>& error = state.history.amplitude_error;
-  constexpr double kGrowth = 1.001;
-  if (warned || config.priors.empty() || error.size() < 2 ||
-      !(error.back() > kGrowth * error[error.size() - 2])) {
-    return;
-  }
+  constexpr double kGrowth = 1.001, kJump = 1.05;
+  const bool grew = error.size() > 1 && error.back() > kGrowth * error[error.size() - 2];
+  const bool jumped = row.prior_error_before && row.prior_error_after &&
+                      *row.prior_error_after > kJump * *row.prior_error_before;
+  if (!grew && !jumped) return;
   warned = true;
   std::ostringstream text;
-  text << "the data error grew with priors, from " << error[error.size() - 2] << " to "
-       << error.back() << " in iteration " << row.iteration;
-  if (row.prior_error_before && row.prior_error_after) {
-    text << "; they took that of a batch from " << *row.prior_error_before << " to "
+  text << "priors work against the data in iteration " << row.iteration << ": ";
+  if (jumped) {
+    text << "they took the amplitude error of a batch from " << *row.prior_error_before << " to "
          << *row.prior_error_after;
+  } else {
+    text << "the amplitude error grew from " << error[error.size() - 2] << " to " << error.back();
   }
   log_warning() << text.str() << " (prior.strength, noise, every)";
 }

@@ -161,8 +161,9 @@ void multiply(at::Tensor y, const at::Tensor& weight) {
 at::Tensor preconditioner(const at::Tensor& illumination, double most, double step) {
   at::Tensor weight = at::empty_like(illumination);
   with_real_type(illumination, [&]<typename T>() {
-    apply<T>(weight, Precondition<T>{image_of<const T>(illumination), image_of<T>(weight),
-                                     static_cast<T>(0.05 * most), static_cast<T>(step)});
+    apply<T>(weight,
+             Precondition<T>{image_of<const T>(illumination), image_of<T>(weight),
+                             static_cast<T>(kLeastIllumination * most), static_cast<T>(step)});
     return 0;
   });
   return weight;

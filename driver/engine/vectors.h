@@ -35,6 +35,9 @@ void scale(at::Tensor y, double factor);
 // y = weight y elementwise; weight real, [rows, columns] contiguous, shared by the leading axis.
 void multiply(at::Tensor y, const at::Tensor& weight);
 
+// Pixels with less than this share of the largest illumination move as those with it.
+inline constexpr double kLeastIllumination = 0.05;
+
 // How much illumination damps a step: weight = step / (2 (i + 0.05 most)), 0 where most = 0.
 // `illumination` real and contiguous, `most` its largest value, here or anywhere; -> real.
 at::Tensor preconditioner(const at::Tensor& illumination, double most, double step);

@@ -1,0 +1,162 @@
+"""Learned priors in the program: both formats, ranks, resumes, and what is said of bad ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from ptyle.models import files
+from ptyle.models.denoiser import Denoiser
+from ptyle.models.regulariser import HuberVariation
+
+PTYLE = str(Path(sys.executable).parent / "ptyle")
+PRIOR = """
+[[prior]]
+file = "phase.pt"
+noise = 0.1
+every = 3
+strength = 0.7
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small film, an untrained denoiser that changes much, in both formats, and a regulariser."""
+    folder = tmp_path_factory.mktemp("priors")
+    subprocess.run(
+        [PTYLE, "simulate", "PbTiO3", "-o", "film.h5", "--scan", "8", "8", "--window", "32"]
+        + ["--step-nm", "0.12", "--dose", "1000", "--max-angle-mrad", "30"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    torch.manual_seed(1)
+    model = Denoiser(1, 8, (1, 2, 1))
+    with torch.no_grad():
+        model.layers[-1].weight.mul_(5.0)
+    card = files.card("denoiser", ["phase"], model.radius, noise={"least": 0.01, "most": 0.5})
+    files.export(model, card, folder / "phase.pt")
+    files.export(model, card, folder / "phase.pt2")
+    huber = HuberVariation()
+    card = files.card("regulariser", ["phase"], huber.radius)
+    files.export(huber, card, folder / "huber.pt")
+    plain = (folder / "film.toml").read_text()
+    (folder / "plain.toml").write_text(plain)
+    (folder / "film.toml").write_text(plain + PRIOR)
+    return folder
+
+
+def run(folder, output, *settings, config="film.toml", ranks=1, more=()):
+    command = [PTYLE, "run", config, *more]
+    for setting in ("reconstruct.iterations=3", f"output.folder={output}", *settings):
+        command += ["--set", setting]
+    environments = [os.environ | {"OMP_NUM_THREADS": "1"} for _ in range(ranks)]
+    for rank, environment in enumerate(environments):
+        if ranks > 1:
+            port = str(29000 + os.getpid() % 2000)
+            environment |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": port}
+            environment |= {"MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        subprocess.Popen(
+            command, cwd=folder, env=e, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for e in environments
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    return processes[0].returncode, errors[0]
+
+
+def object_of(folder, output):
+    with h5py.File(folder / output / "result.h5") as file:
+        return file["object"][:]
+
+
+def test_both_formats_give_the_same_object_and_metrics_tell_of_them(folder):
+    for name in ("phase.pt", "phase.pt2"):
+        code, error = run(folder, name[:-1] + "x" + name[-1], f"prior[0].file={folder / name}")
+        assert code == 0, error
+    assert run(folder, "plain", config="plain.toml")[0] == 0
+    scripted, compiled = object_of(folder, "phase.pxt"), object_of(folder, "phase.ptx2")
+    difference = np.linalg.norm(scripted - compiled) / np.linalg.norm(scripted)
+    assert difference < 1e-5
+    assert np.linalg.norm(scripted - object_of(folder, "plain")) > 1e-3 * np.linalg.norm(scripted)
+    lines = (folder / "phase.pxt" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert all(row["prior_seconds"] > 0 for row in rows)
+    assert any("prior_error_after" in row for row in rows)  # every third of eight batches
+    plain = json.loads((folder / "plain" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "prior_seconds" not in plain
+
+
+def test_ranks_and_resumes_give_the_same_bits(folder):
+    grid = "tiles.grid=[2,3]"
+    assert run(folder, "one", grid)[0] == 0
+    code, error = run(folder, "three", grid, ranks=3)
+    assert code == 0, error
+    assert run(folder, "two", grid, "reconstruct.iterations=2")[0] == 0
+    assert run(folder, "two", grid, more=["--resume"])[0] == 0
+    expected = object_of(folder, "one")
+    assert (object_of(folder, "three") == expected).all()
+    assert (object_of(folder, "two") == expected).all()
+
+
+def test_a_regulariser_smooths(folder):
+    settings = [f"prior[0].file={folder}/huber.pt", "prior[0].kind=gradient"]
+    config = (folder / "film.toml").read_text().replace("noise = 0.1\n", "")
+    (folder / "huber.toml").write_text(config)
+    code, error = run(
+        folder, "huber", *settings, "prior[0].strength=1", "prior[0].every=1", config="huber.toml"
+    )
+    assert code == 0, error
+
+    def variation(name):
+        phase = np.angle(object_of(folder, name))
+        return np.abs(np.diff(phase, axis=1)).mean() + np.abs(np.diff(phase, axis=2)).mean()
+
+    assert run(folder, "rough", config="plain.toml")[0] == 0
+    assert variation("huber") < 0.95 * variation("rough")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["prior[0].file=nothing.pt"], "prior.file: must be a file, got"),
+        (["prior[0].file=film.h5"], "must be TorchScript or a compiled .pt2"),
+        (["prior[0].noise=3"], "prior[0].noise: must be what the model was trained with"),
+        (["prior[0].on=object"], "must be a model of phase, amplitude"),
+        (["prior[0].kind=gradient"], "must not be given for kind"),
+        (["prior[0].strength=2"], "prior[0].strength must be at most 1"),
+        (["prior[0].kind=magic"], 'prior[0].kind must be "plug-and-play", "red" or "gradient"'),
+        (["prior[0].strenght=1"], "the nearest known key is prior[0].strength"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_sentence(folder, settings, words):
+    code, error = run(folder, "refused", *settings)
+    assert code == 2, error
+    assert words in error, error
+    assert not (folder / "refused").exists()
+
+
+def test_check_tells_of_priors(folder):
+    checked = subprocess.run(
+        [PTYLE, "check", "film.toml"], cwd=folder, capture_output=True, text=True
+    )
+    assert checked.returncode == 0
+    assert "plug-and-play on the phase, a denoiser that sees 4 pixels" in checked.stdout
+
+
+def test_a_prior_against_the_data_is_reported(folder):
+    class Wrong(torch.nn.Module):
+        def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return x + 0.5 * torch.rand_like(x) - 0.2
+
+    card = files.card("denoiser", ["phase"], 0, noise={"least": 0.01, "most": 0.5})
+    files.export(Wrong(), card, folder / "wrong.pt")
+    code, error = run(folder, "wrong", f"prior[0].file={folder}/wrong.pt", "prior[0].every=8")
+    assert code == 0, error
+    assert "warning: priors work against the data in iteration 1: they took" in error, error
