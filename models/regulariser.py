@@ -21,8 +21,8 @@ class HuberVariation(nn.Module):
     """Total variation, quadratic where neighbours differ by less than `delta`.
 
     ``weight / 8 * delta * (sqrt(down^2 + right^2 + delta^2) - delta)``, summed over channels: for
-    small differences the energy is ``weight / 16 * difference^2``. Its curvature is at most `weight`,
-    and with weight 1 a reconstruction converges up to strength 1.
+    small differences the energy is ``weight / 16 * difference^2``. Its curvature is at most
+    `weight`, and with weight 1 a reconstruction converges up to strength 1.
 
     delta: in the units of x, positive
     weight: positive, of the energy

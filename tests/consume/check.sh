@@ -172,8 +172,12 @@ check_wheel_files
 check_wheel_runs
 check_prefix
 "$work/from-wheel/consume"
-"$environment/bin/python" "$sources/script.py" "$work/module.pt"
-"$work/from-wheel/replay" "$work/module.pt"
+outside experiments "$root/models/experiments" all -DCMAKE_PREFIX_PATH="$site/ptyle"
+"$environment/bin/python" -m ptyle.models export huber -o "$work/tv.pt" > "$work/export.log" 2>&1
+"$environment/bin/python" "$root/models/experiments/scripted.py" "$work/scripted.pt"
+"$work/experiments/scripted" "$work/scripted.pt"
+"$work/experiments/optimisers" "$work/tv.pt"
+"$work/experiments/unrolled"
 outside twice-from-wheel "$sources/twice" all -DCMAKE_PREFIX_PATH="$site/ptyle"
 "$work/twice-from-wheel/twice"
 restore
