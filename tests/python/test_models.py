@@ -125,9 +125,19 @@ def test_the_regulariser_is_an_energy_with_a_gradient():
     assert energy.shape == (2, 9, 7) and energy.min() >= 0
     assert model(torch.full((1, 1, 5, 5), 3.0)).abs().max() == 0
     assert torch.autograd.gradcheck(lambda x: model(x).sum(), x)
-    step = torch.zeros(1, 1, 4, 4)
-    step[:, :, 2:] = 1e-3
-    assert torch.allclose(model(step).sum(), torch.tensor(4 * 0.5 * 2.0 * 1e-4), rtol=1e-2)
+
+    # quadratic for small steps, linear for large ones; four pixels lie at the edge
+    def edge(height):
+        step = torch.zeros(1, 1, 4, 4, dtype=torch.double)
+        step[:, :, 2:] = height
+        return float(model(step).sum())
+
+    assert edge(1e-3) == pytest.approx(4 * 2.0 / 16 * 1e-6, rel=1e-3)
+    assert edge(1e3) == pytest.approx(4 * 2.0 / 8 * 0.1 * 1e3, rel=1e-3)
+
+    flat = torch.zeros(36, dtype=torch.double)
+    curvature = torch.autograd.functional.hessian(lambda x: model(x.view(1, 1, 6, 6)).sum(), flat)
+    assert 0.8 * 2.0 < torch.linalg.eigvalsh(curvature).max() <= 2.0
 
 
 @pytest.mark.parametrize("ending", ["pt", "pt2"])
