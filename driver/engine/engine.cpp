@@ -82,6 +82,7 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
                static_cast<std::uint64_t>(config.reconstruct.seed)),
       exchange_(make_exchange(decomposition, ranks)),
       priors_(config, decomposition, ranks, device) {
+  priors_.try_out(problem.probe.sizes());
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -
                      static_cast<double>(problem.masked_pixels);
@@ -491,11 +492,11 @@ double Engine::amplitude_error(const State& state, std::int64_t batch) {
 }
 
 // Between an update and the halos that it sends. What priors do to the data error is measured once
-// an iteration.
+// an iteration, where they are applied for the last time.
 void Engine::apply_priors(State& state, std::int64_t batch) {
   if (!priors_.replace(state, batches_.count())) return;
   const Trace::Box box(trace_, "priors");
-  const bool measured = state.batch == batches_.count();
+  const bool measured = !priors_.replace_again(state, batches_.count());
   if (measured) {
     refresh_halos(state);
     work_.error_before_priors = amplitude_error(state, batch);

@@ -12,6 +12,7 @@
 #include <ATen/ops/angle.h>
 #include <ATen/ops/complex.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/linspace.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/polar.h>
 #include <ATen/ops/stack.h>
@@ -145,12 +146,41 @@ Priors::Priors(const Config& config, const Decomposition& cut, const Ranks& rank
 
 Priors::~Priors() = default;
 
-bool Priors::due(const One& one, const State& state, std::int64_t batches, bool replaces) const {
-  if (one.replaces() != replaces || state.iteration < one.settings.start) return false;
+void Priors::try_out(at::IntArrayRef probe) const {
+  const OneThread one_thread;
+  for (const auto& one : list_) {
+    std::vector<std::int64_t> shape;
+    if (one->settings.on == "probe") {
+      if (ranks_.first()) shape = {probe[0], 2, probe[1], probe[2]};
+    } else if (const std::vector<Task> all = tasks(*one); !all.empty()) {
+      shape = {1, one->with_amplitude() ? 2 : 1, all[0].seen.rows, all[0].seen.columns};
+    }
+    if (shape.empty()) continue;
+    const at::TensorOptions options = at::TensorOptions().dtype(at::kFloat).device(device_);
+    at::Tensor x = at::linspace(0, 0.1, c10::multiply_integers(shape), options).view(shape);
+    try {
+      const at::AutoGradMode gradient(one->settings.kind == "gradient");
+      if (one->settings.kind == "gradient") {
+        one->model->energy(x.requires_grad_());
+      } else {
+        one->model->denoised(x, one->noise);
+      }
+    } catch (const RunError& error) {
+      throw ConfigError(error.what());
+    }
+  }
+}
+
+bool Priors::due(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
+                 bool replaces) const {
+  if (one.replaces() != replaces || iteration < one.settings.start) return false;
   const std::int64_t every = one.settings.every > 0 ? one.settings.every : batches;
-  // `state.batch` batches are done; gradients join the last of every so many.
-  const std::int64_t done = state.iteration * batches + state.batch + (replaces ? 0 : 1);
-  return done % every == 0;
+  // `done` batches of the iteration are done; gradients join the last of every so many.
+  return (iteration * batches + done + (replaces ? 0 : 1)) % every == 0;
+}
+
+bool Priors::due(const One& one, const State& state, std::int64_t batches, bool replaces) const {
+  return due(one, state.iteration, state.batch, batches, replaces);
 }
 
 bool Priors::join_gradients(const State& state, std::int64_t batches) const {
@@ -163,6 +193,15 @@ bool Priors::replace(const State& state, std::int64_t batches) const {
   return std::any_of(list_.begin(), list_.end(), [&](const std::unique_ptr<One>& one) {
     return due(*one, state, batches, true);
   });
+}
+
+bool Priors::replace_again(const State& state, std::int64_t batches) const {
+  for (std::int64_t done = state.batch + 1; done <= batches; ++done) {
+    for (const auto& one : list_) {
+      if (due(*one, state.iteration, done, batches, true)) return true;
+    }
+  }
+  return false;
 }
 
 std::int64_t Priors::messages() const {

@@ -29,9 +29,14 @@ class Priors {
   ~Priors();
 
   bool any() const { return !list_.empty(); }
+  // Runs each once on a made-up image of the size that it will see, so that a model which fails
+  // does so before hours of work. ConfigError with its reason. probe: [modes, rows, columns].
+  void try_out(at::IntArrayRef probe) const;
   // Whether one joins gradients in the batch that is `done` batches after the start.
   bool join_gradients(const State& state, std::int64_t batches) const;
   bool replace(const State& state, std::int64_t batches) const;
+  // Whether one does so after a later batch of this iteration.
+  bool replace_again(const State& state, std::int64_t batches) const;
 
   // kind = "plug-and-play": moves object and probe towards what the prior makes of them. After an
   // update; in frames what is not `updated` is stale afterwards as after any update.
@@ -51,6 +56,8 @@ class Priors {
  private:
   struct One;
   struct Task;
+  bool due(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
+           bool replaces) const;
   bool due(const One& one, const State& state, std::int64_t batches, bool replaces) const;
   // x [slices x channels, rows, columns] float32 of every tile, extended.
   std::vector<at::Tensor> images(One& one, const State& state);

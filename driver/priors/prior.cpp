@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -22,6 +23,8 @@ namespace ptyle::driver {
 namespace {
 
 constexpr const char* kCard = "extra/ptyle_card.json";
+// Of a receptive field, pixels. More is a mistake: an image is as large.
+constexpr std::int64_t kMostReach = 65536;
 
 // What torch says without its traces: of an interpreter's, the last line has the reason.
 std::string reason_of(const std::exception& error) {
@@ -64,36 +67,64 @@ PriorCard card_of(const std::string& path, caffe2::serialize::PyTorchStreamReade
   const auto [data, size] = reader.getRecord(kCard);
   const auto* text = static_cast<const char*>(data.get());
   const auto json = nlohmann::json::parse(text, text + size, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    refuse(path, "hold a card that is a JSON object", "something else (NaN is not JSON)");
+  }
+  // The value of a key, which must be what `fits` says.
+  const auto value = [&](const nlohmann::json& table, const std::string& key, const auto& fits,
+                         const std::string& rule) -> const nlohmann::json& {
+    const auto found = table.find(key);
+    if (found == table.end()) refuse(path, "have " + key + " in its card", "none");
+    if (!fits(*found)) {
+      const auto replace = nlohmann::json::error_handler_t::replace;
+      refuse(path, "have " + rule + " as " + key + " in its card",
+             found->dump(-1, ' ', false, replace));
+    }
+    return *found;
+  };
+  const auto whole_number = [](std::int64_t least, std::int64_t most) {
+    return [least, most](const nlohmann::json& x) {
+      return x.is_number_integer() && x >= least && x <= most;
+    };
+  };
+  const auto noise = [](const nlohmann::json& x) { return x.is_number() && x >= 0; };
+  value(
+      json, "format", [](const auto& x) { return x == "ptyle.prior"; }, "\"ptyle.prior\"");
+  value(
+      json, "version", [](const auto& x) { return x == 1; }, "1");
   PriorCard card;
-  try {
-    if (json.at("format") != "ptyle.prior" || json.at("version") != 1) {
-      refuse(path, "hold a card of format ptyle.prior, version 1",
-             json.at("format").dump() + ", version " + json.at("version").dump());
-    }
-    card.kind = json.at("kind").get<std::string>();
-    card.channels = json.at("channels").get<std::vector<std::string>>();
-    const auto& field = json.at("receptive_field");
-    card.receptive_field = field.is_null() ? -1 : field.get<std::int64_t>();
-    if (!field.is_null() && card.receptive_field < 0) {
-      refuse(path, "have a receptive_field that is not negative (null: all of the image)",
-             field.dump());
-    }
-    if (card.kind == "denoiser") {
-      card.least_noise = json.at("noise").at("least").get<double>();
-      card.most_noise = json.at("noise").at("most").get<double>();
-    }
-    if (json.contains("smallest")) {
-      card.smallest = json.at("smallest").get<std::array<std::int64_t, 2>>();
-    }
-  } catch (const nlohmann::json::exception& error) {
-    refuse(path, "hold a complete card (kind, channels, receptive_field, noise)",
-           std::string("one where ") + error.what());
+  card.kind = value(
+      json, "kind", [](const auto& x) { return x == "denoiser" || x == "regulariser"; },
+      "\"denoiser\" or \"regulariser\"");
+  const auto words = [](const nlohmann::json& x) {
+    return x.is_array() && !x.empty() &&
+           std::all_of(x.begin(), x.end(), [](const auto& word) { return word.is_string(); });
+  };
+  card.channels =
+      value(json, "channels", words, "a list of words").template get<std::vector<std::string>>();
+  const auto& field = value(
+      json, "receptive_field",
+      [&](const auto& x) { return x.is_null() || whole_number(0, kMostReach)(x); },
+      "a whole number of pixels from 0 to " + std::to_string(kMostReach) +
+          ", or null (all of the image),");
+  card.receptive_field = field.is_null() ? -1 : field.template get<std::int64_t>();
+  if (card.kind == "denoiser") {
+    const auto& range = value(
+        json, "noise", [](const auto& x) { return x.is_object(); }, "{\"least\", \"most\"}");
+    card.least_noise = value(range, "least", noise, "a number from 0");
+    card.most_noise = value(
+        range, "most", [&](const auto& x) { return noise(x) && x >= card.least_noise; },
+        "a number from least");
   }
-  if (card.kind != "denoiser" && card.kind != "regulariser") {
-    refuse(path, "be a \"denoiser\" or a \"regulariser\"", "\"" + card.kind + "\"");
-  }
-  if (card.channels.empty() || card.least_noise < 0.0 || card.most_noise < card.least_noise) {
-    refuse(path, "have a card with channels and noise in ascending order", json.dump());
+  if (json.contains("smallest")) {
+    const auto& sizes = value(
+        json, "smallest",
+        [&](const auto& x) {
+          return x.is_array() && x.size() == 2 && whole_number(1, kMostReach)(x[0]) &&
+                 whole_number(1, kMostReach)(x[1]);
+        },
+        "[rows, columns] from 1 to " + std::to_string(kMostReach));
+    card.smallest = {sizes[0], sizes[1]};
   }
   return card;
 }
@@ -206,6 +237,12 @@ at::Tensor Prior::checked_run(const std::vector<at::Tensor>& inputs, at::IntArra
         << result.scalar_type() << " of shape " << result.sizes();
     throw RunError(out.str());
   }
+  if (!at::isfinite(result.detach()).all().item<bool>()) {
+    throw RunError("prior.file: " + path_ +
+                   " must give finite numbers, got others of an image of " +
+                   std::to_string(inputs[0].size(2)) + " x " + std::to_string(inputs[0].size(3)) +
+                   (at::isfinite(inputs[0]).all().item<bool>() ? "" : " that has others too"));
+  }
   return result;
 }
 
@@ -214,7 +251,14 @@ at::Tensor Prior::denoised(const at::Tensor& x, double noise) const {
 }
 
 at::Tensor Prior::energy(const at::Tensor& x) const {
-  return checked_run({x}, {x.size(0), x.size(2), x.size(3)}, card_.receptive_field < 0);
+  at::Tensor result =
+      checked_run({x}, {x.size(0), x.size(2), x.size(3)}, card_.receptive_field < 0);
+  if (x.requires_grad() && !result.requires_grad()) {
+    throw RunError("prior.file: " + path_ +
+                   " must give an energy that torch can differentiate with respect to the image, "
+                   "got one without a gradient");
+  }
+  return result;
 }
 
 std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& device) {
@@ -233,7 +277,9 @@ std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& dev
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    refuse(path, "be TorchScript or a compiled .pt2", "something else (" + reason_of(error) + ")");
+    const std::string reason = reason_of(error);
+    refuse(path, "be TorchScript or a compiled .pt2",
+           "something else (" + reason.substr(0, reason.find(". ")) + ")");
   }
 }
 

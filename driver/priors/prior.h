@@ -35,11 +35,11 @@ class Prior {
   virtual bool differentiable() const = 0;
 
   // x [n, channels, rows, columns] float32 on its device -> the same shape; noise: the standard
-  // deviation in x's units. Safe on any thread. RunError where the model fails or gives another
-  // shape.
+  // deviation in x's units. Safe on any thread. RunError where the model fails, gives another shape
+  // or numbers that are not finite.
   at::Tensor denoised(const at::Tensor& x, double noise) const;
   // The energy of every pixel, [n, rows, columns]; of the whole image, [], where its receptive
-  // field is all of it.
+  // field is all of it. RunError also where no gradient flows to an x that requires one.
   at::Tensor energy(const at::Tensor& x) const;
 
  protected:

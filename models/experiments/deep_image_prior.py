@@ -54,6 +54,10 @@ def decoder() -> nn.Sequential:
 def main(steps: int = 120) -> dict:
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     torch.set_num_threads(1)
+    network = decoder()
+    # Before the group: what torch loads for its first optimizer would hold the group beyond its
+    # end, and Gloo's threads meet an interpreter that is gone.
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     group = ""
     if ranks > 1:
         distributed.init_process_group("gloo")
@@ -79,8 +83,6 @@ def main(steps: int = 120) -> dict:
     def diffraction_loss(tile: Tensor, where: Tensor, counts: Tensor, origin) -> Tensor:
         return ptyle.diffraction_loss(tile, probe, where, None, counts, origin=origin)[0]
 
-    network = decoder()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -112,7 +114,6 @@ def main(steps: int = 120) -> dict:
             distributed.all_reduce(sums)
     error = float((sums[0] / sums[2] - (sums[1] / sums[2]) ** 2).sqrt() / truth.std())
     if ranks > 1:
-        distributed.barrier()
         distributed.destroy_process_group()
     result = {"ranks": ranks, "losses": losses, "error": error}
     if rank == 0:

@@ -174,16 +174,19 @@ TEST_F(PriorFiles, WhatDoesNotFitIsSaid) {
   has(refusal(path("text.pt")), "must be TorchScript or a compiled .pt2");
   const std::string body = "def forward(self, x, noise):\n    return x\n";
   has(refusal(save("bare.pt", "", 1, body)), "model card");
-  has(refusal(save("torn.pt", "{", 1, body)), "complete card");
+  has(refusal(save("torn.pt", "{", 1, body)), "a JSON object");
   has(refusal(save("other.pt", R"({"format": "else", "version": 1})", 1, body)), "ptyle.prior");
   has(refusal(save("kind.pt", card("guess", 1, "3"), 1, body)), "\"guess\"");
-  has(refusal(save("minus.pt", card("denoiser", 1, "-2"), 1, body)), "not negative");
+  for (const char* reach : {"-2", "2.5", "\"3\"", "4611686018427387904"}) {
+    has(refusal(save("reach.pt", card("denoiser", 1, reach), 1, body)),
+        std::string("as receptive_field in its card, got ") + reach);
+  }
 
   const Problem problem = make_problem(1, 16, 6, 1.5);
   const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
   const auto priors = [&](const Config& config) {
     try {
-      Priors(config, cut, Ranks(), at::kCPU);
+      Priors(config, cut, Ranks(), at::kCPU).try_out({1, 16, 16});
     } catch (const ConfigError& error) {
       return std::string(error.what());
     }
@@ -197,15 +200,22 @@ TEST_F(PriorFiles, WhatDoesNotFitIsSaid) {
   has(priors(loud), "prior[0].noise: must be what the model was trained with");
   EXPECT_EQ(priors(with_prior(file, "red", "phase")), "accepted");
 
-  // Found out when it runs: another shape, and what torch itself refuses.
-  const auto cropped = load_prior(save("crop.pt", card("denoiser", 1, "3"), 1,
-                                       "def forward(self, x, noise):\n    return x[:, :, 1:]\n"),
-                                  at::kCPU);
-  EXPECT_THROW(cropped->denoised(at::zeros({1, 1, 8, 8}), 0.1), RunError);
-  const auto failing = load_prior(save("fail.pt", card("denoiser", 1, "3"), 1,
-                                       "def forward(self, x, noise):\n    return x.view([3, 1])\n"),
-                                  at::kCPU);
-  EXPECT_THROW(failing->denoised(at::zeros({1, 1, 8, 8}), 0.1), RunError);
+  // Found out before the first update, on an image as large as those that come.
+  const auto tried = [&](const std::string& lines, const char* kind = "red") {
+    const bool energy = std::string(kind) == "gradient";
+    const std::string arguments = energy ? "(self, x)" : "(self, x, noise)";
+    return priors(with_prior(save("tried.pt", card(energy ? "regulariser" : "denoiser", 1, "3"), 1,
+                                  "def forward" + arguments + ":\n    " + lines + "\n"),
+                             kind, "phase"));
+  };
+  has(tried("return x[:, :, 1:]"), "must give float32 of shape [1, 1, 42, 42], got Float of shape");
+  has(tried("return x.double()"), "got Double");
+  has(tried("return x / 0 * 0"), "must give finite numbers");
+  has(tried("return x.view([3, 1])"), "failed on an image of 42 x 42");
+  has(tried("return x.sum()", "gradient"), "must give float32 of shape [1, 42, 42]");
+  has(tried("return x.detach().sum(1)", "gradient"), "got one without a gradient");
+  EXPECT_EQ(tried("return x * x.sum()"), "accepted");
+  EXPECT_EQ(tried("return (x * x).sum(1)", "gradient"), "accepted");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import sys
 
 import ptyle
 import torch
+import torch._dynamo  # what an optimizer loads: after a group was made, it would outlive its end
 import torch.distributed as dist
 
 

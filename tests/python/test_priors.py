@@ -88,7 +88,7 @@ def test_both_formats_give_the_same_object_and_metrics_tell_of_them(folder):
     lines = (folder / "phase.pxt" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert all(row["prior_seconds"] > 0 for row in rows)
-    assert any("prior_error_after" in row for row in rows)  # every third of eight batches
+    assert all("prior_error_after" in row for row in rows)  # every third of eight batches
     plain = json.loads((folder / "plain" / "metrics.jsonl").read_text().splitlines()[0])
     assert "prior_seconds" not in plain
 
@@ -153,10 +153,15 @@ def test_check_tells_of_priors(folder):
 def test_a_prior_against_the_data_is_reported(folder):
     class Wrong(torch.nn.Module):
         def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-            return x + 0.5 * torch.rand_like(x) - 0.2
+            return x + torch.sin(50 * x)
 
     card = files.card("denoiser", ["phase"], 0, noise={"least": 0.01, "most": 0.5})
     files.export(Wrong(), card, folder / "wrong.pt")
-    code, error = run(folder, "wrong", f"prior[0].file={folder}/wrong.pt", "prior[0].every=8")
-    assert code == 0, error
-    assert "warning: priors work against the data in iteration 1: they took" in error, error
+    for every in 0, 3, 5:  # 8 batches
+        settings = [f"prior[0].file={folder}/wrong.pt", f"prior[0].every={every}"]
+        code, error = run(folder, f"wrong_{every}", *settings)
+        assert code == 0, error
+        assert "warning: priors work against the data in iteration 1: they took" in error, error
+        for line in (folder / f"wrong_{every}" / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            assert row["prior_error_after"] > 1.05 * row["prior_error_before"]
