@@ -24,14 +24,38 @@ CHANNELS = {
 }
 UNITS = {"phase": "rad", "amplitude": "1", "real": "1", "imaginary": "1"}
 LARGEST = 1 << 20  # pixels along a side, and images in a batch
+MOST_REACH = 65536  # of a receptive field, pixels: as the program has it
 
 
-def card(kind: str, channels: list[str], receptive_field: int, **more) -> dict:
+def card(kind: str, channels: list[str], receptive_field: int | None, **more) -> dict:
     """What an exported file says of itself.
 
     kind: "denoiser" or "regulariser"
-    receptive_field: pixels on each side that an output pixel depends on
+    channels: a value of `CHANNELS`
+    receptive_field: pixels on each side that an output pixel depends on; None: all of the image
+    more: what README.md lists, of a denoiser at least noise, {"least", "most"}
+
+    ValueError where the program would refuse it.
     """
+    if kind not in ("denoiser", "regulariser"):
+        raise ValueError(f"kind: must be 'denoiser' or 'regulariser', got {kind!r}")
+    if channels not in CHANNELS.values():
+        known = ", ".join(map(str, CHANNELS.values()))
+        raise ValueError(f"channels: must be one of {known}, got {channels!r}")
+    if receptive_field is not None:
+        if not isinstance(receptive_field, int) or not 0 <= receptive_field <= MOST_REACH:
+            raise ValueError(
+                f"receptive_field: must be an integer from 0 to {MOST_REACH} or None, "
+                f"got {receptive_field!r}"
+            )
+    if kind == "denoiser":
+        noise = more.get("noise")
+        fits = isinstance(noise, dict) and {"least", "most"} <= noise.keys()
+        if not fits or not 0 <= noise["least"] <= noise["most"] < float("inf"):
+            raise ValueError(
+                "noise: must be {'least': a, 'most': b}, the standard deviations that the denoiser "
+                f"was trained with, 0 <= a <= b, got {noise!r}"
+            )
     return {
         "format": "ptyle.prior",
         "version": 1,
@@ -46,14 +70,20 @@ def card(kind: str, channels: list[str], receptive_field: int, **more) -> dict:
     }
 
 
+def _reason(error: Exception) -> str:
+    """The first sentence of what torch says: advice follows that does not fit here."""
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+
+
 def read_card(path: str | Path) -> dict:
     """The card of an exported file, whose model is not loaded."""
     try:
         reader = torch._C.PyTorchFileReader(str(path))
         found = json.loads(reader.get_record(f"extra/{RECORD}"))
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: must be a prior with a card: {reason}") from None
+        raise ValueError(f"{path}: must be a prior with a card: {_reason(error)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: the card must be a JSON object, got {type(found).__name__}")
     if found.get("format") != "ptyle.prior" or found.get("version") != 1:
         raise ValueError(
             f'{path}: the card\'s format must be "ptyle.prior", version 1, got '
@@ -69,13 +99,54 @@ def _example(found: dict) -> tuple[Tensor, ...]:
     return (x, torch.tensor([0.1, 0.2])) if found["kind"] == "denoiser" else (x,)
 
 
+def _check(model: nn.Module, found: dict) -> None:
+    """ValueError where the model does not do what its card says, on a made-up image."""
+    reach, channels = found["receptive_field"], len(found["channels"])
+    side = 41 if reach is None or reach > 500 else 2 * reach + 9
+    side = max(side, *found["smallest"])
+    x = torch.rand(1, channels, side, side + 2, generator=torch.Generator().manual_seed(0)) / 10
+    inputs = (torch.tensor([0.1]),) if found["kind"] == "denoiser" else ()
+    wanted = x.shape if inputs else (1, side, side + 2)
+    other = x.clone()
+    other[..., 0, 0] += 0.05
+    with torch.no_grad():
+        made, changed = model(x, *inputs), model(other, *inputs)
+    if not isinstance(made, Tensor) or made.dtype != torch.float32:
+        got = made.dtype if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(f"model: must give a float32 tensor, got {got}")
+    if made.shape != wanted and not (reach is None and not inputs and made.dim() == 0):
+        raise ValueError(
+            f"model: must give {list(wanted)} of an image {list(x.shape)}, got {list(made.shape)}"
+        )
+    if not made.isfinite().all():
+        raise ValueError("model: must give finite numbers of finite ones, got others")
+    if reach is not None:
+        difference = (changed - made).abs()
+        beyond = difference.clone()
+        beyond[..., : reach + 1, : reach + 1] = 0
+        if beyond.max() > 1e-3 * difference.max() + 1e-6:
+            row, column = (beyond == beyond.max()).nonzero()[0][-2:].tolist()
+            raise ValueError(
+                f"receptive_field: must be the pixels on each side that a result depends on, got "
+                f"{reach}, and the result at ({row}, {column}) depends on the pixel (0, 0)"
+            )
+
+
 def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> None:
     """Writes a prior with its card: TorchScript to .pt, compiled by AOTInductor to .pt2.
 
     isa: of a .pt2, "v3" (AVX2, any x86-64 processor since 2015) or "native" (this one's)
+
+    ValueError where the path's ending is another, and where the model does not do what the card
+    says: it is run on a small image.
     """
     path = Path(path)
+    if path.suffix not in (".pt", ".pt2"):
+        raise ValueError(f"{path}: a prior's file must end in .pt or .pt2")
+    if isa not in ("v3", "native"):
+        raise ValueError(f"isa: must be 'v3' or 'native', got {isa!r}")
     model = model.eval().requires_grad_(False)
+    _check(model, found)
     text = json.dumps(found, indent=1)
     # the archive's inner folder has the file's name: the same name, in a folder of its own
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -86,10 +157,8 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
                 torch.jit.script(model).save(str(part), _extra_files={RECORD: text})
         elif found["kind"] == "regulariser":
             raise ValueError(f"{path}: a regulariser must go to .pt: a .pt2 has no gradient")
-        elif path.suffix == ".pt2":
-            _compile(model, found, text, part, isa)
         else:
-            raise ValueError(f"{path}: a prior's file must end in .pt or .pt2")
+            _compile(model, found, text, part, isa)
         part.replace(path)
 
 
@@ -135,7 +204,8 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save({"format": "ptyle.models", "version": 1, **content}, part)
+        with part.open("wb") as file:  # torch's own says nothing of folders that are read-only
+            torch.save({"format": "ptyle.models", "version": 1, **content}, file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -148,8 +218,9 @@ def load_checkpoint(path: str | Path) -> dict:
     except FileNotFoundError:
         raise ValueError(f"{path}: must be an existing checkpoint, got no file") from None
     except Exception as error:  # of pickle, zip and torch: whatever is in the file
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: must be a checkpoint of `train`: {reason}") from None
+        raise ValueError(
+            f"{path}: must be a checkpoint of `train`, got something else ({_reason(error)})"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != "ptyle.models":
         raise ValueError(f"{path}: must be a checkpoint of `train`, got something else")
     return content

@@ -352,3 +352,71 @@ def test_bad_arguments_are_named_with_the_rule_and_the_value(
     assert code == 2 and said in error, error
     assert not [file for file in tmp_path.iterdir() if file.name != "old.pt"]
     assert (tmp_path / "old.pt").read_text() == "nothing"
+
+
+class Own(torch.nn.Module):
+    """A denoiser of somebody's own: a mean over 3 x 3, or one of its mistakes."""
+
+    def __init__(self, how: str = ""):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        if self.how == "cropped":
+            return x[:, :, 1:]
+        if self.how == "double":
+            return x.double()
+        if self.how == "not finite":
+            return x / 0
+        if self.how == "normalised":
+            return x - x.mean()
+        padded = torch.nn.functional.pad(x, [1, 1, 1, 1], "replicate")
+        return torch.nn.functional.avg_pool2d(padded, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "reach", "said"),
+    [
+        ("cropped", 1, r"model: must give \[1, 1, 11, 13\] of an image \[1, 1, 11, 13\]"),
+        ("double", 1, "model: must give a float32 tensor, got torch.float64"),
+        ("not finite", 1, "model: must give finite numbers"),
+        ("normalised", 1, r"receptive_field: .* got 1, and the result at"),
+        ("", 0, r"receptive_field: .* got 0, and the result at \(\d, \d\) depends on the pixel"),
+        ("", -1, "receptive_field: must be an integer from 0"),
+        ("", 2.0, "receptive_field: must be an integer from 0"),
+    ],
+)
+def test_a_model_that_does_not_do_what_its_card_says_is_not_exported(tmp_path, how, reach, said):
+    from ptyle.models import files
+
+    with pytest.raises(ValueError, match=said):
+        card = files.card("denoiser", ["phase"], reach, noise={"least": 0, "most": 1})
+        files.export(Own(how), card, tmp_path / "own.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_ones_own_is_exported(tmp_path):
+    from ptyle.models import files
+
+    for channels in files.CHANNELS.values():
+        card = files.card("denoiser", channels, 1, noise={"least": 0, "most": 1})
+        files.export(Own(), card, tmp_path / "own.pt")
+        model, found = files.load(tmp_path / "own.pt")
+        x = torch.rand(2, len(channels), 5, 4)
+        assert found == card and torch.equal(model(x, torch.ones(2)), Own()(x, torch.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "said"),
+    [
+        (("magic", ["phase"], 1), {}, "kind: must be 'denoiser' or 'regulariser', got 'magic'"),
+        (("regulariser", ["amplitude"], 1), {}, "channels: must be one of"),
+        (("denoiser", ["phase"], 1), {}, "noise: must be .* got None"),
+        (("denoiser", ["phase"], 1), {"noise": {"least": 1, "most": 0}}, "noise: must be"),
+    ],
+)
+def test_a_card_that_the_program_would_refuse_is_not_made(arguments, more, said):
+    from ptyle.models import files
+
+    with pytest.raises(ValueError, match=said):
+        files.card(*arguments, **more)
