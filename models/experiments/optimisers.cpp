@@ -1,6 +1,6 @@
-// LibTorch's optimisers on ptyle's physics, as `optimisers.py` does it in Python: object and probe
-// are real leaves [..., 2], because torch::optim is wrong for complex ones; a regulariser, a
-// function or a TorchScript file, joins the loss.
+// LibTorch's optimisers on ptyle's physics, as `optimisers.py` does it in Python: object, probe and
+// positions are real leaves, complex ones as [..., 2], because torch::optim is wrong for complex
+// leaves; a regulariser, a function or a TorchScript file, joins the loss.
 //
 //   optimisers [HUBER.pt]       # python -m ptyle.models export huber -o HUBER.pt
 #include <cstdio>
@@ -40,14 +40,16 @@ Tensor by_adam(const Loss& loss_of) {
   return torch::view_as_complex(leaf.detach());
 }
 
-Tensor by_lbfgs(const Loss& loss_of, int64_t steps) {
+// more: other leaves that loss_of uses.
+Tensor by_lbfgs(const Loss& loss_of, int64_t steps, std::vector<Tensor> more = {}) {
   Tensor leaf = vacuum();
-  torch::optim::LBFGS optimizer({leaf}, torch::optim::LBFGSOptions(1.0)
-                                            .max_iter(steps)
-                                            .history_size(20)
-                                            .tolerance_grad(1e-12)
-                                            .tolerance_change(1e-14)
-                                            .line_search_fn("strong_wolfe"));
+  more.push_back(leaf);
+  torch::optim::LBFGS optimizer(more, torch::optim::LBFGSOptions(1.0)
+                                          .max_iter(steps)
+                                          .history_size(20)
+                                          .tolerance_grad(1e-12)
+                                          .tolerance_change(1e-14)
+                                          .line_search_fn("strong_wolfe"));
   optimizer.step([&] {
     optimizer.zero_grad();
     const Tensor loss = loss_of(torch::view_as_complex(leaf));
@@ -95,6 +97,22 @@ int main(int argc, char** argv) {
   const double adam = difference(by_adam(loss_from(clean)), truth);
   std::printf("from the truth: torch::optim::LBFGS %.1e, Adam %.1e\n", lbfgs, adam);
 
+  // Positions off by up to half a pixel, and a probe off by a little: leaves too.
+  Tensor off = (positions + 0.5 * (torch::rand_like(positions) - 0.5)).requires_grad_();
+  Tensor guess = torch::view_as_real(0.97 * probe).clone().requires_grad_();
+  const auto position_error = [&] {
+    const Tensor wrong = off.detach() - positions;
+    return (wrong - wrong.mean(0)).square().mean().sqrt().item<double>();
+  };
+  const double before = position_error();
+  by_lbfgs(
+      [&](const Tensor& object) {
+        return ptyle::diffraction_loss(object, torch::view_as_complex(guess), off, {}, clean).loss;
+      },
+      250, {off, guess});
+  const double after = position_error();
+  std::printf("positions off by %.3f pixels, after L-BFGS on all three %.3f\n", before, after);
+
   const Loss noisy = loss_from(torch::poisson(clean * kDose) / kDose);
   const Loss variation = [](const Tensor& object) {
     const Tensor angle = object.angle();
@@ -106,7 +124,7 @@ int main(int argc, char** argv) {
   const double plain = difference(by_lbfgs(noisy, 60), truth);
   const double own = difference(by_lbfgs(with(1000, variation), 60), truth);
   std::printf("noisy patterns: %.3f, with a variation of one's own %.3f\n", plain, own);
-  bool gained = own < plain;
+  bool gained = own < plain && after < 0.7 * before;
   if (argc > 1) {
     torch::jit::Module huber = torch::jit::load(argv[1]);
     const Loss from_file = [&huber](const Tensor& object) {
