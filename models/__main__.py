@@ -32,11 +32,19 @@ def number(kind: type, rule: str, holds: Callable) -> Callable:
     return parse
 
 
-def folder_of(text: str) -> Path:
+def writable(text: str) -> Path:
     """An argparse type: a file that can be written."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in an existing folder, got {text!r}")
+    return path
+
+
+def folder(text: str) -> Path:
+    """An argparse type: a folder, or the name of one to be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, got the file {text!r}")
     return path
 
 
@@ -68,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train a network on simulated specimens")
     train.add_argument("kind", type=choice("denoiser", "amortised"), help="denoiser or amortised")
-    train.add_argument("-o", "--output", type=folder_of, required=True, help="checkpoint to write")
+    train.add_argument("-o", "--output", type=writable, required=True, help="checkpoint to write")
     train.add_argument("--force", action="store_true", help="overwrite an existing one")
     train.add_argument("--resume", action="store_true", help="go on from it, as it was begun")
     train.add_argument(
@@ -85,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     export = verbs.add_parser("export", help="write a prior that `ptyle run` loads")
     export.add_argument("model", help="a denoiser's checkpoint, or huber")
     export.add_argument(
-        "-o", "--output", type=folder_of, required=True, help=".pt TorchScript, .pt2 compiled"
+        "-o", "--output", type=writable, required=True, help=".pt TorchScript, .pt2 compiled"
     )
     export.add_argument("--force", action="store_true", help="overwrite an existing file")
     export.add_argument(
@@ -103,14 +111,14 @@ def parser() -> argparse.ArgumentParser:
         "--noise", type=POSITIVE, nargs="+", help="standard deviations [0.01 0.03 0.1 0.3]"
     )
     evaluate.add_argument("--contrast", type=POSITIVE, help="of the phase, in rad [0.3]")
-    evaluate.add_argument("--json", type=folder_of, help="file to write all rows to")
-    evaluate.add_argument("--png", type=folder_of, help="file to draw to")
+    evaluate.add_argument("--json", type=writable, help="file to write all rows to")
+    evaluate.add_argument("--png", type=writable, help="file to draw to")
     evaluate.add_argument("--seed", type=SEED, default=0, help="of pieces and noise [0]")
 
     for verb in (train, evaluate):
         verb.add_argument("--threads", type=COUNT, help="[all cores]")
         verb.add_argument(
-            "--specimens", type=Path, help="folder that simulated specimens are kept in [none]"
+            "--specimens", type=folder, help="folder that simulated specimens are kept in [none]"
         )
     show = verbs.add_parser("card", help="print the card of an exported prior")
     show.add_argument("model", help="a .pt or .pt2")
@@ -130,8 +138,9 @@ def allow_writing(options: argparse.Namespace) -> None:
 
 def refuse(options: argparse.Namespace, names: list[str], rule: str) -> None:
     for name in names:
-        if getattr(options, name):
-            raise Wrong(f"--{name}: {rule}, got {getattr(options, name)!r}")
+        given = getattr(options, name)
+        if given is not None and given is not False:
+            raise Wrong(f"--{name}: {rule}, got {given!r}")
 
 
 def train(options: argparse.Namespace) -> None:

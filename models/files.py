@@ -43,31 +43,40 @@ def card(kind: str, channels: list[str], receptive_field: int | None, **more) ->
         known = ", ".join(map(str, CHANNELS.values()))
         raise ValueError(f"channels: must be one of {known}, got {channels!r}")
     if receptive_field is not None:
-        if not isinstance(receptive_field, int) or not 0 <= receptive_field <= MOST_REACH:
+        if type(receptive_field) is not int or not 0 <= receptive_field <= MOST_REACH:
             raise ValueError(
                 f"receptive_field: must be an integer from 0 to {MOST_REACH} or None, "
                 f"got {receptive_field!r}"
             )
     if kind == "denoiser":
         noise = more.get("noise")
-        fits = isinstance(noise, dict) and {"least", "most"} <= noise.keys()
-        if not fits or not 0 <= noise["least"] <= noise["most"] < float("inf"):
+        try:
+            fits = 0 <= noise["least"] <= noise["most"] < float("inf")
+        except (KeyError, TypeError):
+            fits = False
+        if not fits:
             raise ValueError(
                 "noise: must be {'least': a, 'most': b}, the standard deviations that the denoiser "
                 f"was trained with, 0 <= a <= b, got {noise!r}"
             )
-    return {
+    made = {
         "format": "ptyle.prior",
         "version": 1,
         "kind": kind,
         "channels": channels,
         "units": [UNITS[channel] for channel in channels],
         "receptive_field": receptive_field,
-        "smallest": [1, 1],
-        **more,
         "ptyle": version("ptyle"),
         "torch": str(torch.__version__),
     }
+    if taken := sorted(made.keys() & more.keys()):
+        raise ValueError(f"{taken[0]}: must not be given, is {made[taken[0]]!r}")
+    made = {**made, "smallest": [1, 1], **more}
+    smallest = made["smallest"]
+    sizes = smallest if isinstance(smallest, (list, tuple)) else ()
+    if len(sizes) != 2 or not all(type(n) is int and 1 <= n <= MOST_REACH for n in sizes):
+        raise ValueError(f"smallest: must be [rows, columns] from 1, got {smallest!r}")
+    return made
 
 
 def _reason(error: Exception) -> str:
@@ -102,8 +111,8 @@ def _example(found: dict) -> tuple[Tensor, ...]:
 def _check(model: nn.Module, found: dict) -> None:
     """ValueError where the model does not do what its card says, on a made-up image."""
     reach, channels = found["receptive_field"], len(found["channels"])
-    side = 41 if reach is None or reach > 500 else 2 * reach + 9
-    side = max(side, *found["smallest"])
+    side = 41 if reach is None else 2 * min(reach, 500) + 9
+    side = max(side, *found.get("smallest", [1, 1]))
     x = torch.rand(1, channels, side, side + 2, generator=torch.Generator().manual_seed(0)) / 10
     inputs = (torch.tensor([0.1]),) if found["kind"] == "denoiser" else ()
     wanted = x.shape if inputs else (1, side, side + 2)
@@ -111,6 +120,7 @@ def _check(model: nn.Module, found: dict) -> None:
     other[..., 0, 0] += 0.05
     with torch.no_grad():
         made, changed = model(x, *inputs), model(other, *inputs)
+        shifted = model(x[..., 1:, 1:].contiguous(), *inputs)
     if not isinstance(made, Tensor) or made.dtype != torch.float32:
         got = made.dtype if isinstance(made, Tensor) else type(made).__name__
         raise ValueError(f"model: must give a float32 tensor, got {got}")
@@ -120,7 +130,7 @@ def _check(model: nn.Module, found: dict) -> None:
         )
     if not made.isfinite().all():
         raise ValueError("model: must give finite numbers of finite ones, got others")
-    if reach is not None:
+    if reach is not None and reach <= 500:  # else the image would have to be too large
         difference = (changed - made).abs()
         beyond = difference.clone()
         beyond[..., : reach + 1, : reach + 1] = 0
@@ -129,6 +139,14 @@ def _check(model: nn.Module, found: dict) -> None:
             raise ValueError(
                 f"receptive_field: must be the pixels on each side that a result depends on, got "
                 f"{reach}, and the result at ({row}, {column}) depends on the pixel (0, 0)"
+            )
+        # a tile may begin anywhere
+        ours, theirs = slice(reach + 1, -reach or None), slice(reach, -reach or None)
+        apart = (made[..., ours, ours] - shifted[..., theirs, theirs]).abs()
+        if apart.max() > 1e-3 * difference.max() + 1e-6:
+            raise ValueError(
+                "model: must give the same where the image begins a pixel later, got a difference "
+                f"of {float(apart.max()):.2g} (strides tie a result to even places)"
             )
 
 
@@ -147,7 +165,7 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
         raise ValueError(f"isa: must be 'v3' or 'native', got {isa!r}")
     model = model.eval().requires_grad_(False)
     _check(model, found)
-    text = json.dumps(found, indent=1)
+    text = json.dumps(found, indent=1, allow_nan=False)
     # the archive's inner folder has the file's name: the same name, in a folder of its own
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         part = Path(scratch) / path.name
@@ -214,7 +232,9 @@ def save_checkpoint(path: str | Path, content: dict) -> None:
 def load_checkpoint(path: str | Path) -> dict:
     """A checkpoint of `python -m ptyle.models train`."""
     try:
-        content = torch.load(path, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is something else
+            content = torch.load(path, weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: must be an existing checkpoint, got no file") from None
     except Exception as error:  # of pickle, zip and torch: whatever is in the file

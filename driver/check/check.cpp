@@ -18,10 +18,10 @@
 #include "csrc/cpu/layout.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
+#include "driver/engine/priors.h"
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
-#include "driver/priors/prior.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
 
@@ -678,14 +678,20 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns * complex_bytes(config)));
-  for (const Config::Prior& prior : config.priors) {
-    const std::unique_ptr<Prior> model = load_prior(prior.file, at::kCPU);
-    const PriorCard& card = model->card();
+  for (std::size_t k = 0; k < config.priors.size(); ++k) {
+    const Config::Prior& prior = config.priors[k];
+    const PriorCard card = load_prior(config, k, cut, at::kCPU)->card();
     line("prior", prior.kind + " on the " + prior.on + ", a " + card.kind + " that sees " +
                       (card.receptive_field < 0
                            ? std::string("all of the image")
                            : std::to_string(card.receptive_field) + " pixels around each") +
                       ", from " + prior.file);
+    std::string how = "strength " + number(prior.strength);
+    if (prior.noise) how += ", noise " + number(*prior.noise);
+    how += prior.every == 0 ? ", once an iteration"
+                            : ", every " + std::to_string(prior.every) + " batches";
+    if (prior.start > 0) how += ", after " + std::to_string(prior.start) + " iterations";
+    line("", how);
   }
   line("device", words_for(config, problem.window));
   std::int64_t most_on_gpu = 0;
@@ -701,6 +707,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
 
   std::vector<std::string> found = doubts_about(config, problem, scan, summary);
   found.insert(found.end(), about_tiles.begin(), about_tiles.end());
+  for (const std::string& text : never_used(config)) found.push_back(text);
   for (const std::string& text : found) out << "doubtful: " << text << '\n';
   if (found.empty()) out << "nothing doubtful\n";
   out.flush();

@@ -720,6 +720,13 @@ void apply_override(toml::table& root, const std::string& text, Source& source) 
       table = table->get(part)->as_table();
     }
     if (table == nullptr) {
+      if (part.back() == ']') {
+        const std::string name = part.substr(0, part.find('['));
+        const toml::array* const there = root[name].as_array();
+        throw ConfigError(place + ": " + part + " must be a table of the config, which has " +
+                          std::to_string(there != nullptr ? there->size() : 0) + " [[" + name +
+                          "]]");
+      }
       throw ConfigError(place + ": " + key.substr(0, dot) + " must be a table");
     }
     begin = dot + 1;

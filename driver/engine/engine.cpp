@@ -44,11 +44,13 @@ double curvature(const Config& config, const Problem& problem) {
   return 1.0;
 }
 
-[[noreturn]] void diverged(const State& state, const std::string& what, double value) {
+[[noreturn]] void diverged(const State& state, const std::string& what, double value,
+                           bool with_priors) {
   throw RunError("the " + what + " must stay finite, got " + std::to_string(value) +
                  " in iteration " + std::to_string(state.iteration + 1) +
                  ": the steps are too long (reconstruct.step, probe_step, momentum, "
-                 "learning_rate)");
+                 "learning_rate" +
+                 (with_priors ? "), or a prior pulls too hard (prior.strength)" : ")"));
 }
 
 Rectangle relative(const Rectangle& inner, const Rectangle& outer) {
@@ -188,7 +190,7 @@ std::string Engine::fingerprint() const {
       << shape[2] << "; " << problem_.total_counts << " counts; " << problem_.masked_pixels
       << " masked pixels; counts per pattern of checksum " << checksum(problem_.counts_per_pattern)
       << "; positions of checksum " << checksum(problem_.positions) << "; a probe of checksum "
-      << checksum(problem_.probe);
+      << checksum(problem_.probe) << checksums_of_priors(config_);
   return out.str();
 }
 
@@ -542,7 +544,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
         state.batch + 1 < batches_.count() && !stopped_ && config_.reconstruct.optimizer != "lbfgs";
     const std::int64_t next = goes_on ? order[static_cast<std::size_t>(state.batch) + 1] : -1;
     const Evaluation at = evaluate(state, batch, &squared_error, stop, next);
-    if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss);
+    if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss, priors_.any());
     {
       const Trace::Box box(trace_, "update");
       optimizer_->update(state, at, [&] {
@@ -653,9 +655,9 @@ void Engine::check_finite(const State& state) const {
     powers.push_back(power(workplace_.counted_view(k, workplace_.view(k, state.tiles[k].object))));
   }
   const double object = sum_over_tiles(powers);
-  if (!std::isfinite(object)) diverged(state, "sum of |object|^2", object);
+  if (!std::isfinite(object)) diverged(state, "sum of |object|^2", object, priors_.any());
   const double probe = power(state.probe);
-  if (!std::isfinite(probe)) diverged(state, "sum of |probe|^2", probe);
+  if (!std::isfinite(probe)) diverged(state, "sum of |probe|^2", probe, priors_.any());
 }
 
 void Engine::fix_power(State& state) {

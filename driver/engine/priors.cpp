@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <ATen/Parallel.h>
@@ -12,6 +14,7 @@
 #include <ATen/ops/angle.h>
 #include <ATen/ops/complex.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_file.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/polar.h>
@@ -31,6 +34,8 @@ namespace ptyle::driver {
 namespace {
 
 constexpr int kPriorTag = 1 << 23;
+// Of the object, below which what pulls at a phase gets weaker.
+constexpr double kLeastAmplitude = 0.5;
 
 std::string place(std::size_t number) { return "prior[" + std::to_string(number) + "]"; }
 
@@ -46,6 +51,11 @@ std::vector<std::string> channels_of(const std::string& on) {
   return {"real", "imaginary"};
 }
 
+// Not set: the middle of what the model was trained with.
+double noise_of(const Config::Prior& settings, const PriorCard& card) {
+  return settings.noise.value_or(std::sqrt(card.least_noise * card.most_noise));
+}
+
 // [slices, rows, columns] complex -> [slices, channels, rows, columns] float32.
 at::Tensor image_of(const at::Tensor& object, bool with_amplitude) {
   const at::Tensor phase = at::angle(object).to(at::kFloat);
@@ -55,8 +65,93 @@ at::Tensor image_of(const at::Tensor& object, bool with_amplitude) {
 
 }  // namespace
 
+std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
+                                  const Decomposition& cut, const at::Device& device) {
+  const Config::Prior& settings = config.priors[number];
+  const auto refuse = [&](const char* key, const std::string& rule, const std::string& value) {
+    throw ConfigError(place(number) + "." + key + ": must " + rule + ", got " + value + " (" +
+                      settings.file + ")");
+  };
+  std::unique_ptr<Prior> model;
+  try {
+    model = load_prior(settings.file, device);
+  } catch (const ConfigError& error) {
+    throw ConfigError(place(number) + ".file: " + error.what());
+  }
+  const PriorCard& card = model->card();
+  const std::string wanted = settings.kind == "gradient" ? "regulariser" : "denoiser";
+  if (card.kind != wanted) {
+    refuse("file", "hold a " + wanted + " for kind = \"" + settings.kind + "\"", "a " + card.kind);
+  }
+  if (wanted == "regulariser" && !model->differentiable()) {
+    refuse("file", "be TorchScript for kind = \"gradient\"",
+           "a compiled .pt2, through which no gradient flows");
+  }
+  if (card.channels != channels_of(settings.on)) {
+    refuse(
+        "file",
+        "be a model of " + list_of(channels_of(settings.on)) + " for on = \"" + settings.on + "\"",
+        "one of " + list_of(card.channels));
+  }
+  if (wanted == "denoiser") {
+    const double noise = noise_of(settings, card);
+    if (noise < card.least_noise || noise > card.most_noise) {
+      refuse("noise",
+             "be what the model was trained with, from " + std::to_string(card.least_noise) +
+                 " to " + std::to_string(card.most_noise),
+             std::to_string(noise));
+    }
+  }
+  if (settings.on == "probe") return model;
+  if (card.receptive_field < 0 && cut.tiles.size() > 1) {
+    refuse("file", "declare a receptive_field to work on more than one tile", "a card without");
+  }
+  const Rectangle object = cut.grid.object();
+  if (object.rows < card.smallest[0] || object.columns < card.smallest[1]) {
+    refuse(
+        "file",
+        "take an object of " + std::to_string(object.rows) + " x " + std::to_string(object.columns),
+        "a model that needs " + std::to_string(card.smallest[0]) + " x " +
+            std::to_string(card.smallest[1]));
+  }
+  return model;
+}
+
+std::vector<std::string> never_used(const Config& config) {
+  std::vector<std::string> found;
+  const std::int64_t batches = config.reconstruct.batches;
+  for (std::size_t k = 0; k < config.priors.size(); ++k) {
+    const Config::Prior& one = config.priors[k];
+    const std::int64_t every = one.every > 0 ? one.every : batches;
+    const std::int64_t last = config.reconstruct.iterations * batches;
+    if (one.start < config.reconstruct.iterations && last / every > one.start * batches / every) {
+      continue;
+    }
+    std::string text = place(k);
+    text += " is never used: every = " + std::to_string(one.every);
+    text += ", start = " + std::to_string(one.start) + ", and the run has ";
+    text += std::to_string(config.reconstruct.iterations) + " iterations of ";
+    text += std::to_string(batches) + " batches";
+    found.push_back(std::move(text));
+  }
+  return found;
+}
+
+std::string checksums_of_priors(const Config& config) {
+  std::string facts;
+  for (std::size_t k = 0; k < config.priors.size(); ++k) {
+    const std::string& path = config.priors[k].file;
+    std::error_code status;
+    const std::uintmax_t size = std::filesystem::file_size(path, status);
+    if (status || size == 0) continue;  // load_prior says it
+    const auto bytes = static_cast<std::int64_t>(size);
+    facts += "; " + place(k) + ".file of checksum ";
+    facts += std::to_string(checksum(at::from_file(path, /*shared=*/false, bytes, at::kByte)));
+  }
+  return facts;
+}
+
 struct Priors::One {
-  std::size_t number = 0;
   Config::Prior settings;
   std::unique_ptr<Prior> model;
   double noise = 0.0;
@@ -82,54 +177,13 @@ Priors::Priors(const Config& config, const Decomposition& cut, const Ranks& rank
       mine_(cut.tiles_of_rank(ranks.rank())) {
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     auto one = std::make_unique<One>();
-    one->number = k;
     one->settings = config.priors[k];
-    one->model = load_prior(one->settings.file, device);
+    one->model = load_prior(config, k, cut, device);
     const PriorCard& card = one->model->card();
-    const auto refuse = [&](const std::string& key, const std::string& rule,
-                            const std::string& value) {
-      throw ConfigError(place(k) + "." + key + ": must " + rule + ", got " + value + " (" +
-                        one->settings.file + ")");
-    };
-    const std::string wanted = one->settings.kind == "gradient" ? "regulariser" : "denoiser";
-    if (card.kind != wanted) {
-      refuse("file", "hold a " + wanted + " for kind = \"" + one->settings.kind + "\"",
-             "a " + card.kind);
-    }
-    if (wanted == "regulariser" && !one->model->differentiable()) {
-      refuse("file", "be TorchScript for kind = \"gradient\"",
-             "a compiled .pt2, through which no gradient flows");
-    }
-    if (card.channels != channels_of(one->settings.on)) {
-      refuse("file",
-             "be a model of " + list_of(channels_of(one->settings.on)) + " for on = \"" +
-                 one->settings.on + "\"",
-             "one of " + list_of(card.channels));
-    }
-    if (wanted == "denoiser") {
-      one->noise = one->settings.noise.value_or(std::sqrt(card.least_noise * card.most_noise));
-      if (one->noise < card.least_noise || one->noise > card.most_noise) {
-        refuse("noise",
-               "be what the model was trained with, from " + std::to_string(card.least_noise) +
-                   " to " + std::to_string(card.most_noise),
-               std::to_string(one->noise));
-      }
-    }
+    one->noise = noise_of(one->settings, card);
     one->whole = card.receptive_field < 0;
-    if (one->whole && cut.tiles.size() > 1 && one->settings.on != "probe") {
-      refuse("file", "declare a receptive_field to work on more than one tile", "a card without");
-    }
     // A pixel's gradient has the energies of all that see it.
-    one->reach = one->whole ? 0 : card.receptive_field * (wanted == "regulariser" ? 2 : 1);
-    const Rectangle object = cut.grid.object();
-    if (one->settings.on != "probe" &&
-        (object.rows < card.smallest[0] || object.columns < card.smallest[1])) {
-      refuse("file",
-             "take an object of " + std::to_string(object.rows) + " x " +
-                 std::to_string(object.columns),
-             "a model that needs " + std::to_string(card.smallest[0]) + " x " +
-                 std::to_string(card.smallest[1]));
-    }
+    one->reach = one->whole ? 0 : card.receptive_field * (card.kind == "regulariser" ? 2 : 1);
     if (cut.exchange != "allreduce" && one->settings.on != "probe") {
       Pair halo{one->reach, one->reach};
       if (cut.exchange != "direct") {  // tiles update all of their frames
@@ -416,11 +470,12 @@ void Priors::add_gradient(One& one, const State& state, const std::vector<at::Te
     at::Tensor sum = cut_out(gradients[task.tile], tile.updated, task.area).select(0, slice);
     const at::ScalarType real = at::toRealValueType(object.scalar_type());
     slope = cut_out(slope.squeeze(0), task.seen, task.area).to(real).mul(scale);
-    // L(arg O): i O / |O|^2 dL/darg; L(|O|): O / |O| dL/d|O|
-    const at::Tensor amplitude = at::abs(object).clamp_min(1e-6);
-    const at::Tensor turn = slope.select(0, 0).div(amplitude.square());
+    // L(arg O): i O / |O|^2 dL/darg; L(|O|): O / |O| dL/d|O|. The first is without bound where an
+    // amplitude vanishes and its phase means nothing: there it fades with |O|.
+    const at::Tensor amplitude = at::abs(object);
+    const at::Tensor turn = slope.select(0, 0).div(amplitude.clamp_min(kLeastAmplitude).square());
     sum.add_(object.mul(at::complex(at::zeros_like(turn), turn)));
-    if (channels == 2) sum.add_(object.mul(slope.select(0, 1).div(amplitude)));
+    if (channels == 2) sum.add_(object.mul(slope.select(0, 1).div(amplitude.clamp_min(1e-6))));
   });
   for (std::size_t i = 0; i < parts.size(); ++i) {
     energies[all[i / static_cast<std::size_t>(slices)].tile] += scale * parts[i];

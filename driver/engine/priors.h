@@ -6,8 +6,10 @@
 // depend on the grid alone.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -20,6 +22,17 @@
 #include "ops/halo/exchange.h"
 
 namespace ptyle::driver {
+
+// The model of one [[prior]] table. ConfigError where it does not fit the table or the tiles.
+std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
+                                  const Decomposition& cut, const at::Device& device);
+
+// A sentence for every prior that the run ends before using.
+std::vector<std::string> never_used(const Config& config);
+
+// "; prior[0].file of checksum 1234" and so on: what must be the same on all ranks and on a
+// restart.
+std::string checksums_of_priors(const Config& config);
 
 class Priors {
  public:

@@ -311,7 +311,7 @@ std::string agreement(const Config& config, const Problem& problem, const Decomp
       << " x " << problem.window[1] << ", object " << problem.object_shape[0] << " x "
       << problem.object_shape[1] << " x " << problem.object_shape[2] << "\ngrid " << cut.grid.rows()
       << " x " << cut.grid.columns() << ", halo " << cut.grid.halo()[0] << " x "
-      << cut.grid.halo()[1] << "\n";
+      << cut.grid.halo()[1] << checksums_of_priors(config) << "\n";
   return out.str();
 }
 
@@ -356,6 +356,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
   Engine engine(config, problem, cut, ranks, device);
   const std::string data = engine.fingerprint();
+  if (ranks.first()) {
+    for (const std::string& text : never_used(config)) log_warning() << text;
+  }
   State state;
   if (options.resume && fs::exists(checkpoint)) {
     state = read_checkpoint(checkpoint, config, data, cut, ranks);

@@ -39,7 +39,7 @@ std::string reason_of(const std::exception& error) {
 
 [[noreturn]] void refuse(const std::string& path, const std::string& rule,
                          const std::string& value) {
-  throw ConfigError("prior.file: " + path + " must " + rule + ", got " + value);
+  throw ConfigError(path + " must " + rule + ", got " + value);
 }
 
 enum class Format { kTorchScript, kCompiled };
@@ -188,7 +188,7 @@ class Compiled final : public Prior {
   at::Tensor run(const std::vector<at::Tensor>& inputs) const override {
     std::vector<at::Tensor> outputs = loader_->run(inputs);
     if (outputs.size() != 1) {
-      throw RunError("prior.file: " + path() + " must give one tensor, got " +
+      throw RunError("the prior " + path() + " must give one tensor, got " +
                      std::to_string(outputs.size()));
     }
     return outputs.front();
@@ -226,20 +226,19 @@ at::Tensor Prior::checked_run(const std::vector<at::Tensor>& inputs, at::IntArra
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    throw RunError("prior.file: " + path_ + " failed on an image of " +
+    throw RunError("the prior " + path_ + " failed on an image of " +
                    std::to_string(inputs[0].size(2)) + " x " + std::to_string(inputs[0].size(3)) +
                    ": " + reason_of(error));
   }
   if ((result.sizes() != wanted && !(or_number && result.dim() == 0)) ||
       result.scalar_type() != at::kFloat) {
     std::ostringstream out;
-    out << "prior.file: " << path_ << " must give float32 of shape " << wanted << ", got "
+    out << "the prior " << path_ << " must give float32 of shape " << wanted << ", got "
         << result.scalar_type() << " of shape " << result.sizes();
     throw RunError(out.str());
   }
   if (!at::isfinite(result.detach()).all().item<bool>()) {
-    throw RunError("prior.file: " + path_ +
-                   " must give finite numbers, got others of an image of " +
+    throw RunError("the prior " + path_ + " must give finite numbers, got others of an image of " +
                    std::to_string(inputs[0].size(2)) + " x " + std::to_string(inputs[0].size(3)) +
                    (at::isfinite(inputs[0]).all().item<bool>() ? "" : " that has others too"));
   }
@@ -254,7 +253,7 @@ at::Tensor Prior::energy(const at::Tensor& x) const {
   at::Tensor result =
       checked_run({x}, {x.size(0), x.size(2), x.size(3)}, card_.receptive_field < 0);
   if (x.requires_grad() && !result.requires_grad()) {
-    throw RunError("prior.file: " + path_ +
+    throw RunError("the prior " + path_ +
                    " must give an energy that torch can differentiate with respect to the image, "
                    "got one without a gradient");
   }
@@ -264,7 +263,7 @@ at::Tensor Prior::energy(const at::Tensor& x) const {
 std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& device) {
   std::error_code status;
   if (!std::filesystem::exists(path, status)) {
-    throw ConfigError("prior.file: must be a file, got " + path + ", which is not there");
+    throw ConfigError("must be a file, got " + path + ", which is not there");
   }
   try {
     caffe2::serialize::PyTorchStreamReader reader(path);

@@ -126,7 +126,13 @@ int main(int argc, char** argv) {
   std::printf("noisy patterns: %.3f, with a variation of one's own %.3f\n", plain, own);
   bool gained = own < plain && after < 0.7 * before;
   if (argc > 1) {
-    torch::jit::Module huber = torch::jit::load(argv[1]);
+    torch::jit::Module huber;
+    try {
+      huber = torch::jit::load(argv[1]);
+    } catch (const c10::Error&) {
+      std::fprintf(stderr, "%s must be a regulariser as TorchScript\n", argv[1]);
+      return 2;
+    }
     const Loss from_file = [&huber](const Tensor& object) {
       return huber.forward({object.angle().unsqueeze(1).to(torch::kFloat)})
           .toTensor()

@@ -20,7 +20,13 @@ int main(int argc, char** argv) {
     return 2;
   }
   using torch::Tensor;
-  torch::jit::Module module = torch::jit::load(argv[1]);
+  torch::jit::Module module;
+  try {
+    module = torch::jit::load(argv[1]);
+  } catch (const c10::Error&) {
+    std::fprintf(stderr, "%s must be a module that scripted.py saved\n", argv[1]);
+    return 2;
+  }
   const Tensor expected = module.attr("losses").toTensor();
   const Tensor positions = module.attr("positions").toTensor();
   const Tensor patterns = module.attr("patterns").toTensor();

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -124,6 +125,10 @@ double slope_error(Unrolled& model, const Microscope& m, const Scene& scene) {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 300;
+  if (rounds < 1) {
+    std::fprintf(stderr, "ROUNDS must be a number from 1, got %s\n", argv[1]);
+    return 2;
+  }
   torch::manual_seed(4);
   const Microscope microscope = make_microscope();
   std::vector<Scene> training, held_out;

@@ -141,6 +141,33 @@ TEST_F(PriorFiles, EnergyAndSlopeBelongTogether) {
   for (size_t k = 1; k < one.loss.size(); ++k) EXPECT_LE(one.loss[k], one.loss[k - 1] * 1.0001);
 }
 
+// A phase's slope is divided by the amplitude: where there is none, steps must have a bound.
+TEST_F(PriorFiles, WhereAnAmplitudeVanishesNothingGrows) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  Config config = with_prior(denoiser("phase.pt", 1), "red", "phase");
+  config.priors[0].every = 1;
+  const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
+  Priors priors(config, cut, Ranks(), at::kCPU);
+  const Rectangle size = cut.grid.object();
+  torch::manual_seed(5);
+  const at::Tensor phase = at::rand({1, size.rows, size.columns}, at::kDouble);
+  const at::Tensor amplitude = at::pow(10.0, -8 * at::rand_like(phase));
+  const auto slope_of = [&](const at::Tensor& amplitudes) {
+    State state;
+    state.tiles = {{at::polar(amplitudes, phase), {}}};
+    std::vector<at::Tensor> gradients{at::zeros_like(state.tiles[0].object)};
+    priors.add_gradients(state, 1, gradients, 3.0);
+    return gradients[0].abs();
+  };
+  const at::Tensor bright = slope_of(at::ones_like(phase)), faint = slope_of(amplitude);
+  EXPECT_GT(bright.max().item<double>(), 0.01);
+  EXPECT_TRUE((faint <= 2.001 * bright + 1e-9).all().item<bool>());
+  const at::Tensor strong = amplitude > 0.5;
+  EXPECT_GT(strong.sum().item<int64_t>(), 20);
+  EXPECT_TRUE(at::allclose((faint * amplitude).masked_select(strong), bright.masked_select(strong),
+                           1e-5, 1e-9));
+}
+
 TEST_F(PriorFiles, OnTheProbeIsTheSameOnAllRanks) {
   const Problem problem = make_problem(1, 16, 6, 1.5);
   std::string text = card("denoiser", 2, "3");

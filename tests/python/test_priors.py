@@ -71,6 +71,13 @@ def run(folder, output, *settings, config="film.toml", ranks=1, more=()):
     return processes[0].returncode, errors[0]
 
 
+def check(folder, *settings):
+    command = [PTYLE, "check", "film.toml"]
+    for setting in settings:
+        command += ["--set", setting]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
 def object_of(folder, output):
     with h5py.File(folder / output / "result.h5") as file:
         return file["object"][:]
@@ -125,7 +132,7 @@ def test_a_regulariser_smooths(folder):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["prior[0].file=nothing.pt"], "prior.file: must be a file, got"),
+        (["prior[0].file=nothing.pt"], "prior[0].file: must be a file, got"),
         (["prior[0].file=film.h5"], "must be TorchScript or a compiled .pt2"),
         (["prior[0].noise=3"], "prior[0].noise: must be what the model was trained with"),
         (["prior[0].on=object"], "must be a model of phase, amplitude"),
@@ -133,6 +140,7 @@ def test_a_regulariser_smooths(folder):
         (["prior[0].strength=2"], "prior[0].strength must be at most 1"),
         (["prior[0].kind=magic"], 'prior[0].kind must be "plug-and-play", "red" or "gradient"'),
         (["prior[0].strenght=1"], "the nearest known key is prior[0].strength"),
+        (["prior[1].noise=0.1"], "prior[1] must be a table of the config, which has 1 [[prior]]"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_sentence(folder, settings, words):
@@ -140,14 +148,40 @@ def test_what_does_not_fit_is_said_in_a_sentence(folder, settings, words):
     assert code == 2, error
     assert words in error, error
     assert not (folder / "refused").exists()
+    checked = check(folder, *settings)
+    assert checked.returncode == 2 and words in checked.stderr, checked.stderr
+
+
+def test_a_prior_that_the_run_ends_before_using_is_reported(folder):
+    for settings in ["prior[0].start=3"], ["prior[0].every=25"]:  # 3 iterations of 8 batches
+        code, error = run(folder, "unused", *settings, more=["--overwrite"])
+        assert code == 0 and "warning: prior[0] is never used: every = " in error, error
+    for settings in ["prior[0].start=2"], ["prior[0].every=24"]:
+        code, error = run(folder, "unused", *settings, more=["--overwrite"])
+        assert code == 0 and "never used" not in error, error
+
+
+def test_another_model_is_not_resumed_with(folder):
+    model = folder / "replaced.pt"
+    model.write_bytes((folder / "phase.pt").read_bytes())
+    settings = [f"prior[0].file={model}"]
+    assert run(folder, "replaced", *settings)[0] == 0
+    more = ["reconstruct.iterations=4", *settings]
+    model.write_bytes((folder / "phase.pt2").read_bytes())
+    code, error = run(folder, "replaced", *more, more=["--resume"])
+    assert code == 3 and "prior[0].file of checksum" in error, error
+    model.write_bytes((folder / "phase.pt").read_bytes())
+    code, error = run(folder, "replaced", *more, more=["--resume"])
+    assert code == 0, error
 
 
 def test_check_tells_of_priors(folder):
-    checked = subprocess.run(
-        [PTYLE, "check", "film.toml"], cwd=folder, capture_output=True, text=True
-    )
+    checked = check(folder)
     assert checked.returncode == 0
     assert "plug-and-play on the phase, a denoiser that sees 4 pixels" in checked.stdout
+    assert "strength 0.7, noise 0.1, every 3 batches\n" in checked.stdout
+    checked = check(folder, "prior[0].start=100")
+    assert "doubtful: prior[0] is never used" in checked.stdout
 
 
 def test_a_prior_against_the_data_is_reported(folder):
