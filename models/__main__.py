@@ -60,7 +60,18 @@ def choice(*names: str) -> Callable:
 
 
 POSITIVE = number(float, "a number greater than 0", lambda value: value > 0)
-COUNT = number(int, "an integer of at least 1", lambda value: value >= 1)
+
+
+def count(most: int) -> Callable:
+    """An argparse type: an integer from 1 to `most`."""
+    return number(int, f"an integer from 1 to {most}", lambda value: 1 <= value <= most)
+
+
+def between(least: float, most: float) -> Callable:
+    """An argparse type: a number in a range."""
+    return number(float, f"a number from {least:g} to {most:g}", lambda x: least <= x <= most)
+
+
 SEED = number(int, "an integer from 0 to 1000000", lambda value: 0 <= value <= 1_000_000)
 CHANNELS = choice(*files.CHANNELS)
 
@@ -84,9 +95,9 @@ def parser() -> argparse.ArgumentParser:
         "amplitude"
     )  # fmt: skip
     train.add_argument("--quick", action="store_true", help="a small network in half a minute")
-    train.add_argument("--steps", type=COUNT, help="[denoiser 900, amortised 600]")
-    train.add_argument("--batch", type=COUNT, help="images or experiments a step [16; 2]")
-    train.add_argument("--width", type=COUNT, help="features of hidden layers [24; 16]")
+    train.add_argument("--steps", type=count(1_000_000), help="[denoiser 900, amortised 600]")
+    train.add_argument("--batch", type=count(4096), help="images or experiments a step [16; 2]")
+    train.add_argument("--width", type=count(1024), help="features of hidden layers [24; 16]")
     train.add_argument("--rate", type=POSITIVE, help="of Adam, at its largest [0.002]")
     train.add_argument("--seed", type=SEED, help="of everything drawn [0]")
 
@@ -102,21 +113,26 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--channels", type=CHANNELS, help="of huber: phase [default], object, probe"
     )
-    export.add_argument("--delta", type=POSITIVE, help="of huber, in the image's units [0.05]")
-    export.add_argument("--weight", type=POSITIVE, help="of huber [1]")
+    export.add_argument(
+        "--delta", type=between(1e-6, 1e6), help="of huber, in the image's units [0.05]"
+    )
+    export.add_argument("--weight", type=between(1e-6, 1e6), help="of huber [1]")
 
     evaluate = verbs.add_parser("evaluate", help="errors on specimens that were not trained on")
     evaluate.add_argument("model", help="a checkpoint, .pt or .pt2")
     evaluate.add_argument(
-        "--noise", type=POSITIVE, nargs="+", help="standard deviations [0.01 0.03 0.1 0.3]"
+        "--noise",
+        type=between(1e-6, 1e3),
+        nargs="+",
+        help="standard deviations [0.01 0.03 0.1 0.3]",
     )
-    evaluate.add_argument("--contrast", type=POSITIVE, help="of the phase, in rad [0.3]")
+    evaluate.add_argument("--contrast", type=between(1e-6, 1e3), help="of the phase, in rad [0.3]")
     evaluate.add_argument("--json", type=writable, help="file to write all rows to")
     evaluate.add_argument("--png", type=writable, help="file to draw to")
     evaluate.add_argument("--seed", type=SEED, default=0, help="of pieces and noise [0]")
 
     for verb in (train, evaluate):
-        verb.add_argument("--threads", type=COUNT, help="[all cores]")
+        verb.add_argument("--threads", type=count(1024), help="[all cores]")
         verb.add_argument(
             "--specimens", type=folder, help="folder that simulated specimens are kept in [none]"
         )
@@ -233,6 +249,8 @@ def evaluate(options: argparse.Namespace) -> None:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
             return
         channels = files.CHANNELS[content["settings"]["channels"]]
+    if options.png and options.png.suffix not in (".pdf", ".png", ".svg"):
+        raise Wrong(f"--png: must end in .png, .pdf or .svg, got {str(options.png)!r}")
     levels = options.noise or list(training.HELD_OUT_NOISE)
     rows = training.denoiser_errors(model, len(channels), levels, options.seed, options.specimens,
                                     options.contrast or 0.3)  # fmt: skip

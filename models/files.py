@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,45 +110,72 @@ def _example(found: dict) -> tuple[Tensor, ...]:
 
 
 def _check(model: nn.Module, found: dict) -> None:
-    """ValueError where the model does not do what its card says, on a made-up image."""
+    """ValueError where the model does not do what its card says, on made-up images."""
     reach, channels = found["receptive_field"], len(found["channels"])
-    side = 41 if reach is None else 2 * min(reach, 500) + 9
-    side = max(side, *found.get("smallest", [1, 1]))
-    x = torch.rand(1, channels, side, side + 2, generator=torch.Generator().manual_seed(0)) / 10
-    inputs = (torch.tensor([0.1]),) if found["kind"] == "denoiser" else ()
-    wanted = x.shape if inputs else (1, side, side + 2)
-    other = x.clone()
-    other[..., 0, 0] += 0.05
-    with torch.no_grad():
-        made, changed = model(x, *inputs), model(other, *inputs)
-        shifted = model(x[..., 1:, 1:].contiguous(), *inputs)
-    if not isinstance(made, Tensor) or made.dtype != torch.float32:
-        got = made.dtype if isinstance(made, Tensor) else type(made).__name__
-        raise ValueError(f"model: must give a float32 tensor, got {got}")
-    if made.shape != wanted and not (reach is None and not inputs and made.dim() == 0):
+    denoiser = found["kind"] == "denoiser"
+    generator = torch.Generator().manual_seed(0)
+
+    def run(x: Tensor, noise: Tensor) -> Tensor:
+        with torch.no_grad():
+            made = model(x, noise) if denoiser else model(x)
+        if not isinstance(made, Tensor) or made.dtype != torch.float32:
+            got = made.dtype if isinstance(made, Tensor) else type(made).__name__
+            raise ValueError(f"model: must give a float32 tensor, got {got}")
+        wanted = list(x.shape) if denoiser else [len(x), *x.shape[2:]]
+        number = reach is None and not denoiser and made.dim() == 0
+        if list(made.shape) != wanted and not number:
+            raise ValueError(
+                f"model: must give {wanted} of an image {list(x.shape)}, got {list(made.shape)}"
+            )
+        if not made.isfinite().all():
+            raise ValueError("model: must give finite numbers of finite ones, got others")
+        return made
+
+    def image(*shape: int) -> Tensor:
+        return torch.rand(1, channels, *shape, generator=generator)
+
+    smallest = found.get("smallest", [1, 1])
+    levels = [found["noise"][key] for key in ("least", "most")] if denoiser else [0, 0]
+    noise = torch.tensor(levels, dtype=torch.float32)
+    run(image(*smallest), noise[:1])
+    side = max(41 if reach is None else 2 * min(reach, 500) + 9, *smallest)
+    x, other = image(side, side + 2), image(side, side + 2)
+    made = run(x, noise[1:])
+    close = 1e-4 * float(made.abs().max()) + 1e-6
+    if reach is not None and reach <= 500:  # of more it would take too large an image
+        _check_reach(run, x, other, made, noise[1:], reach, close)
+    both = run(torch.cat([other, x]), noise)
+    if both.dim() > 0 and (both[1:] - made).abs().max() > close:
+        raise ValueError("model: must give of an image what it gives of it alone, got another")
+
+
+def _check_reach(
+    run: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    other: Tensor,
+    made: Tensor,
+    noise: Tensor,
+    reach: int,
+    close: float,
+) -> None:
+    """ValueError where what the model made of x has seen more than `reach` pixels around each."""
+    other = other.clone()
+    other[..., : reach + 1, : reach + 1] = x[..., : reach + 1, : reach + 1]
+    apart = float((run(other, noise) - made)[..., 0, 0].abs().max())
+    if apart > close:
         raise ValueError(
-            f"model: must give {list(wanted)} of an image {list(x.shape)}, got {list(made.shape)}"
+            "receptive_field: must be the pixels on each side that a result depends on, got "
+            f"{reach}, and what lies beyond changes the result at (0, 0) by {apart:.2g}"
         )
-    if not made.isfinite().all():
-        raise ValueError("model: must give finite numbers of finite ones, got others")
-    if reach is not None and reach <= 500:  # else the image would have to be too large
-        difference = (changed - made).abs()
-        beyond = difference.clone()
-        beyond[..., : reach + 1, : reach + 1] = 0
-        if beyond.max() > 1e-3 * difference.max() + 1e-6:
-            row, column = (beyond == beyond.max()).nonzero()[0][-2:].tolist()
-            raise ValueError(
-                f"receptive_field: must be the pixels on each side that a result depends on, got "
-                f"{reach}, and the result at ({row}, {column}) depends on the pixel (0, 0)"
-            )
-        # a tile may begin anywhere
-        ours, theirs = slice(reach + 1, -reach or None), slice(reach, -reach or None)
-        apart = (made[..., ours, ours] - shifted[..., theirs, theirs]).abs()
-        if apart.max() > 1e-3 * difference.max() + 1e-6:
-            raise ValueError(
-                "model: must give the same where the image begins a pixel later, got a difference "
-                f"of {float(apart.max()):.2g} (strides tie a result to even places)"
-            )
+    # a tile may begin anywhere
+    shifted = run(x[..., 1:, 1:].contiguous(), noise)
+    ours, theirs = slice(reach + 1, -reach or None), slice(reach, -reach or None)
+    apart = float((made[..., ours, ours] - shifted[..., theirs, theirs]).abs().max())
+    if apart > close:
+        raise ValueError(
+            "model: must give the same where the image begins a pixel later, got a difference "
+            f"of {apart:.2g} (strides tie a result to even places)"
+        )
 
 
 def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> None:
@@ -241,6 +269,12 @@ def load_checkpoint(path: str | Path) -> dict:
         raise ValueError(
             f"{path}: must be a checkpoint of `train`, got something else ({_reason(error)})"
         ) from None
+    parts = {"settings": dict, "model": dict, "optimizer": dict, "losses": list, "step": int}
     if not isinstance(content, dict) or content.get("format") != "ptyle.models":
         raise ValueError(f"{path}: must be a checkpoint of `train`, got something else")
+    if content.get("version") != 1:
+        raise ValueError(f"{path}: must be of version 1, got {content.get('version')!r}")
+    for name, kind in parts.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"{path}: must be a whole checkpoint, got one without {name!r}")
     return content

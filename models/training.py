@@ -143,10 +143,9 @@ def train(
     if resume:
         content = load_checkpoint(path)
         settings = content["settings"]
-    model = build(settings)
+    model = _network(path, content) if resume else build(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["rate"])
     if resume:
-        model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
     steps = settings["steps"]
     sources = list(specimens.images(specimens.TRAINING, folder, settings["seed"]).values())
@@ -168,6 +167,11 @@ def train(
             optimizer.param_groups[0]["lr"] = settings["rate"] * min(1, (step + 1) / 20) * fall
             optimizer.zero_grad()
             loss = loss_of(model, sources, settings, step)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"the loss must stay finite, got {loss.item()} in step {step + 1}: "
+                    f"--rate {settings['rate']} is too large"
+                )
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -196,9 +200,20 @@ def train(
     return model
 
 
+def _network(path: str | Path, content: dict) -> nn.Module:
+    """What the checkpoint holds."""
+    try:
+        model = build(content["settings"])
+        model.load_state_dict(content["model"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: must hold the network that its settings describe, got another "
+            f"({type(error).__name__})"
+        ) from None
+    return model
+
+
 def restored(path: str | Path) -> tuple[nn.Module, dict]:
     """The network of a checkpoint, ready to use, and the checkpoint's content."""
     content = load_checkpoint(path)
-    model = build(content["settings"])
-    model.load_state_dict(content["model"])
-    return model.eval(), content
+    return _network(path, content).eval(), content

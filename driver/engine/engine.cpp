@@ -437,26 +437,34 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
       result.object.push_back(workplace_.view(k, gradients_[k]));
     }
   }
-  std::vector<double> energies(tiles.size(), 0.0);
+  Priors::Joined joined;
   if (with_priors) {
     const Trace::Box box(trace_, "priors");
-    energies = priors_.add_gradients(state, batches_.count(), result.object,
-                                     result.most_object_illumination);
+    joined = priors_.add_gradients(state, batches_.count(), result.object,
+                                   result.most_object_illumination);
   }
 
   const Trace::Box box(trace_, "sum the loss");
   // Loss, squared error and whether a rank was asked to stop, in one message.
   const auto count = static_cast<std::int64_t>(cut_.tiles.size());
-  at::Tensor numbers = at::zeros({3, count}, at::kDouble);
+  at::Tensor numbers = at::zeros({with_priors ? 5 : 3, count}, at::kDouble);
   double* to = numbers.data_ptr<double>();
   const std::vector<std::vector<double>> sums = sums_by_tile({&losses_, &squared_errors_});
   const std::vector<double>&losses = sums[0], &squared_errors = sums[1];
   for (std::size_t k = 0; k < tiles.size(); ++k) {
-    to[tiles_[k].number] = losses[k] + energies[k];
+    to[tiles_[k].number] = losses[k] + (with_priors ? joined.energies[k] : 0.0);
     to[count + tiles_[k].number] = squared_errors[k];
     to[2 * count + tiles_[k].number] = k == 0 && stop && stop() ? 1.0 : 0.0;
+    if (with_priors) {
+      to[3 * count + tiles_[k].number] = joined.along[k];
+      to[4 * count + tiles_[k].number] = joined.squares[k];
+    }
   }
   ranks_.gather(numbers);
+  if (with_priors) {
+    const double square = total(numbers[4]);
+    work_.prior_descent = square > 0 ? total(numbers[3]) / square : 0.0;
+  }
   result.loss = total(numbers[0]);
   if (squared_error != nullptr) *squared_error = total(numbers[1]);
   stopped_ = stopped_ || total(numbers[2]) > 0;

@@ -28,7 +28,7 @@ struct IterationWork {
   std::int64_t messages = 0, bytes = 0;
   // Of all ranks: the amplitude error of the last batch before and after priors replaced the
   // object; absent where none did.
-  std::optional<double> error_before_priors, error_after_priors;
+  std::optional<double> error_before_priors, error_after_priors, prior_descent;
 };
 
 // Patterns are copied for the operators a block at a time: small enough for a cache, large enough

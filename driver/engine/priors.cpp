@@ -408,24 +408,36 @@ void Priors::apply_to_probe(One& one, State& state) const {
   ranks_.broadcast(state.probe);
 }
 
-std::vector<double> Priors::add_gradients(const State& state, std::int64_t batches,
-                                          const std::vector<at::Tensor>& gradients,
-                                          double most_illumination) {
-  std::vector<double> energies(mine_.size(), 0.0);
+Priors::Joined Priors::add_gradients(const State& state, std::int64_t batches,
+                                     const std::vector<at::Tensor>& gradients,
+                                     double most_illumination) {
+  Joined joined{std::vector<double>(mine_.size(), 0.0), std::vector<double>(mine_.size(), 0.0),
+                std::vector<double>(mine_.size(), 0.0)};
+  const auto count = std::count_if(list_.begin(), list_.end(), [&](const auto& one) {
+    return due(*one, state, batches, false);
+  });
+  std::vector<at::Tensor> data = gradients;  // the data's own
+  if (count > 1) {
+    for (at::Tensor& tensor : data) tensor = tensor.clone();
+  }
+  bool first = true;
   for (const auto& one : list_) {
     if (!due(*one, state, batches, false)) continue;
     const auto begin = std::chrono::steady_clock::now();
     // The likelihood's second derivative with respect to a pixel is 2 I. A model whose own is at
     // most 1 converges with strength 1, also where there is no light.
-    add_gradient(*one, state, gradients,
-                 2 * one->settings.strength * kLeastIllumination * most_illumination, energies);
+    add_gradient(*one, state, data, gradients,
+                 2 * one->settings.strength * kLeastIllumination * most_illumination, first,
+                 joined);
+    first = false;
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  return energies;
+  return joined;
 }
 
-void Priors::add_gradient(One& one, const State& state, const std::vector<at::Tensor>& gradients,
-                          double scale, std::vector<double>& energies) {
+void Priors::add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
+                          const std::vector<at::Tensor>& gradients, double scale, bool first,
+                          Joined& joined) {
   const std::vector<at::Tensor> extended = [&] {
     const OneThread one_thread;
     return images(one, state);
@@ -433,11 +445,16 @@ void Priors::add_gradient(One& one, const State& state, const std::vector<at::Te
   const std::int64_t channels = one.with_amplitude() ? 2 : 1;
   const std::int64_t slices = state.tiles.front().object.size(0);
   const std::vector<Task> all = tasks(one);
-  std::vector<double> parts(all.size() * static_cast<std::size_t>(slices), 0.0);
+  struct Part {
+    double energy = 0.0, along = 0.0, square = 0.0;
+  };
+  std::vector<Part> parts(all.size() * static_cast<std::size_t>(slices));
   run(all, slices, [&](std::size_t number, std::int64_t slice) {
     const Task& task = all[number];
+    Part& part = parts[number * static_cast<std::size_t>(slices) + static_cast<std::size_t>(slice)];
     const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[task.tile])];
     const Rectangle frame = one.halos ? one.halos->grid().extended(tile.number) : tile.frame;
+    const Rectangle owned = tile.owned.empty() ? Rectangle{} : intersection(task.area, tile.owned);
     at::Tensor slope;  // [channels, rows, columns] with respect to phase and amplitude
     {
       const c10::InferenceMode with_autograd(false);
@@ -457,28 +474,39 @@ void Priors::add_gradient(One& one, const State& state, const std::vector<at::Te
           const std::int64_t radius = one.reach / 2;
           const Rectangle near = cut_.grid.widened(task.area, {radius, radius});
           joint = cut_out(energy, task.seen, one.whole ? task.area : near).sum();
-          own = cut_out(energy, task.seen, intersection(task.area, tile.owned)).sum();
+          if (!owned.empty()) own = cut_out(energy, task.seen, owned).sum();
         }
         slope = torch::autograd::grad({joint}, {x}).front();
-        parts[number * static_cast<std::size_t>(slices) + static_cast<std::size_t>(slice)] =
-            tile.owned.empty() ? 0.0 : own.item<double>();
+        if (!owned.empty()) part.energy = own.item<double>();
       }
     }
     const c10::InferenceMode no_autograd;
     const at::Tensor object =
         cut_out(state.tiles[task.tile].object, tile.frame, task.area).select(0, slice);
-    at::Tensor sum = cut_out(gradients[task.tile], tile.updated, task.area).select(0, slice);
     const at::ScalarType real = at::toRealValueType(object.scalar_type());
     slope = cut_out(slope.squeeze(0), task.seen, task.area).to(real).mul(scale);
     // L(arg O): i O / |O|^2 dL/darg; L(|O|): O / |O| dL/d|O|. The first is without bound where an
     // amplitude vanishes and its phase means nothing: there it fades with |O|.
     const at::Tensor amplitude = at::abs(object);
     const at::Tensor turn = slope.select(0, 0).div(amplitude.clamp_min(kLeastAmplitude).square());
-    sum.add_(object.mul(at::complex(at::zeros_like(turn), turn)));
-    if (channels == 2) sum.add_(object.mul(slope.select(0, 1).div(amplitude.clamp_min(1e-6))));
+    at::Tensor pull = object.mul(at::complex(at::zeros_like(turn), turn));
+    if (channels == 2) pull.add_(object.mul(slope.select(0, 1).div(amplitude.clamp_min(1e-6))));
+    if (!owned.empty()) {
+      const auto inside = [&](const at::Tensor& tensor) {
+        return at::view_as_real(cut_out(tensor, task.area, owned)).to(at::kDouble);
+      };
+      const at::Tensor of_data =
+          inside(cut_out(data[task.tile], tile.updated, task.area).select(0, slice));
+      part.along = of_data.mul(inside(pull)).sum().item<double>();
+      if (first) part.square = of_data.square().sum().item<double>();
+    }
+    cut_out(gradients[task.tile], tile.updated, task.area).select(0, slice).add_(pull);
   });
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    energies[all[i / static_cast<std::size_t>(slices)].tile] += scale * parts[i];
+    const std::size_t tile = all[i / static_cast<std::size_t>(slices)].tile;
+    joined.energies[tile] += scale * parts[i].energy;
+    joined.along[tile] += parts[i].along;
+    joined.squares[tile] += parts[i].square;
   }
 }
 

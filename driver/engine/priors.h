@@ -54,12 +54,16 @@ class Priors {
   // kind = "plug-and-play": moves object and probe towards what the prior makes of them. After an
   // update; in frames what is not `updated` is stale afterwards as after any update.
   void apply(State& state, std::int64_t batches);
+  // What joined the gradients, tile by tile.
+  struct Joined {
+    std::vector<double> energies;  // "red" has none
+    // Of the pixels that the tile owns: Re <data's gradient, what joined it>, |data's gradient|^2.
+    std::vector<double> along, squares;
+  };
   // kind = "red" | "gradient": adds to the gradients of what each tile updates. Strengths are in
-  // units of what the data weighs at 5 % of `most_illumination`. Returns the energy of each tile
-  // ("red" has none).
-  std::vector<double> add_gradients(const State& state, std::int64_t batches,
-                                    const std::vector<at::Tensor>& gradients,
-                                    double most_illumination);
+  // units of what the data weighs at 5 % of `most_illumination`.
+  Joined add_gradients(const State& state, std::int64_t batches,
+                       const std::vector<at::Tensor>& gradients, double most_illumination);
 
   // Since the start.
   double seconds() const { return seconds_; }
@@ -79,8 +83,9 @@ class Priors {
   void run(const std::vector<Task>& all, std::int64_t slices, const Work& work) const;
   void apply_to_object(One& one, State& state);
   void apply_to_probe(One& one, State& state) const;
-  void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& gradients,
-                    double scale, std::vector<double>& energies);
+  void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
+                    const std::vector<at::Tensor>& gradients, double scale, bool first,
+                    Joined& joined);
 
   const Config& config_;
   const Decomposition& cut_;

@@ -1,5 +1,6 @@
 #include "driver/engine/run.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -252,31 +253,35 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   if (with_priors) row.prior_seconds = m[5];
   row.prior_error_before = work.error_before_priors;
   row.prior_error_after = work.error_after_priors;
+  row.prior_descent = work.prior_descent;
   row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
   row.messages_sent = sum.data_ptr<std::int64_t>()[1];
   return row;
 }
 
-// Once: a prior that works against the data.
+// A prior that works against the data: once where it raises a batch's error, and once where the
+// error has grown beyond what updates without a prior do now and then.
 void warn_of_growth(const Config& config, const State& state, const IterationMetrics& row) {
-  static bool warned = false;
-  if (warned || config.priors.empty()) return;
-  const std::vector<double>& error = state.history.amplitude_error;
-  constexpr double kGrowth = 1.001, kJump = 1.05;
-  const bool grew = error.size() > 1 && error.back() > kGrowth * error[error.size() - 2];
-  const bool jumped = row.prior_error_before && row.prior_error_after &&
-                      *row.prior_error_after > kJump * *row.prior_error_before;
-  if (!grew && !jumped) return;
-  warned = true;
+  static bool warned_of_jump = false, warned_of_growth = false;
+  if (config.priors.empty()) return;
+  constexpr double kMuch = 1.05;
   std::ostringstream text;
-  text << "priors work against the data in iteration " << row.iteration << ": ";
-  if (jumped) {
-    text << "they took the amplitude error of a batch from " << *row.prior_error_before << " to "
+  if (!warned_of_jump && row.prior_error_before && row.prior_error_after &&
+      *row.prior_error_after > kMuch * *row.prior_error_before) {
+    warned_of_jump = true;
+    text << "priors work against the data in iteration " << row.iteration
+         << ": they took the amplitude error of a batch from " << *row.prior_error_before << " to "
          << *row.prior_error_after;
-  } else {
-    text << "the amplitude error grew from " << error[error.size() - 2] << " to " << error.back();
   }
-  log_warning() << text.str() << " (prior.strength, noise, every)";
+  const std::vector<double>& error = state.history.amplitude_error;
+  const double least = *std::min_element(error.begin(), error.end());
+  if (!warned_of_growth && error.back() > kMuch * least) {
+    warned_of_growth = true;
+    if (!text.str().empty()) text << "; ";
+    text << "the amplitude error was " << least << " and is " << error.back() << " after iteration "
+         << row.iteration << ": do the priors work against the data?";
+  }
+  if (!text.str().empty()) log_warning() << text.str() << " (prior.strength, noise, every)";
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.

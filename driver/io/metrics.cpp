@@ -73,6 +73,7 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   optional("prior_seconds", metrics.prior_seconds);
   optional("prior_error_before", metrics.prior_error_before);
   optional("prior_error_after", metrics.prior_error_after);
+  optional("prior_descent", metrics.prior_descent);
   const std::string line = json.dump() + "\n";
   std::size_t done = 0;
   while (done < line.size()) {

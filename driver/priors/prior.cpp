@@ -265,6 +265,9 @@ std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& dev
   if (!std::filesystem::exists(path, status)) {
     throw ConfigError("must be a file, got " + path + ", which is not there");
   }
+  if (std::filesystem::is_directory(path, status)) {
+    throw ConfigError("must be a file, got the folder " + path);
+  }
   try {
     caffe2::serialize::PyTorchStreamReader reader(path);
     const Format format = format_of(path, reader);

@@ -312,7 +312,7 @@ def test_the_amortised_network_places_what_it_sees(window):
     [
         ("train unet -o a.ckpt", "must be denoiser or amortised, got 'unet'"),
         ("train denoiser -o a.ckpt --steps 0",
-         "--steps: must be an integer of at least 1, got '0'"),
+         "--steps: must be an integer from 1 to 1000000, got '0'"),
         ("train denoiser -o a.ckpt --rate nan",
          "--rate: must be a number greater than 0, got 'nan'"),
         ("train denoiser -o none/a.ckpt",
@@ -333,11 +333,14 @@ def test_the_amortised_network_places_what_it_sees(window):
         ("export old.pt -o a.pt2", "old.pt: must be a checkpoint of `train`"),
         ("export huber -o a.onnx", "--output: must end in .pt or .pt2, got 'a.onnx'"),
         ("export huber -o a.pt2", "must end in .pt for a regulariser"),
-        ("export huber -o a.pt --delta 0", "--delta: must be a number greater than 0, got '0'"),
+        ("export huber -o a.pt --delta 0",
+         "--delta: must be a number from 1e-06 to 1e+06, got '0'"),
         ("export old.pt -o a.pt --delta 1", "--delta: is for huber, got 1.0"),
         ("evaluate old.pt", "old.pt: must be a prior with a card"),
         ("evaluate none.pt", "model: must be an existing file, got 'none.pt'"),
-        ("evaluate old.pt --noise -1", "--noise: must be a number greater than 0, got '-1'"),
+        ("evaluate old.pt --noise -1", "--noise: must be a number from 1e-06 to 1000, got '-1'"),
+        ("train denoiser -o a.ckpt --width 100000000",
+         "--width: must be an integer from 1 to 1024, got '100000000'"),
         ("card none.pt", "none.pt: must be a prior with a card"),
     ],
 )  # fmt: skip
@@ -374,6 +377,10 @@ class Own(torch.nn.Module):
             return x / 0
         if self.how == "normalised":
             return x - x.mean()
+        if self.how == "weakly normalised":
+            return x - x.mean((2, 3), keepdim=True) * 0.01
+        if self.how == "of the first":
+            return x * (1 - 0.5 * noise[0])
         if self.how == "strided":
             sums = x[:, :, ::2, ::2]
             return torch.nn.functional.interpolate(sums, [x.size(2), x.size(3)])
@@ -384,12 +391,14 @@ class Own(torch.nn.Module):
 @pytest.mark.parametrize(
     ("how", "reach", "said"),
     [
-        ("cropped", 1, r"model: must give \[1, 1, 11, 13\] of an image \[1, 1, 11, 13\]"),
+        ("cropped", 1, r"model: must give \[1, 1, 1, 1\] of an image \[1, 1, 1, 1\]"),
         ("double", 1, "model: must give a float32 tensor, got torch.float64"),
         ("not finite", 1, "model: must give finite numbers"),
-        ("normalised", 1, r"receptive_field: .* got 1, and the result at"),
+        ("normalised", 1, r"receptive_field: .* got 1, and what lies beyond changes the result"),
+        ("weakly normalised", 1, "receptive_field: .* got 1, and what lies beyond"),
+        ("of the first", 1, "model: must give of an image what it gives of it alone"),
         ("strided", 2, "model: must give the same where the image begins a pixel later"),
-        ("", 0, r"receptive_field: .* got 0, and the result at \(\d, \d\) depends on the pixel"),
+        ("", 0, r"receptive_field: .* got 0, and what lies beyond changes the result"),
         ("", -1, "receptive_field: must be an integer from 0"),
         ("", 2.0, "receptive_field: must be an integer from 0"),
     ],
@@ -410,6 +419,31 @@ def test_a_card_needs_what_the_readme_says_and_no_more(tmp_path):
     card |= {"receptive_field": 1, "noise": {"least": 0.1, "most": 0.2}}
     files.export(Own(), card, tmp_path / "own.pt")
     assert files.load(tmp_path / "own.pt")[1] == card
+
+
+def test_damaged_checkpoints_and_hopeless_rates_are_said_in_a_sentence(
+    trained, specimens_folder, tmp_path, capsys
+):
+    from ptyle.models import __main__ as command
+
+    whole = torch.load(trained, weights_only=True)
+    for change, said in [
+        ({"model": None}, "must be a whole checkpoint, got one without 'model'"),
+        ({"settings": {"kind": "denoiser"}}, "must hold the network that its settings describe"),
+        ({"settings": whole["settings"] | {"width": 5}}, "must hold the network"),
+        ({"version": 9}, "must be of version 1, got 9"),
+    ]:
+        torch.save(whole | change, tmp_path / "torn.ckpt")
+        for line in [
+            ["export", str(tmp_path / "torn.ckpt"), "-o", str(tmp_path / "a.pt")],
+            ["evaluate", str(tmp_path / "torn.ckpt")],
+        ]:
+            assert command.main(line) == 2
+            error = capsys.readouterr().err
+            assert said in error and error.count("\n") == 1, error
+    line = ["train", "denoiser", "-o", str(tmp_path / "b.ckpt"), "--quick", "--rate", "1e30"]
+    assert command.main([*line, "--specimens", str(specimens_folder)]) == 2
+    assert "the loss must stay finite, got" in capsys.readouterr().err
 
 
 def test_a_model_of_ones_own_is_exported(tmp_path):

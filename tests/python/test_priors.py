@@ -1,5 +1,6 @@
 """Learned priors in the program: both formats, ranks, resumes, and what is said of bad ones."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -127,6 +128,41 @@ def test_a_regulariser_smooths(folder):
 
     assert run(folder, "rough", config="plain.toml")[0] == 0
     assert variation("huber") < 0.95 * variation("rough")
+    rows = [json.loads(line) for line in (folder / "huber" / "metrics.jsonl").open()]
+    assert all(-1 < row["prior_descent"] < 0.1 for row in rows) and rows[-1]["prior_descent"] < 0
+    assert not any("prior_error_after" in row for row in rows)
+
+
+def test_a_prior_that_does_nothing_is_not_blamed(folder):
+    """The data error rises a little in some iterations without any prior."""
+    settings = ["prior[0].strength=1e-12", "reconstruct.iterations=40"]
+    code, error = run(folder, "idle", *settings)
+    assert code == 0 and "prior.strength, noise, every" not in error, error
+    rows = [json.loads(line) for line in (folder / "idle" / "metrics.jsonl").open()]
+    errors = [row["amplitude_error"] for row in rows]
+    assert any(after > before for before, after in itertools.pairwise(errors))
+
+
+def test_residuals_at_full_strength_converge_where_amplitudes_are_small(folder):
+    """At few counts some amplitudes nearly vanish, and with them what a phase means."""
+
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            padded = torch.nn.functional.pad(x, [1, 1, 1, 1], "replicate")
+            return torch.nn.functional.avg_pool2d(padded, 3, 1)
+
+    files.export(
+        Mean(),
+        files.card("denoiser", ["phase"], 1, noise={"least": 0, "most": 1}),
+        folder / "mean.pt",
+    )
+    settings = [f"prior[0].file={folder}/mean.pt", "prior[0].kind=red", "prior[0].strength=1"]
+    settings += ["prior[0].every=1", "reconstruct.iterations=30"]
+    code, error = run(folder, "red", *settings)
+    assert code == 0, error
+    assert np.abs(object_of(folder, "red")).max() < 3
+    rows = [json.loads(line) for line in (folder / "red" / "metrics.jsonl").open()]
+    assert rows[-1]["amplitude_error"] < 1.05 * rows[0]["amplitude_error"]
 
 
 @pytest.mark.parametrize(
