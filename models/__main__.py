@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "amplitude"
     )  # fmt: skip
     train.add_argument("--quick", action="store_true", help="a small network in half a minute")
-    train.add_argument("--steps", type=count(1_000_000), help="[denoiser 900, amortised 600]")
+    train.add_argument("--steps", type=count(1_000_000), help="[900]")
     train.add_argument("--batch", type=count(4096), help="images or experiments a step [16; 2]")
     train.add_argument("--width", type=count(1024), help="features of hidden layers [24; 16]")
     train.add_argument("--rate", type=POSITIVE, help="of Adam, at its largest [0.002]")

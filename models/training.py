@@ -24,7 +24,7 @@ HELD_OUT_NOISE = (0.01, 0.03, 0.1, 0.3)  # rad, of `denoiser_errors`
 # For every kind what `train` begins with; all of it is kept in the checkpoint.
 DEFAULTS = {
     "denoiser": {"steps": 900, "rate": 2e-3, "batch": 16, "size": 40, "width": 24},
-    "amortised": {"steps": 600, "rate": 2e-3, "batch": 2, "size": 32, "width": 16},
+    "amortised": {"steps": 900, "rate": 2e-3, "batch": 2, "size": 32, "width": 16},
 }
 QUICK = {
     "denoiser": {"steps": 500, "batch": 8, "width": 16},
