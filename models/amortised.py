@@ -27,6 +27,13 @@ PASSES = 5
 DESCENT = 8  # iterations after the last pass, in training
 
 
+def _of_counted_power(patterns: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """counts in the probe's precision, their mean a pattern, and the probe with that power."""
+    counts = patterns.to(probe.real.dtype)
+    counted = counts.sum((1, 2)).mean()
+    return counts, counted, probe * (counted / probe.abs().square().sum()).sqrt()
+
+
 class InitialObject(nn.Module):
     """See the module's docstring. width: features of the hidden layers."""
 
@@ -81,9 +88,7 @@ class InitialObject(nn.Module):
         origin: Sequence[int] = (0, 0),
     ) -> list[Tensor]:
         """The object after every pass, each ``[1, rows, columns]`` complex64."""
-        counts = patterns.to(probe.real.dtype)
-        counted = counts.sum((1, 2)).mean()
-        probe = probe * (counted / probe.abs().square().sum()).sqrt()
+        counts, counted, probe = _of_counted_power(patterns, probe)
         dose = torch.log10(counted.clamp_min(1)) - 6
         corners = positions.floor()
         now = torch.zeros(2, *shape, dtype=counts.dtype)  # log amplitude and phase
@@ -113,8 +118,7 @@ class InitialObject(nn.Module):
         origin: Sequence[int] = (0, 0),
     ) -> Tensor:
         found = self.passes(patterns, positions, probe, shape, origin)
-        counted = patterns.to(probe.real.dtype).sum((1, 2)).mean()
-        probe = (probe * (counted / probe.abs().square().sum()).sqrt()).detach()
+        probe = _of_counted_power(patterns, probe)[2].detach()
         last = torch.log(found[-1])
         # an unfamiliar experiment: less of it, or vacuum, where that explains the patterns better
         damped = [torch.exp(part * last) for part in (1.0, 0.5, 0.25, 0.0)]
