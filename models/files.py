@@ -5,12 +5,15 @@ of torch's, TorchScript (``.pt``) or compiled by AOTInductor (``.pt2``); in both
 uncompressed record ``extra/ptyle_card.json``, which torch's reader finds without loading the model.
 """
 
+import contextlib
+import copy
 import ctypes
 import json
 import os
+import platform
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -104,9 +107,10 @@ def read_card(path: str | Path) -> dict:
 
 def _example(found: dict) -> tuple[Tensor, ...]:
     """Inputs of no special size."""
-    x = torch.linspace(0, 1, 2 * len(found["channels"]) * 41 * 37)
+    x = torch.linspace(0, 1, 2 * len(found["channels"]) * 41 * 37, dtype=torch.float32)
     x = x.reshape(2, len(found["channels"]), 41, 37)
-    return (x, torch.tensor([0.1, 0.2])) if found["kind"] == "denoiser" else (x,)
+    noise = torch.tensor([0.1, 0.2], dtype=torch.float32)
+    return (x, noise) if found["kind"] == "denoiser" else (x,)
 
 
 def _check(model: nn.Module, found: dict) -> None:
@@ -132,7 +136,7 @@ def _check(model: nn.Module, found: dict) -> None:
         return made
 
     def image(*shape: int) -> Tensor:
-        return torch.rand(1, channels, *shape, generator=generator)
+        return torch.rand(1, channels, *shape, generator=generator, dtype=torch.float32)
 
     smallest = found.get("smallest", [1, 1])
     levels = [found["noise"][key] for key in ("least", "most")] if denoiser else [0, 0]
@@ -183,6 +187,9 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
 
     isa: of a .pt2, "v3" (AVX2, any x86-64 processor since 2015) or "native" (this one's)
 
+    The model stays as it is: a copy is written. Neither torch's compiler cache nor its settings
+    in this process are touched.
+
     ValueError where the path's ending is another, and where the model does not do what the card
     says: it is run on a small image.
     """
@@ -191,7 +198,7 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
         raise ValueError(f"{path}: a prior's file must end in .pt or .pt2")
     if isa not in ("v3", "native"):
         raise ValueError(f"isa: must be 'v3' or 'native', got {isa!r}")
-    model = model.eval().requires_grad_(False)
+    model = copy.deepcopy(model).eval().requires_grad_(False)
     _check(model, found)
     text = json.dumps(found, indent=1, allow_nan=False)
     # the archive's inner folder has the file's name: the same name, in a folder of its own
@@ -208,6 +215,33 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
         part.replace(path)
 
 
+@contextlib.contextmanager
+def _fresh_compiler(folder: str) -> Iterator[None]:
+    """torch's compiler with a cache of its own in `folder`, and the processor's instructions known.
+
+    torch asks for the processor's vector instructions once a process: it compiles a trial library
+    with the options of the moment and keeps it in the cache. Without libtorch that trial cannot be
+    loaded, the answer is "none", and a cache in which it was asked so keeps that answer for every
+    later program. So it is asked here, with libtorch, in a cache that nobody else reads.
+    """
+    from torch._inductor import config, cpu_vec_isa
+    from torch._inductor.utils import fresh_cache
+
+    with fresh_cache(dir=folder):
+        with config.patch({"aot_inductor.link_libtorch": True, "cpp.simdlen": None}):
+            if not cpu_vec_isa.valid_vec_isa_list():
+                # asked before in this process, of a cache with the wrong answer
+                cpu_vec_isa.valid_vec_isa_list.cache_clear()
+                cpu_vec_isa.VecISA._VecISA__bool__impl.cache_clear()
+            if not cpu_vec_isa.valid_vec_isa_list() and platform.machine() == "x86_64":
+                warnings.warn(
+                    "torch's compiler finds no vector instructions on this processor: the model is "
+                    "right, and several times slower than it could be",
+                    stacklevel=5,
+                )
+        yield
+
+
 def _compile(model: nn.Module, found: dict, text: str, path: Path, isa: str) -> None:
     from torch.export import Dim
     from torch.export.pt2_archive._package import package_pt2
@@ -219,6 +253,8 @@ def _compile(model: nn.Module, found: dict, text: str, path: Path, isa: str) -> 
         "aot_inductor.package": True,
         # libtorch.so, which needs all of CUDA, is not asked for: who loads the file has torch_cpu
         "aot_inductor.link_libtorch": False,
+        # they would go to a folder that all of the user's programs share, whatever the cache is
+        "aot_inductor.precompile_headers": False,
         "aot_inductor.metadata": {**short, "ptyle_channels": ",".join(found["channels"])},
     }
     if isa == "v3":  # without march, g++ would use this processor's instructions all the same
@@ -228,7 +264,8 @@ def _compile(model: nn.Module, found: dict, text: str, path: Path, isa: str) -> 
             model, _example(found), dynamic_shapes={"x": sizes, "noise": {0: sizes[0]}}
         )
         options["aot_inductor.output_path"] = scratch
-        made = torch._inductor.aot_compile(exported.module(), _example(found), options=options)
+        with _fresh_compiler(scratch):
+            made = torch._inductor.aot_compile(exported.module(), _example(found), options=options)
         package_pt2(str(path), aoti_files={"model": made}, extra_files={RECORD: text})
 
 

@@ -34,10 +34,11 @@ QUICK = {
 
 def build(settings: dict) -> nn.Module:
     """An untrained network, the same for the same seed."""
-    torch.manual_seed(settings["seed"])
-    if settings["kind"] == "denoiser":
-        return Denoiser(len(CHANNELS[settings["channels"]]), settings["width"])
-    return amortised.InitialObject(settings["width"])
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as they would
+        torch.manual_seed(settings["seed"])
+        if settings["kind"] == "denoiser":
+            return Denoiser(len(CHANNELS[settings["channels"]]), settings["width"])
+        return amortised.InitialObject(settings["width"])
 
 
 def denoiser_loss(model: nn.Module, sources: list[Tensor], settings: dict, step: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Shared by the Python tests: where measured data lies, and small random problems."""
+"""Shared by the Python tests: where measured data lies, small random problems, a random order."""
 
 import os
+import random
 from pathlib import Path
 
 import ptyle  # noqa: F401  loads torch.ops.ptyle
@@ -9,6 +10,26 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("PTYLE_DATA") or ROOT.parent / "shared" / "data")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="run files, and the tests in each, in a random order: none may need another",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        return
+    order = random.Random(seed)
+    files = sorted({item.path for item in items})
+    order.shuffle(files)
+    order.shuffle(items)
+    items.sort(key=lambda item: files.index(item.path))
 
 
 def measured(name: str) -> Path:

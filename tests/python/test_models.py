@@ -2,6 +2,9 @@
 command line. `models` is tested from the source tree where it is not installed."""
 
 import json
+import os
+import subprocess
+import sys
 
 import ptyle
 import pytest
@@ -170,6 +173,86 @@ def test_export_keeps_numbers_and_carries_a_card(trained, tmp_path, ending, caps
         for n, rows, columns in ((1, 40, 40), (3, 41, 29), (1, 1, 1), (2, 5, 131)):
             x, noise = torch.randn(n, 1, rows, columns), 0.02 + 0.3 * torch.rand(n)
             assert (loaded(x, noise) - model(x, noise)).abs().max() <= 2e-6
+
+
+def alone(code: str, cache, folder) -> list[str]:
+    """Lines that code prints in a fresh process whose compiler cache, HOME and TMPDIR are given."""
+    home, temporary = folder / "home", folder / "tmp"
+    for place in (cache, home, temporary):
+        place.mkdir(exist_ok=True)
+    environment = os.environ | {"HOME": str(home), "TMPDIR": str(temporary)}
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+ASK = """
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+print(pick_vec_isa())
+"""
+ASK_WITHOUT_LIBTORCH = """
+import torch
+from torch._inductor import config
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+with config.patch({"aot_inductor.link_libtorch": False}):
+    print(pick_vec_isa())
+"""
+EXPORT = """
+import torch
+from ptyle.models import denoiser, files
+torch.manual_seed(0)
+model = denoiser.Denoiser(1, 8, (1, 1))
+card = files.card("denoiser", ["phase"], model.radius, noise={"least": 0, "most": 1})
+files.export(model, card, "small.pt2")
+print(files.load("small.pt2")[0].get_metadata()["AOTI_CPU_ISA"])
+"""
+
+
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="asks for AVX2")
+def test_export_on_a_fresh_machine_is_vector_code_and_leaves_the_compiler_cache_alone(tmp_path):
+    cache, temporary = tmp_path / "cache", tmp_path / "tmp"
+    made, here = alone(EXPORT + ASK, cache, tmp_path)
+    assert made == "AVX2" and "avx" in here
+    assert not files_in(cache) and not files_in(temporary)
+    assert alone(ASK, cache, tmp_path) == [here]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="asks for AVX2")
+def test_export_is_vector_code_where_the_cache_holds_a_wrong_answer(tmp_path):
+    """Torch's own doing: asked without libtorch it answers "none", and keeps that."""
+    cache = tmp_path / "cache"
+    lines = alone(ASK_WITHOUT_LIBTORCH + EXPORT + ASK, cache, tmp_path)
+    assert lines[:2] == ["INVALID_VEC_ISA", "AVX2"] and "avx" in lines[2]
+
+
+def test_export_leaves_the_model_and_the_random_numbers_as_they_were(tmp_path):
+    from ptyle.models import files, training
+
+    model = make_denoiser().train()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    training.build({"kind": "denoiser", "channels": "phase", "width": 8, "seed": 1})
+    card = files.card("denoiser", ["phase"], model.radius, noise={"least": 0, "most": 1})
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # what a caller may have set
+    try:
+        files.export(model, card, tmp_path / "phase.pt")
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(torch.rand(3), expected)
+    assert model.training and all(one.requires_grad for one in model.parameters())
+    x, noise = torch.rand(1, 1, 30, 31), torch.tensor([0.2])
+    with torch.no_grad():
+        assert torch.allclose(files.load(tmp_path / "phase.pt")[0](x, noise), model(x, noise))
 
 
 def test_export_of_the_regulariser_has_gradients(tmp_path):
