@@ -49,15 +49,18 @@ struct Autocast {
   }
 
   static at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
-                                    c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
+                                    c10::SymIntArrayRef window, c10::SymIntArrayRef origin,
+                                    double outside, at::IntArrayRef derivative) {
     const c10::impl::ExcludeDispatchKeyGuard once(kKey);
-    return dispatch::extract_patches(single(object), positions, window, origin);
+    return dispatch::extract_patches(single(object), positions, window, origin, outside,
+                                     derivative);
   }
 
   static at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
-                                c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
+                                c10::SymIntArrayRef shape, c10::SymIntArrayRef origin,
+                                at::IntArrayRef derivative) {
     const c10::impl::ExcludeDispatchKeyGuard once(kKey);
-    return dispatch::add_patches(single(patches), positions, shape, origin);
+    return dispatch::add_patches(single(patches), positions, shape, origin, derivative);
   }
 
   static void add_to(torch::Library& library) {

@@ -238,7 +238,7 @@ void check_illumination(const at::Tensor& probe, const at::Tensor& positions,
 
 void check_patches(const char* name, const char* argument, const at::Tensor& image, int64_t rank,
                    const at::Tensor& positions, const char* size_argument, c10::SymIntArrayRef size,
-                   c10::SymIntArrayRef origin) {
+                   c10::SymIntArrayRef origin, at::IntArrayRef derivative) {
   check_rank(name, argument, image, rank,
              rank == 3 ? "[slices, rows, columns]" : "[n, slices, h, w]");
   const at::ScalarType real = at::toRealValueType(image.scalar_type());
@@ -250,6 +250,9 @@ void check_patches(const char* name, const char* argument, const at::Tensor& ima
   check_pair(name, "origin", origin);
   TORCH_CHECK_VALUE(size[0] >= 0 && size[1] >= 0, "ptyle::", name, ": ", size_argument,
                     " must not be negative, got ", size);
+  TORCH_CHECK_VALUE(derivative.size() == 2 && derivative[0] >= 0 && derivative[1] >= 0,
+                    "ptyle::", name, ": derivative must be two numbers of at least 0, got ",
+                    derivative);
 }
 
 Likelihood likelihood_from(const char* name, std::string_view likelihood) {

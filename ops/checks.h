@@ -64,10 +64,12 @@ PTYLE_API void check_illumination(const at::Tensor& probe, const at::Tensor& pos
                                   c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
 
 // image (object [slices, rows, columns] or patches [n, slices, h, w], `rank` axes) real or complex
-// floating point, positions [n, 2] float64, `size` (window or shape) and origin two integers each.
+// floating point, positions [n, 2] float64, `size` (window or shape), origin and derivative two
+// integers each.
 PTYLE_API void check_patches(const char* name, const char* argument, const at::Tensor& image,
                              int64_t rank, const at::Tensor& positions, const char* size_argument,
-                             c10::SymIntArrayRef size, c10::SymIntArrayRef origin);
+                             c10::SymIntArrayRef size, c10::SymIntArrayRef origin,
+                             at::IntArrayRef derivative);
 
 PTYLE_API Likelihood likelihood_from(const char* name, std::string_view likelihood);
 

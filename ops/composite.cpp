@@ -82,15 +82,71 @@ Tensor propagator_after(const Tensor& propagator, int64_t s) {
   return propagator.dim() == 3 ? propagator.select(0, s) : propagator;
 }
 
-Tensor detect(const Tensor& waves, const OptionalTensor& detector) {
-  const Tensor spectrum = fourier(waves, true);
-  return detector ? fourier(spectrum.mul(*detector), false) : spectrum;
+// [n, h], [n, w] -> [n, 1, h, w] of the probe's type
+Tensor outer(const Tensor& row, const Tensor& column, const Tensor& probe) {
+  return row.unsqueeze(2).mul(column.unsqueeze(1)).unsqueeze(1).to(probe.scalar_type());
 }
 
-Tensor detect_adjoint(const Tensor& gradient, const OptionalTensor& detector) {
-  if (!detector) return fourier(gradient, false);
-  return fourier(fourier(gradient, true).mul(detector->conj()), false);
-}
+// Both axes' ramps of all positions.
+struct Ramps {
+  Ramps(const Tensor& positions, const Tensor& probe)
+      : row(positions, 0, known(probe.sym_size(1))),
+        column(positions, 1, known(probe.sym_size(2))),
+        value(outer(row.value, column.value, probe)) {}
+
+  // [n, 2] float64: Re sum of weight [n, modes, h, w] x the slopes, or their conjugates.
+  Tensor along_slopes(const Tensor& weight, bool conjugate) const {
+    const auto along = [&](const Tensor& r, const Tensor& c) {
+      const Tensor slope = outer(r, c, weight);
+      return at::real(weight.mul(conjugate ? slope.conj() : slope))
+          .to(at::kDouble)
+          .sum(at::IntArrayRef{1, 2, 3});
+    };
+    return at::stack({along(row.slope, column.value), along(row.value, column.slope)}, 1);
+  }
+
+  Ramp row, column;
+  Tensor value;  // [n, 1, h, w]
+};
+
+// From exit waves to detected waves and back. In the near field the exit waves are moved back by
+// what the probe was moved: the detector stands still relative to the beam.
+class Detection {
+ public:
+  Detection(const Tensor& waves, const Tensor& probe, const Tensor& positions,
+            const OptionalTensor& detector)
+      : detector_(detector), spectrum_(fourier(waves, true)) {
+    if (!detector) return;
+    ramps_.emplace(positions, probe);
+    back_ = ramps_->value.conj().mul(*detector);
+  }
+
+  Tensor waves() const { return detector_ ? fourier(spectrum_.mul(back_), false) : spectrum_; }
+
+  // The exit waves' gradient; what the detection itself gives to that of positions is kept.
+  Tensor adjoint(const Tensor& gradient, bool needs_positions) {
+    if (!detector_) return fourier(gradient, false);
+    const Tensor transformed = fourier(gradient, true);
+    if (needs_positions) {
+      positions_gradient_ = ramps_->along_slopes(transformed.conj().mul(spectrum_).mul(*detector_),
+                                                 /*conjugate=*/true);
+    }
+    return fourier(transformed.mul(back_.conj()), false);
+  }
+
+  // `gradients`, of the exit waves, with that part.
+  FourTensors with_positions(FourTensors gradients) const {
+    if (positions_gradient_.defined()) {
+      std::get<2>(gradients) = std::get<2>(gradients).add(positions_gradient_);
+    }
+    return gradients;
+  }
+
+ private:
+  OptionalTensor detector_;
+  Tensor spectrum_, back_, positions_gradient_;
+  std::optional<Ramps> ramps_;
+};
 
 Tensor loss_slope(const Tensor& expected, const Tensor& counts, Likelihood likelihood) {
   switch (likelihood) {
@@ -116,17 +172,12 @@ FourTensors exit_waves_gradients(const Tensor& gradient, const Tensor& object, c
                                  const Tensor& positions, const OptionalTensor& propagator,
                                  c10::SymIntArrayRef origin, std::array<bool, 4> needs) {
   const int64_t slices = known(object.sym_size(0));
-  const int64_t height = known(probe.sym_size(1));
-  const int64_t width = known(probe.sym_size(2));
   const Windows windows(positions, origin, probe, known(object.sym_size(1)),
                         known(object.sym_size(2)));
 
   // Forward: psi_0 is the shifted probe, psi_s the wave before slice s.
-  const Ramp row(positions, 0, height), column(positions, 1, width);
-  const auto outer = [&](const Tensor& a, const Tensor& b) {
-    return a.unsqueeze(2).mul(b.unsqueeze(1)).unsqueeze(1).to(probe.scalar_type());  // [n,1,h,w]
-  };
-  const Tensor ramp = outer(row.value, column.value);
+  const Ramps ramps(positions, probe);
+  const Tensor& ramp = ramps.value;
   const Tensor spectrum = fourier(probe, true).unsqueeze(0);
   Tensor wave = fourier(ramp.mul(spectrum), false);
   std::vector<Tensor> psi, transmitted, patches;
@@ -171,13 +222,7 @@ FourTensors exit_waves_gradients(const Tensor& gradient, const Tensor& object, c
     const Tensor transformed = fourier(g, true);
     if (needs[1]) g_probe = fourier(ramp.conj().mul(transformed).sum(0), false);
     if (needs[2]) {
-      const auto along = [&](const Tensor& slope) {
-        return at::real(transformed.conj().mul(slope.mul(spectrum)))
-            .to(at::kDouble)
-            .sum(at::IntArrayRef{1, 2, 3});
-      };
-      g_positions = at::stack(
-          {along(outer(row.slope, column.value)), along(outer(row.value, column.slope))}, 1);
+      g_positions = ramps.along_slopes(transformed.conj().mul(spectrum), /*conjugate=*/false);
     }
   }
   if (needs[3] && propagator) {
@@ -196,9 +241,10 @@ FourTensors diffraction_gradients(const Tensor& gradient, const Tensor& object, 
                                   c10::SymIntArrayRef origin, const OptionalTensor& detector,
                                   std::array<bool, 4> needs) {
   const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
-  const Tensor detected = detect(waves, detector).mul(gradient.mul(2).unsqueeze(1));
-  return dispatch::exit_waves_backward(detect_adjoint(detected, detector), object, probe, positions,
-                                       propagator, origin, needs);
+  Detection detection(waves, probe, positions, detector);
+  const Tensor detected = detection.waves().mul(gradient.mul(2).unsqueeze(1));
+  return detection.with_positions(dispatch::exit_waves_backward(
+      detection.adjoint(detected, needs[2]), object, probe, positions, propagator, origin, needs));
 }
 
 FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& object,
@@ -209,7 +255,8 @@ FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& obj
                                        std::string_view likelihood, c10::SymIntArrayRef origin,
                                        const OptionalTensor& detector, std::array<bool, 4> needs) {
   const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
-  const Tensor detected = detect(waves, detector);
+  Detection detection(waves, probe, positions, detector);
+  const Tensor detected = detection.waves();
   const Tensor intensity = at::real(detected.mul(detected.conj())).sum(1);
   const Tensor expected = background ? intensity.add(*background) : intensity;
   Tensor counts = patterns.to(intensity.scalar_type());
@@ -219,8 +266,8 @@ FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& obj
   if (mask) slope = slope.masked_fill(mask->to(at::kBool), 0);
   if (weights) slope = slope.mul(weights->unsqueeze(1).unsqueeze(2));
   const Tensor scaled = detected.mul(slope.mul(gradient).mul(2).unsqueeze(1));
-  return dispatch::exit_waves_backward(detect_adjoint(scaled, detector), object, probe, positions,
-                                       propagator, origin, needs);
+  return detection.with_positions(dispatch::exit_waves_backward(
+      detection.adjoint(scaled, needs[2]), object, probe, positions, propagator, origin, needs));
 }
 
 Tensor illumination(const Tensor& probe, const Tensor& positions, c10::SymIntArrayRef shape,

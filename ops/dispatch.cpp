@@ -71,13 +71,15 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
-                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
-  PTYLE_CALL(extract_patches, object, positions, window, origin);
+                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin, double outside,
+                           at::IntArrayRef derivative) {
+  PTYLE_CALL(extract_patches, object, positions, window, origin, outside, derivative);
 }
 
 at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
-                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
-  PTYLE_CALL(add_patches, patches, positions, shape, origin);
+                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin,
+                       at::IntArrayRef derivative) {
+  PTYLE_CALL(add_patches, patches, positions, shape, origin, derivative);
 }
 
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,

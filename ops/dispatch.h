@@ -53,9 +53,11 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
                                   const OptionalTensor& grad_positions,
                                   const OptionalTensor& grad_propagator, at::Tensor losses);
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
-                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin);
+                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin, double outside,
+                           at::IntArrayRef derivative);
 at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
-                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
+                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin,
+                       at::IntArrayRef derivative);
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
 std::string cpu_kernels(int64_t height, int64_t width);

@@ -68,13 +68,15 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
-                           std::array<int64_t, 2> window, std::array<int64_t, 2> origin) {
-  return dispatch::extract_patches(object, positions, symbolic(window), symbolic(origin));
+                           std::array<int64_t, 2> window, std::array<int64_t, 2> origin,
+                           double outside) {
+  return dispatch::extract_patches(object, positions, symbolic(window), symbolic(origin), outside,
+                                   {0, 0});
 }
 
 at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
                        std::array<int64_t, 2> shape, std::array<int64_t, 2> origin) {
-  return dispatch::add_patches(patches, positions, symbolic(shape), symbolic(origin));
+  return dispatch::add_patches(patches, positions, symbolic(shape), symbolic(origin), {0, 0});
 }
 
 const char* version() { return PTYLE_VERSION; }

@@ -47,15 +47,16 @@ TORCH_LIBRARY(ptyle, library) {
       "grad_positions, Tensor(d!)? grad_propagator, Tensor(e!) losses) -> ()",
       tags);
 
-  // object [slices, rows, columns] -> [n, slices, h, w], 0 outside; whole-pixel positions
+  // object [slices, rows, columns] -> [n, slices, h, w], interpolated between whole pixels.
+  // derivative: how often with respect to each position's row and column.
   library.def(
       "extract_patches(Tensor object, Tensor positions, SymInt[2] window, *, SymInt[2] origin=[0, "
-      "0]) -> Tensor",
+      "0], float outside=0., int[2] derivative=[0, 0]) -> Tensor",
       tags);
   // The adjoint: patches [n, slices, h, w] -> [slices, rows, columns]
   library.def(
-      "add_patches(Tensor patches, Tensor positions, SymInt[2] shape, *, SymInt[2] origin=[0, 0]) "
-      "-> Tensor",
+      "add_patches(Tensor patches, Tensor positions, SymInt[2] shape, *, SymInt[2] origin=[0, 0], "
+      "int[2] derivative=[0, 0]) -> Tensor",
       tags);
 
   // -> [rows, columns]

@@ -371,6 +371,78 @@ void propagate(const Shape<T>& shape, int64_t modes, const Propagate<T>& a, T* l
 }
 
 template <typename T>
+double sum_of_lanes(Vector<T> x) {
+  double sum = 0;
+  for (int l = 0; l < kLanes<T>; ++l) sum += static_cast<double>(x[l]);
+  return sum;
+}
+
+template <bool Conjugate, typename T>
+__attribute__((noinline)) void propagate_back_all(const Shape<T>& shape, int64_t modes,
+                                                  const PropagateBack<T>& a, T* line) {
+  constexpr int W = kLanes<T>;
+  const int64_t row = shape.width() * 2 * W;
+  double row_sum = 0, column_sum = 0;
+  for (int64_t mode = 0; mode < modes; ++mode) {
+    T* wave = a.waves + mode * shape.panel_wave();
+    for (int64_t g = 0; g < shape.groups(); ++g) {
+      const T* factor = a.factor + g * row;
+      T* phi = a.spectra != nullptr ? a.spectra + mode * shape.spectrum_wave() + g * row : nullptr;
+      const Vector<T> yr = load(a.ramp.row + g * 2 * W), yi = load(a.ramp.row + g * 2 * W + W);
+      const Vector<T> ysr = load(a.ramp.row_slope + g * 2 * W);
+      const Vector<T> ysi = load(a.ramp.row_slope + g * 2 * W + W);
+      Vector<T> by_row{}, by_column{};
+      gather_rows(shape, wave, g, line);
+      along_rows<true, true>(
+          shape.columns, line, Nothing{},
+          [&](int64_t slot, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
+            const int64_t at = slot * 2 * W;
+            const T xr = a.ramp.column[2 * slot], xi = a.ramp.column[2 * slot + 1];
+            const Vector<T> fr = load(factor + at), fi = load(factor + at + W);
+            if constexpr (Conjugate) {
+              if (a.positions != nullptr) {
+                const T xsr = a.ramp.column_slope[2 * slot];
+                const T xsi = a.ramp.column_slope[2 * slot + 1];
+                const Vector<T> pr = load(phi + at), pi = load(phi + at + W);
+                // conj(wave) factor F phi, of which the conjugate slopes' real part is taken
+                const Vector<T> wr = re * pr + im * pi, wi = re * pi - im * pr;
+                const Vector<T> vr = wr * fr - wi * fi, vi = wr * fi + wi * fr;
+                by_row += vr * (ysr * xr - ysi * xi) + vi * (ysr * xi + ysi * xr);
+                by_column += vr * (yr * xsr - yi * xsi) + vi * (yr * xsi + yi * xsr);
+              }
+            } else if (phi != nullptr) {
+              store(phi + at, re);
+              store(phi + at + W, im);
+            }
+            const Vector<T> c = yr * xr - yi * xi, s = yr * xi + yi * xr;
+            const Vector<T> br = fr * c + fi * s, bi = fi * c - fr * s;  // factor conj(ramp)
+            const Vector<T> r = Conjugate ? re * br + im * bi : re * br - im * bi;
+            im = Conjugate ? im * br - re * bi : im * br + re * bi;
+            re = r;
+          },
+          Nothing{});
+      scatter_rows(shape, line, g, wave);
+      row_sum += sum_of_lanes<T>(by_row);
+      column_sum += sum_of_lanes<T>(by_column);
+    }
+  }
+  if (Conjugate && a.positions != nullptr) {
+    a.positions[0] += row_sum;
+    a.positions[1] += column_sum;
+  }
+}
+
+template <typename T>
+void propagate_back(const Shape<T>& shape, int64_t modes, const PropagateBack<T>& a, T* line) {
+  clear_line_end(shape, line);
+  if (a.conjugate) {
+    propagate_back_all<true>(shape, modes, a, line);
+  } else {
+    propagate_back_all<false>(shape, modes, a, line);
+  }
+}
+
+template <typename T>
 void to_spectrum(const Shape<T>& shape, int64_t modes, const T* waves, T scale, T* spectra,
                  T* intensity, T* line) {
   constexpr int W = kLanes<T>;
@@ -444,13 +516,6 @@ void illuminate(const Shape<T>& shape, int64_t modes, const T* spectra, const Ra
       scatter_rows(shape, line, g, waves + mode * shape.panel_wave());
     }
   }
-}
-
-template <typename T>
-double sum_of_lanes(Vector<T> x) {
-  double sum = 0;
-  for (int l = 0; l < kLanes<T>; ++l) sum += static_cast<double>(x[l]);
-  return sum;
 }
 
 template <typename T>
@@ -627,11 +692,11 @@ void store_image(const Shape<T>& shape, bool spectrum, const T* from, T scale, T
 }
 
 template <typename T>
-constexpr Kernels<T> kKernels{kLanes<T>,      transform<T>,        transform_permuted<T>,
-                              transmit<T>,    transmit_adjoint<T>, propagate<T>,
-                              to_spectrum<T>, from_spectrum<T>,    to_panels<T>,
-                              from_panels<T>, illuminate<T>,       illuminate_adjoint<T>,
-                              compare<T>,     load_image<T>,       store_image<T>};
+constexpr Kernels<T> kKernels{
+    kLanes<T>,      transform<T>,      transform_permuted<T>, transmit<T>,      transmit_adjoint<T>,
+    propagate<T>,   propagate_back<T>, to_spectrum<T>,        from_spectrum<T>, to_panels<T>,
+    from_panels<T>, illuminate<T>,     illuminate_adjoint<T>, compare<T>,       load_image<T>,
+    store_image<T>};
 
 #define PTYLE_TEXT_OF(name) #name
 #define PTYLE_TEXT(name) PTYLE_TEXT_OF(name)

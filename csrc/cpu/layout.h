@@ -174,6 +174,28 @@ struct Propagate {
   int64_t unit;
 };
 
+// Probe moved by fractions: ramps along rows (a lane a row) and columns.
+template <typename T>
+struct Ramp {
+  const T* row;           // [groups][2][lanes]
+  const T* column;        // [w] complex, by slot
+  const T* row_slope;     // d row / d fraction
+  const T* column_slope;  // d column / d fraction
+};
+
+// The near field's detection of a moved probe, F^-1[factor conj(ramp) F wave] of all modes between
+// panels whose columns are transformed: the wave is moved back, for the detector stands still
+// relative to the beam.
+template <typename T>
+struct PropagateBack {
+  T* waves;         // panels [modes]
+  const T* factor;  // a spectrum
+  Ramp<T> ramp;     // of the probe
+  bool conjugate;
+  T* spectra;         // spectra [modes]: forward, they become F wave, or null; conjugate, they were
+  double* positions;  // [2] to which the gradient of fractions is added, conjugate only, or null
+};
+
 // Counts of one pattern and what goes with them, in the layout of the detected waves.
 template <typename T>
 struct Compare {
@@ -185,15 +207,6 @@ struct Compare {
   T weight;             // of this pattern
   T* intensity;         // an image: sum over modes of |wave|^2 -> factor of the adjoint
   int64_t numbers;      // of an image
-};
-
-// Probe moved by fractions: ramps along rows (a lane a row) and columns.
-template <typename T>
-struct Ramp {
-  const T* row;           // [groups][2][lanes]
-  const T* column;        // [w] complex, by slot
-  const T* row_slope;     // d row / d fraction
-  const T* column_slope;  // d column / d fraction
 };
 
 template <typename T>
@@ -221,6 +234,7 @@ struct Kernels {
   void (*transmit)(const Shape<T>&, int64_t modes, const Transmit<T>&);
   void (*transmit_adjoint)(const Shape<T>&, int64_t modes, const TransmitAdjoint<T>&);
   void (*propagate)(const Shape<T>&, int64_t modes, const Propagate<T>&, T* line);
+  void (*propagate_back)(const Shape<T>&, int64_t modes, const PropagateBack<T>&, T* line);
   // scale F wave, kept as spectra; with `intensity`, that image becomes the sum of their |.|^2.
   void (*to_spectrum)(const Shape<T>&, int64_t modes, const T* waves, T scale, T* spectra,
                       T* intensity, T* line);

@@ -306,29 +306,54 @@ void Model<T>::have_run(Worker<T>& worker, const Window& window, int64_t s) cons
 }
 
 template <typename T>
-void Model<T>::detect(Worker<T>& worker) const {
+void Model<T>::detect(Worker<T>& worker, const Window& window, bool keep) const {
   if (inputs_.modes == 0) std::fill_n(worker.intensity_.data(), worker.intensity_.size(), T(0));
   if (inputs_.detector == nullptr) {
     kernels_.to_spectrum(shape(), inputs_.modes, worker.waves_.data(), root_,
                          worker.detected_.data(), worker.intensity_.data(), worker.line_.data());
     return;
   }
-  Propagate<T> p{};
-  p.waves = worker.waves_.data();
-  p.factor = detector_.data();
-  kernels_.propagate(shape(), inputs_.modes, p, worker.line_.data());
+  if (window.shifted() || keep) {
+    PropagateBack<T> p{};
+    p.waves = worker.waves_.data();
+    p.factor = detector_.data();
+    p.ramp = ramp(worker, window);
+    if (keep) {
+      if (worker.exit_.size() == 0) {
+        worker.exit_ = Numbers<T>(inputs_.modes * shape().spectrum_wave(), Fill::kNothing);
+      }
+      p.spectra = worker.exit_.data();
+    }
+    kernels_.propagate_back(shape(), inputs_.modes, p, worker.line_.data());
+  } else {
+    Propagate<T> p{};
+    p.waves = worker.waves_.data();
+    p.factor = detector_.data();
+    kernels_.propagate(shape(), inputs_.modes, p, worker.line_.data());
+  }
   std::fill_n(worker.intensity_.data(), worker.intensity_.size(), T(0));
   kernels_.to_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data());
 }
 
 template <typename T>
-void Model<T>::undetect(Worker<T>& worker) const {
+void Model<T>::undetect(Worker<T>& worker, const Window& window, double* positions) const {
   if (inputs_.detector == nullptr) {
     kernels_.from_spectrum(shape(), inputs_.modes, worker.detected_.data(),
                            worker.intensity_.data(), worker.waves_.data(), worker.line_.data());
     return;
   }
   kernels_.from_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data());
+  if (window.shifted() || positions != nullptr) {
+    PropagateBack<T> p{};
+    p.waves = worker.waves_.data();
+    p.factor = detector_.data();
+    p.ramp = ramp(worker, window);
+    p.conjugate = true;
+    p.spectra = positions != nullptr ? worker.exit_.data() : nullptr;
+    p.positions = positions;
+    kernels_.propagate_back(shape(), inputs_.modes, p, worker.line_.data());
+    return;
+  }
   Propagate<T> p{};
   p.waves = worker.waves_.data();
   p.factor = detector_.data();
@@ -453,7 +478,7 @@ void Model<T>::diffraction(Worker<T>& worker, const Window& window, T* intensity
   const std::vector<T*> nothing(worker.psi_.size(), nullptr);
   forward(worker, window, nullptr, 0, inputs_.slices, worker.waves_.data(), To::kSpectrum, nullptr,
           nothing);
-  detect(worker);
+  detect(worker, window, /*keep=*/false);
   const bool far = inputs_.detector == nullptr;
   kernels_.store_image(shape(), far, worker.intensity_.data(), T(1), intensity);
 }
@@ -463,7 +488,7 @@ double Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>
   const std::vector<T*> nothing(worker.psi_.size(), nullptr);
   forward(worker, window, nullptr, 0, inputs_.slices, worker.waves_.data(), To::kSpectrum, nullptr,
           nothing);
-  detect(worker);
+  detect(worker, window, /*keep=*/false);
   return compare(worker, measured);
 }
 
@@ -471,9 +496,10 @@ template <typename T>
 double Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>& measured,
                       const Sums<T>& sums, int64_t position, Turns* turns) {
   forward_kept(worker, window, To::kSpectrum);
-  detect(worker);
+  double* const of_position = sums.positions != nullptr ? sums.positions + 2 * position : nullptr;
+  detect(worker, window, /*keep=*/of_position != nullptr);
   const double loss = compare(worker, measured);
-  undetect(worker);
+  undetect(worker, window, of_position);
   adjoint(worker, window, nullptr, sums, position, turns);
   return loss;
 }
@@ -482,13 +508,14 @@ template <typename T>
 void Model<T>::diffraction_adjoint(Worker<T>& worker, const Window& window, const T* slope,
                                    const Sums<T>& sums, int64_t position, Turns* turns) {
   forward_kept(worker, window, To::kSpectrum);
-  detect(worker);
+  double* const of_position = sums.positions != nullptr ? sums.positions + 2 * position : nullptr;
+  detect(worker, window, /*keep=*/of_position != nullptr);
   const bool far = inputs_.detector == nullptr;
   constexpr Count kReal = sizeof(T) == 4 ? Count::kFloat : Count::kDouble;
   kernels_.load_image(shape(), far, kReal, slope, worker.intensity_.data());
   const T factor = far ? T(2) * root_ : T(2);
   for (int64_t i = 0; i < worker.intensity_.size(); ++i) worker.intensity_.data()[i] *= factor;
-  undetect(worker);
+  undetect(worker, window, of_position);
   adjoint(worker, window, nullptr, sums, position, turns);
 }
 

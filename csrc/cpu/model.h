@@ -68,6 +68,7 @@ class Worker {
  private:
   friend class Model<T>;
   Numbers<T> waves_, again_, detected_, transmitted_, line_, edge_;
+  Numbers<T> exit_;  // F phi of the last slice: near field, with a gradient of positions
   Numbers<T> intensity_, counts_, bad_, background_;
   Numbers<T> kept_, run_;  // psi at every so many slices; psi of a run of slices
   Numbers<T> row_ramp_, column_ramp_, row_slope_, column_slope_;
@@ -160,8 +161,10 @@ class Model {
   void forward_kept(Worker<T>& worker, const Window& window, To to) const;
   // psi of all slices of the run that slice s lies in, made again where they are not kept.
   void have_run(Worker<T>& worker, const Window& window, int64_t s) const;
-  void detect(Worker<T>& worker) const;
-  void undetect(Worker<T>& worker) const;
+  // The near field's wave is moved back by the fractions. keep: for a gradient of positions.
+  void detect(Worker<T>& worker, const Window& window, bool keep) const;
+  // positions: [2] to which the near field's part of their gradient is added, or null.
+  void undetect(Worker<T>& worker, const Window& window, double* positions) const;
   double compare(Worker<T>& worker, const Measured<T>& measured) const;
   // exit_gradient: [modes, h, w], or null where the waves hold it.
   void adjoint(Worker<T>& worker, const Window& window, const T* exit_gradient, const Sums<T>& sums,

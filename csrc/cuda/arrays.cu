@@ -33,6 +33,14 @@ int64_t areas(const Windows& w) {
   return (w.rows + kAreaRows - 1) / kAreaRows * ((w.columns + kAreaColumns - 1) / kAreaColumns);
 }
 
+// With the weights filled.
+template <typename T>
+Windows windows_of(const Patches<T>& p, void* stream) {
+  launch_items(stream, fill_weights<T>, p.count * 2 * kInterpolationTaps, p.count, p.fractions,
+               p.row_derivative, p.column_derivative, p.weights);
+  return {p.corners, p.count, p.height, p.width, p.rows, p.columns};
+}
+
 }  // namespace
 
 void update(const ImageSize& size, const Update<float>& formula, void* stream) {
@@ -55,21 +63,22 @@ void move_pieces(const Move* moves, int64_t count, int64_t elements, int64_t sli
   launch_items(stream, kernel, slices * elements, moves, count, elements, slices, add);
 }
 
-template <typename V>
-void add_patches(const V* patches, const int64_t* corners, int64_t count, int64_t planes,
-                 int64_t height, int64_t width, V* sums, int64_t rows, int64_t columns,
+template <typename V, typename T>
+void add_patches(const Patches<T>& p, const V* patches, const int64_t* first_corners, V* sums,
                  void* stream) {
-  const Windows w{corners, count, height, width, rows, columns};
-  launch_blocks(stream, add_windows<V>, planes * areas(w), w, patches, planes * height * width,
-                planes, sums);
+  const Windows w = windows_of(p, stream);
+  void (*const kernel)(Windows, const V*, int64_t, const T*, const int64_t*, V*) =
+      spread_windows<V, T>;
+  launch_blocks(stream, kernel, p.planes * areas(w), w, patches, p.planes,
+                static_cast<const T*>(p.weights), first_corners, sums);
 }
 
-template <typename V>
-void extract_patches(const V* image, const int64_t* corners, int64_t count, int64_t planes,
-                     int64_t height, int64_t width, V* patches, int64_t rows, int64_t columns,
-                     void* stream) {
-  const Windows w{corners, count, height, width, rows, columns};
-  launch_items(stream, take_windows<V>, count * planes * height * width, w, image, planes, patches);
+template <typename V, typename T>
+void extract_patches(const Patches<T>& p, const V* image, V outside, V* patches, void* stream) {
+  const Windows w = windows_of(p, stream);
+  void (*const kernel)(Windows, const V*, int64_t, const T*, V, V*) = take_windows<V, T>;
+  launch_items(stream, kernel, p.count * p.planes * p.height * p.width, w, image, p.planes,
+               static_cast<const T*>(p.weights), outside, patches);
 }
 
 template <typename T>
@@ -87,17 +96,15 @@ void illumination(const Complex<T>* probe, int64_t modes, int64_t height, int64_
                 int64_t{1}, sums);
 }
 
-#define PTYLE_INSTANTIATE(V)                                                                     \
-  template void move_pieces<V>(const Move*, int64_t, int64_t, int64_t, bool, void*);             \
-  template void add_patches<V>(const V*, const int64_t*, int64_t, int64_t, int64_t, int64_t, V*, \
-                               int64_t, int64_t, void*);                                         \
-  template void extract_patches<V>(const V*, const int64_t*, int64_t, int64_t, int64_t, int64_t, \
-                                   V*, int64_t, int64_t, void*);
+#define PTYLE_INSTANTIATE(V, T)                                                            \
+  template void move_pieces<V>(const Move*, int64_t, int64_t, int64_t, bool, void*);       \
+  template void add_patches<V, T>(const Patches<T>&, const V*, const int64_t*, V*, void*); \
+  template void extract_patches<V, T>(const Patches<T>&, const V*, V, V*, void*);
 
-PTYLE_INSTANTIATE(float)
-PTYLE_INSTANTIATE(double)
-PTYLE_INSTANTIATE(Complex<float>)
-PTYLE_INSTANTIATE(Complex<double>)
+PTYLE_INSTANTIATE(float, float)
+PTYLE_INSTANTIATE(double, double)
+PTYLE_INSTANTIATE(Complex<float>, float)
+PTYLE_INSTANTIATE(Complex<double>, double)
 
 #define PTYLE_INSTANTIATE_REAL(T)                                                             \
   template void illumination<T>(const Complex<T>*, int64_t, int64_t, int64_t, const int64_t*, \

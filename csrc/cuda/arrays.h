@@ -23,15 +23,25 @@ template <typename V>
 void move_pieces(const Move* moves, int64_t count, int64_t elements, int64_t slices, bool add,
                  void* stream);
 
-// sums [planes, rows, columns] += patches [count, planes, h, w] at corners [count, 2], in order
-template <typename V>
-void add_patches(const V* patches, const int64_t* corners, int64_t count, int64_t planes,
-                 int64_t height, int64_t width, V* sums, int64_t rows, int64_t columns,
+// Windows [height, width] at corners [count, 2] and fractions [count, 2] of planes [planes, rows,
+// columns]: how often each axis' weights are differentiated, and room for them.
+template <typename T>
+struct Patches {
+  const int64_t* corners;
+  const double* fractions;
+  int64_t count, planes, height, width, rows, columns;
+  int64_t row_derivative, column_derivative;
+  T* weights;  // [count, 2, kInterpolationTaps]
+};
+
+// sums [planes, rows, columns] += patches [count, planes, h, w], in order. first_corners: corners
+// of all that their weights reach. V: T or Complex<T>.
+template <typename V, typename T>
+void add_patches(const Patches<T>& windows, const V* patches, const int64_t* first_corners, V* sums,
                  void* stream);
-// The adjoint: patches = planes there, 0 outside
-template <typename V>
-void extract_patches(const V* image, const int64_t* corners, int64_t count, int64_t planes,
-                     int64_t height, int64_t width, V* patches, int64_t rows, int64_t columns,
+// The adjoint: patches = planes there, `outside` beyond them.
+template <typename V, typename T>
+void extract_patches(const Patches<T>& windows, const V* image, V outside, V* patches,
                      void* stream);
 
 // sums [rows, columns] += sum over windows, in order, and modes of |probe|^2; probe [modes, h, w];

@@ -100,7 +100,7 @@ void diffraction(const Call<T>& call, T* intensity) {
   CudaDevice device(call.services);
   auto sequence = sequence_of(device, call);
   sequence.forward(false);
-  sequence.detect();
+  sequence.detect(false);
   sequence.intensity(intensity);
 }
 
@@ -109,9 +109,9 @@ void diffraction_adjoint(const Call<T>& call, const T* slope, const Gradients<T>
   CudaDevice device(call.services);
   auto sequence = sequence_of(device, call);
   sequence.forward(true);
-  sequence.detect();
+  sequence.detect(true);
   sequence.scale_by(slope);
-  sequence.undetect();
+  sequence.undetect(gradients.positions);
   sequence.adjoint(gradients);
 }
 
@@ -122,7 +122,7 @@ void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
   CudaDevice device(call.services);
   auto sequence = sequence_of(device, call);
   sequence.forward(with_gradients);
-  sequence.detect();
+  sequence.detect(with_gradients);
   const auto with = [&](auto functor) {
     sequence.compare(patterns, functor, with_gradients, losses);
   };
@@ -134,7 +134,7 @@ void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
     with(GaussianLikelihood{});
   }
   if (!with_gradients) return;
-  sequence.undetect();
+  sequence.undetect(gradients.positions);
   sequence.adjoint(gradients);
 }
 

@@ -125,6 +125,23 @@ __global__ void propagate(Chunk c, const Complex<T>* factor, T scale, bool conju
   });
 }
 
+// waves *= scale x factor [h, w] x conj(ramp), or the conjugate of that: the near field's waves are
+// moved back by what the probe was moved.
+template <typename T>
+__global__ void propagate_back(Chunk c, const Complex<T>* factor, T scale, const Complex<T>* ramps,
+                               bool conjugate, Complex<T>* waves) {
+  for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
+    const unsigned y = pixel / static_cast<unsigned>(c.width);
+    const unsigned x = pixel - y * static_cast<unsigned>(c.width);
+    const Complex<T>* ramp = ramps + position_of(c, wave) * (c.height + c.width);
+    const Complex<T> f =
+        conj_times(read(ramp + y) * read(ramp + c.height + x), scale * read(factor + pixel));
+    Complex<T>* to = waves + wave * pixels_of(c) + pixel;
+    const Complex<T> value = read(static_cast<const Complex<T>*>(to));
+    write(to, conjugate ? conj_times(f, value) : f * value);
+  });
+}
+
 // intensity [b, h, w] = scale x sum over modes |wave|^2
 template <typename T>
 __global__ void sum_intensity(Chunk c, const Complex<T>* waves, T scale, T* intensity) {
@@ -288,6 +305,35 @@ __global__ void add_positions(Chunk c, const Complex<T>* transformed, const Comp
       const Complex<T> by_column = read(ramps + n * length + y) * read(slopes + n * length + x);
       row_sum += static_cast<double>((weight * by_row).re);
       column_sum += static_cast<double>((weight * by_column).re);
+    }
+    row_sum = block_sum(row_sum);
+    column_sum = block_sum(column_sum);
+    if (threadIdx.x == 0) {
+      add(positions + 2 * n, row_sum);
+      add(positions + 2 * n + 1, column_sum);
+    }
+  }
+}
+
+// positions [b, 2] += Re sum conj(F gradient) scale factor conj(d ramp / d fraction) F phi: what
+// propagate_back adds to their gradient; a block a position.
+template <typename T>
+__global__ void add_detected_positions(Chunk c, const Complex<T>* transformed,
+                                       const Complex<T>* spectrum, const Complex<T>* factor,
+                                       T scale, const Complex<T>* ramps, const Complex<T>* slopes,
+                                       double* positions) {
+  const int64_t size = c.modes * pixels_of(c), length = c.height + c.width;
+  for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
+    double row_sum = 0, column_sum = 0;
+    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
+      const int64_t y = i / c.width % c.height, x = c.height + i % c.width;
+      const Complex<T> weight =
+          conj_times(read(transformed + n * size + i),
+                     scale * read(factor + i % pixels_of(c)) * read(spectrum + n * size + i));
+      const Complex<T> by_row = read(slopes + n * length + y) * read(ramps + n * length + x);
+      const Complex<T> by_column = read(ramps + n * length + y) * read(slopes + n * length + x);
+      row_sum += static_cast<double>(conj_times(by_row, weight).re);
+      column_sum += static_cast<double>(conj_times(by_column, weight).re);
     }
     row_sum = block_sum(row_sum);
     column_sum = block_sum(column_sum);

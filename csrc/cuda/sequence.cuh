@@ -32,6 +32,7 @@ class Sequence {
         chunk_(chunk),
         any_shift_(any_shift),
         ramps_needed_(any_shift || needs_positions),
+        needs_positions_(needs_positions),
         keep_every_(keep_every),
         size_(chunk.positions * model.modes * model.height * model.width),
         unitary_(static_cast<T>(
@@ -54,12 +55,16 @@ class Sequence {
     run_slices(0, model_.slices, keep, /*again=*/false);
   }
 
-  // waves() become the detected ones; intensity = intensity_scale() x |wave|^2.
-  void detect() {
+  // waves() become the detected ones; intensity = intensity_scale() x |wave|^2. keep: for an
+  // adjoint.
+  void detect(bool keep) {
     transform(false);
     if (model_.detector == nullptr) return;
-    device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.detector, unitary_, false,
-                          waves());
+    if (keep && needs_positions_) {
+      exit_ = device_.template allocate<C>(size_);
+      device_.copy(static_cast<const C*>(waves()), data(exit_), size_);
+    }
+    apply_detector(/*conjugate=*/false);
     transform(true);
   }
   T intensity_scale() const { return model_.detector == nullptr ? unitary_ : T(1); }
@@ -83,12 +88,19 @@ class Sequence {
     device_.launch_blocks(scale_by_slope<T>, wave_blocks(), chunk_, slope, intensity_scale(),
                           waves());
   }
-  // The gradient of the detected waves becomes that of the exit waves.
-  void undetect() {
+  // The gradient of the detected waves becomes that of the exit waves. positions: [b, 2] to which
+  // the near field's part of their gradient is added, or null.
+  void undetect(double* positions) {
     if (model_.detector != nullptr) {
       transform(false);
-      device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.detector, unitary_, true,
-                            waves());
+      if (positions != nullptr) {
+        device_.launch_blocks(add_detected_positions<T>, chunk_.positions, chunk_,
+                              static_cast<const C*>(waves()), static_cast<const C*>(data(exit_)),
+                              model_.detector, unitary_, static_cast<const C*>(data(ramps_)),
+                              static_cast<const C*>(data(slopes_)), positions);
+        exit_ = {};
+      }
+      apply_detector(/*conjugate=*/true);
     }
     transform(true);
   }
@@ -149,6 +161,17 @@ class Sequence {
   const C* psi(int64_t s) { return data(psi_[static_cast<size_t>(s)]); }
   void transform(bool inverse) {
     device_.transform(waves(), chunk_.positions * model_.modes, inverse);
+  }
+
+  // The detector stands still relative to the beam: what the probe was moved is taken back.
+  void apply_detector(bool conjugate) {
+    if (ramps_needed_) {
+      device_.launch_blocks(propagate_back<T>, wave_blocks(), chunk_, model_.detector, unitary_,
+                            static_cast<const C*>(data(ramps_)), conjugate, waves());
+    } else {
+      device_.launch_blocks(propagate<T>, wave_blocks(), chunk_, model_.detector, unitary_,
+                            conjugate, waves());
+    }
   }
 
   void illuminate() {
@@ -229,10 +252,11 @@ class Sequence {
   Device& device_;
   Model<T> model_;
   Chunk chunk_;
-  bool any_shift_, ramps_needed_;
+  bool any_shift_, ramps_needed_, needs_positions_;
   int64_t keep_every_, size_;
   T unitary_;
   Memory waves_, ramps_, slopes_;
+  Memory exit_;              // F of the exit waves: near field, with a gradient of positions
   std::vector<Memory> psi_;  // by slice
 };
 

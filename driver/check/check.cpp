@@ -171,6 +171,19 @@ std::int64_t complex_bytes(const Config& config) {
   return config.reconstruct.precision == "double" ? 16 : 8;
 }
 
+// What the fractions of positions move, in words.
+std::string what_moves(const Config& config, const Problem& problem) {
+  const std::string share = number(100.0 * problem.probe_at_edge, 2) +
+                            " % of the probe's energy in the window's outer eighth";
+  std::string text = problem.moves_object()
+                         ? "patches of the object are moved (interpolated, " +
+                               std::to_string(problem.reach) + " pixels around each window)"
+                         : std::string("the probe is moved") +
+                               (problem.detector ? ", and its exit wave back" : "");
+  if (config.detector.subpixel != "auto") return text + ", as detector.subpixel says; " + share;
+  return text + ": " + share;
+}
+
 std::int64_t overhanging(const Problem& problem) {
   std::int64_t count = 0;
   for (const Point& p : points_of(problem.positions)) {
@@ -295,9 +308,13 @@ std::vector<std::string> doubts(const Config& config, const Problem& problem) {
   return doubts_about(config, problem, scan_of(problem), summarise(problem));
 }
 
-DecompositionOptions decomposition_options(const Config& config) {
-  return {config.tiles.grid, config.tiles.halo, config.tiles.exchange, config.tiles.extra_rows,
-          config.tiles.voxels == "mean"};
+DecompositionOptions decomposition_options(const Config& config, const Problem& problem) {
+  return {config.tiles.grid,
+          config.tiles.halo,
+          config.tiles.exchange,
+          config.tiles.extra_rows,
+          config.tiles.voxels == "mean",
+          problem.reach};
 }
 
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
@@ -330,11 +347,7 @@ std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::
   shape.columns.size = w;
   const std::int64_t vector_bytes = kernels == "fused v4" ? 64 : kernels == "fused v3" ? 32 : 16;
   shape.lanes = vector_bytes / static_cast<std::int64_t>(sizeof(T));
-  bool moves = false;
-  const double* p = problem.positions.const_data_ptr<double>();
-  for (std::int64_t i = 0; i < problem.positions.numel() && !moves; ++i) {
-    moves = p[i] != std::floor(p[i]);
-  }
+  const bool moves = problem.between_pixels && !problem.moves_object();
   const cpu::Extent extent{slices,
                            modes,
                            problem.propagator && problem.propagator->dim() == 3,
@@ -429,8 +442,13 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
     const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));
     bytes.work = 3 * block + (2 * every + 8) * probe + 3 * window * unit;
   } else {
-    bytes.work = block + (unit == 8 ? scratch_bytes<float>(problem, part, calls)
-                                    : scratch_bytes<double>(problem, part, calls));
+    if (problem.moves_object()) {
+      // Patches, the stack of them that the kernels see, its gradient and what is added of it.
+      const std::int64_t patch = slices * window * unit;
+      bytes.work += calls * 4 * std::min(part, block_positions(pattern, patch)) * patch;
+    }
+    bytes.work += block + (unit == 8 ? scratch_bytes<float>(problem, part, calls)
+                                     : scratch_bytes<double>(problem, part, calls));
   }
   return bytes;
 }
@@ -482,7 +500,7 @@ double halo_error(const Config& config, const Problem& problem) {
   const Ranks one;
   std::vector<std::vector<at::Tensor>> gradients;
   for (const bool exact : {false, true}) {
-    DecompositionOptions options = decomposition_options(config);
+    DecompositionOptions options = decomposition_options(config, problem);
     if (exact) options.halo = std::nullopt;
     const Decomposition cut =
         decompose(problem.positions, problem.window,
@@ -532,6 +550,11 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   } else {
     line("geometry", "far field, zero frequency at the " + config.data.zero_frequency +
                          " of the oriented pattern");
+  }
+  if (problem.between_pixels) {
+    line("sub-pixel", what_moves(config, problem));
+  } else {
+    line("sub-pixel", "no position lies between pixels: nothing is moved");
   }
   const std::string kernels = cpu_kernels(h, w);
   line("window", by(h, w) + " pixels");
@@ -602,7 +625,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            std::to_string(problem.saturated_pixels) + " saturated)");
   line("likelihood", config.reconstruct.likelihood);
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
-                                      options.ranks, decomposition_options(config));
+                                      options.ranks, decomposition_options(config, problem));
   std::vector<std::string> about_tiles;
   const std::int64_t tiles = cut.grid.tiles();
   line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + cut.exchange +
@@ -634,12 +657,12 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     line("energy cut", number(100.0 * worst, 3) +
                            " % of the illumination in the worst tile lies beyond its halo");
     if (worst > 0.01) {
-      about_tiles.push_back(
-          "the halo cuts off " + number(100.0 * worst, 3) +
-          " % of the illumination of a tile; more than 1 % shows in the image "
-          "(tiles.halo, at most exact: " +
-          std::to_string(std::max(exact_halo(problem.window)[0], exact_halo(problem.window)[1])) +
-          ")");
+      about_tiles.push_back("the halo cuts off " + number(100.0 * worst, 3) +
+                            " % of the illumination of a tile; more than 1 % shows in the image "
+                            "(tiles.halo, at most exact: " +
+                            std::to_string(std::max(exact_halo(problem.window, problem.reach)[0],
+                                                    exact_halo(problem.window, problem.reach)[1])) +
+                            ")");
     }
     if (cut.exchange == "direct") {
       std::int64_t inside = 0;

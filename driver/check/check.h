@@ -46,6 +46,6 @@ std::int64_t predicted_bytes(const Config& config, const Problem& problem,
 // truncated halo takes the object for vacuum.
 double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile);
 
-DecompositionOptions decomposition_options(const Config& config);
+DecompositionOptions decomposition_options(const Config& config, const Problem& problem);
 
 }  // namespace ptyle::driver

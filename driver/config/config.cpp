@@ -386,6 +386,12 @@ void visit_keys(Config& c, Visitor& v) {
                             "and the order of its columns");
   v.template key<String>("detector.geometry", c.detector.geometry, one_of({"far", "near"}),
                          "far field (Fourier transform) or near field (propagation)");
+  v.template key<String>("detector.subpixel", c.detector.subpixel,
+                         one_of({"auto", "probe", "object"}),
+                         "what moves where a position lies between pixels: the probe, or the "
+                         "object's patch (interpolated), which wraps nothing around the window; "
+                         "auto: the probe, but in the near field the object where more than 1e-4 "
+                         "of the probe's energy lies in the window's outer eighth");
   v.template key<ListCodec<Integer>>(
       "detector.crop", c.detector.crop,
       {"be [rows, columns] about the centre or [row, column, rows, columns], sizes at least 1",

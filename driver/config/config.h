@@ -44,6 +44,7 @@ struct Config {
     std::optional<double> distance_m;
     Orientation orientation;
     std::string geometry = "far";
+    std::string subpixel = "auto";  // auto | probe | object: what fractions of positions move
     // Two numbers: [rows, columns] about the centre; four: [row, column, rows, columns].
     std::vector<std::int64_t> crop;
     IntegerPair bin = {1, 1};

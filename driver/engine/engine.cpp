@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
@@ -59,6 +60,12 @@ Rectangle relative(const Rectangle& inner, const Rectangle& outer) {
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+Rectangle around(const Rectangle& a, const Rectangle& b) {
+  const std::int64_t row = std::min(a.row, b.row), column = std::min(a.column, b.column);
+  return {row, column, std::max(a.row + a.rows, b.row + b.rows) - row,
+          std::max(a.column + a.columns, b.column + b.columns) - column};
 }
 
 at::Tensor as_tensor(const std::vector<std::int64_t>& values) {
@@ -114,15 +121,21 @@ void Engine::plan() {
   for (std::size_t k = 0; k < problem_.held.size(); ++k) {
     row_of[static_cast<std::size_t>(problem_.held[k])] = static_cast<std::int64_t>(k);
   }
+  // What a position sees of the object.
   const auto window_of = [&](std::int64_t n) {
-    return Rectangle{static_cast<std::int64_t>(std::floor(p[2 * n])),
-                     static_cast<std::int64_t>(std::floor(p[2 * n + 1])), problem_.window[0],
-                     problem_.window[1]};
+    const std::int64_t reach = problem_.reach;
+    return Rectangle{static_cast<std::int64_t>(std::floor(p[2 * n])) - reach,
+                     static_cast<std::int64_t>(std::floor(p[2 * n + 1])) - reach,
+                     problem_.window[0] + 2 * reach, problem_.window[1] + 2 * reach};
   };
   const std::int64_t pattern_bytes =
       problem_.window[0] * problem_.window[1] *
       static_cast<std::int64_t>(c10::elementSize(problem_.source->type()));
-  const std::int64_t block = std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
+  const std::int64_t patch_bytes =
+      problem_.moves_object() ? problem_.object_shape[0] * problem_.window[0] * problem_.window[1] *
+                                    static_cast<std::int64_t>(c10::elementSize(type_))
+                              : 0;
+  const std::int64_t block = block_positions(pattern_bytes, patch_bytes);
   const auto positions_of = [&](const std::vector<std::int64_t>& members) {
     return problem_.positions.index_select(0, as_tensor(members)).to(device_);
   };
@@ -133,7 +146,12 @@ void Engine::plan() {
     const at::Tensor all = as_tensor(rows);
     for (std::int64_t first = 0; first < all.numel(); first += block) {
       const std::int64_t count = std::min(block, all.numel() - first);
-      part.blocks.push_back({part.positions.narrow(0, first, count), all.narrow(0, first, count)});
+      Rectangle reached = window_of(members[static_cast<std::size_t>(first)]);
+      for (std::int64_t k = first + 1; k < first + count; ++k) {
+        reached = around(reached, window_of(members[static_cast<std::size_t>(k)]));
+      }
+      part.blocks.push_back(
+          {part.positions.narrow(0, first, count), all.narrow(0, first, count), reached});
     }
     return part;
   };
@@ -272,6 +290,37 @@ void Engine::expect(std::int64_t batch) {
   feed_.expect(next);
 }
 
+void Engine::accumulate(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
+                        const Block& block, const at::Tensor& patterns,
+                        const GradientBuffers& buffers, const at::Tensor& losses,
+                        LossOptions options) const {
+  options.detector = detector_;
+  if (!problem_.moves_object()) {
+    options.origin = {tile.frame.row, tile.frame.column};
+    diffraction_loss_accumulate_(object, probe, block.positions, propagator_, patterns, buffers,
+                                 losses, options);
+    return;
+  }
+  // Moved patches, put one below another, are the windows of an object of their own.
+  const auto [h, w] = problem_.window;
+  const at::Tensor patches = extract_patches(object, block.positions, {h, w},
+                                             {tile.frame.row, tile.frame.column}, /*outside=*/1.0);
+  const std::int64_t count = patches.size(0), slices = patches.size(1);
+  const at::Tensor stack = patches.transpose(0, 1).reshape({slices, count * h, w});
+  at::Tensor corners = at::zeros_like(block.positions);
+  corners.select(1, 0).copy_(at::arange(count, corners.options()).mul_(static_cast<double>(h)));
+  GradientBuffers inner = buffers;
+  if (buffers.object) inner.object = at::zeros_like(stack);
+  diffraction_loss_accumulate_(stack, probe, corners, propagator_, patterns, inner, losses,
+                               options);
+  const Rectangle reached = intersection(block.reached, tile.frame);
+  if (!buffers.object || reached.empty()) return;
+  cut_out(*buffers.object, tile.frame, reached)
+      .add_(add_patches(inner.object->reshape({slices, count, h, w}).transpose(0, 1),
+                        block.positions, {reached.rows, reached.columns},
+                        {reached.row, reached.column}));
+}
+
 void Engine::add(const State& state, std::size_t tile, const Block& block, bool with_probe,
                  bool counts) {
   const PatternBlock measured = feed_.take(block.rows);
@@ -281,15 +330,12 @@ void Engine::add(const State& state, std::size_t tile, const Block& block, bool 
   LossOptions options;
   options.mask = measured.mask;
   options.likelihood = config_.reconstruct.likelihood;
-  options.detector = detector_;
-  options.origin = {tiles_[tile].frame.row, tiles_[tile].frame.column};
   const auto losses = [&] {
     return at::zeros({block.rows.numel()}, at::TensorOptions().dtype(at::kDouble).device(device_));
   };
   const at::Tensor& object = state.tiles[tile].object;
   const at::Tensor loss = losses();
-  diffraction_loss_accumulate_(object, state.probe, block.positions, propagator_, measured.patterns,
-                               buffers, loss, options);
+  accumulate(object, state.probe, tiles_[tile], block, measured.patterns, buffers, loss, options);
   if (!counts) return;
   losses_[tile].push_back(loss);
   if (options.likelihood == "amplitude") {
@@ -297,8 +343,8 @@ void Engine::add(const State& state, std::size_t tile, const Block& block, bool 
   } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
     options.likelihood = "amplitude";
     const at::Tensor squared_error = losses();
-    diffraction_loss_accumulate_(object, state.probe, block.positions, propagator_,
-                                 measured.patterns, {}, squared_error, options);
+    accumulate(object, state.probe, tiles_[tile], block, measured.patterns, {}, squared_error,
+               options);
     squared_errors_[tile].push_back(squared_error);
   }
 }
@@ -485,12 +531,10 @@ double Engine::amplitude_error(const State& state, std::int64_t batch) {
         const PatternBlock measured = feed_.take(block.rows);
         LossOptions options;
         options.mask = measured.mask;
-        options.detector = detector_;
-        options.origin = {tiles_[k].frame.row, tiles_[k].frame.column};
         const at::Tensor losses =
             at::zeros({block.rows.numel()}, at::TensorOptions().dtype(at::kDouble).device(device_));
-        diffraction_loss_accumulate_(state.tiles[k].object, state.probe, block.positions,
-                                     propagator_, measured.patterns, {}, losses, options);
+        accumulate(state.tiles[k].object, state.probe, tiles_[k], block, measured.patterns, {},
+                   losses, options);
         blocks[k].push_back(losses);
       }
     }

@@ -1,11 +1,14 @@
 // The reconstruction: batches, gradients, exchanges, updates.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <ptyle/ops.h>
 
 #include "driver/config/config.h"
 #include "driver/engine/batches.h"
@@ -35,6 +38,16 @@ struct IterationWork {
 // for a call. A fixed size, so that sums have the same bits however ranks and threads share the
 // work.
 inline constexpr std::int64_t kPatternBlockBytes = std::int64_t{4} << 20;
+// Likewise patches of the object, where they are moved.
+inline constexpr std::int64_t kPatchBlockBytes = std::int64_t{64} << 20;
+// Positions of a block. patch_bytes: of one position's patches; 0 where none are moved.
+inline std::int64_t block_positions(std::int64_t pattern_bytes, std::int64_t patch_bytes) {
+  std::int64_t count = std::max<std::int64_t>(1, kPatternBlockBytes / pattern_bytes);
+  if (patch_bytes > 0) {
+    count = std::min(count, std::max<std::int64_t>(1, kPatchBlockBytes / patch_bytes));
+  }
+  return count;
+}
 
 class Engine {
  public:
@@ -72,6 +85,7 @@ class Engine {
   struct Block {
     at::Tensor positions;  // [k, 2]
     at::Tensor rows;       // int64, on the CPU
+    Rectangle reached;     // of the object, by all of their windows
   };
   struct Part {
     at::Tensor positions;       // [k, 2] all of them
@@ -88,6 +102,10 @@ class Engine {
   enum class Halos { kFresh, kStale, kOnTheWay };
 
   void plan();
+  // diffraction_loss_accumulate_ of a block, whatever is moved by the positions' fractions.
+  void accumulate(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
+                  const Block& block, const at::Tensor& patterns, const GradientBuffers& buffers,
+                  const at::Tensor& losses, LossOptions options) const;
   // Loss and gradients of some positions of a tile, added to what is there.
   void add(const State& state, std::size_t tile, const Block& block, bool with_probe, bool counts);
   // The same for a part of all tiles of this rank.

@@ -511,7 +511,7 @@ void run(Config config, const RunOptions& options) {
     problem = load_geometry(config);
     cut = decompose(problem.positions, problem.window,
                     {problem.object_shape[1], problem.object_shape[2]}, launch.size,
-                    decomposition_options(config));
+                    decomposition_options(config, problem));
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
     if (launch.size == 1) refuse_too_much_memory(config, problem, cut, launch, device);

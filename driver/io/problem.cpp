@@ -17,6 +17,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "csrc/interpolation.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/prefetch.h"
@@ -938,6 +939,32 @@ void load_probe(const Config& config, Problem& problem, IntegerPair& shift) {
   problem.probe = with_more_modes(probe, config.probe.modes).contiguous();
 }
 
+// Share of the probe's energy within an eighth of the window's edges.
+double energy_at_edge(const at::Tensor& probe) {
+  const at::Tensor intensity = probe.abs().square().sum(0);
+  const std::int64_t h = intensity.size(0), w = intensity.size(1);
+  const double inside = intensity.narrow(0, h / 8, h - 2 * (h / 8))
+                            .narrow(1, w / 8, w - 2 * (w / 8))
+                            .sum()
+                            .item<double>();
+  return 1.0 - inside / intensity.sum().item<double>();
+}
+
+// The probe is moved by a Fourier ramp, which is periodic in the window: what a probe that fills
+// the window loses on one side comes back on the other. In the far field that is what other
+// programs do too, and what the probe then means; in the near field it is seen on the detector as
+// it is.
+void choose_what_moves(const Config& config, const at::Tensor& positions, Problem& problem) {
+  constexpr double kMuchAtEdge = 1e-4;
+  problem.between_pixels = !positions.eq(positions.floor()).all().item<bool>();
+  problem.probe_at_edge = energy_at_edge(problem.probe);
+  const std::string& choice = config.detector.subpixel;
+  const bool fills = config.detector.geometry == "near" && problem.probe_at_edge > kMuchAtEdge;
+  const bool moves_object =
+      problem.between_pixels && (choice == "object" || (choice == "auto" && fills));
+  problem.reach = moves_object ? std::max(kInterpolationBefore, kInterpolationAfter) : 0;
+}
+
 }  // namespace
 
 namespace {
@@ -999,6 +1026,8 @@ Problem load_geometry(const Config& config) {
   load_probe(config, problem, shift);
   positions.select(1, 0) -= static_cast<double>(shift[0]);
   positions.select(1, 1) -= static_cast<double>(shift[1]);
+
+  choose_what_moves(config, positions, problem);
 
   ObjectFrame frame =
       object_frame(positions, problem.window, config.object.padding, config.object.shape);

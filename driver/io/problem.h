@@ -65,6 +65,13 @@ struct Problem {
   std::optional<at::Tensor> propagator;  // [h, w] complex128; more than one slice
   std::optional<at::Tensor> detector;    // [h, w] complex128; near field
 
+  // Where positions lie between pixels (detector.subpixel): patches of the object are moved, not
+  // the probe; 0, or how many pixels around a window that takes.
+  std::int64_t reach = 0;
+  bool moves_object() const { return reach > 0; }
+  bool between_pixels = false;  // some position does
+  double probe_at_edge = 0.0;   // share of the probe's energy in the window's outer eighth
+
   at::Tensor probe;                     // [modes, h, w] complex128, centred in the window
   std::string probe_origin;             // in words: "probe.h5: probe (1 mode, 128 x 128)"
   std::int64_t stored_probe_modes = 0;  // modes found in the file; 0 where computed

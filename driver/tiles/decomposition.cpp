@@ -104,7 +104,9 @@ at::Tensor cut_out(const at::Tensor& image, const Rectangle& frame, const Rectan
       .narrow(-1, area.column - frame.column, area.columns);
 }
 
-Pair exact_halo(Pair window) { return {(window[0] + 1) / 2, (window[1] + 1) / 2}; }
+Pair exact_halo(Pair window, std::int64_t reach) {
+  return {(window[0] + 1) / 2 + reach, (window[1] + 1) / 2 + reach};
+}
 
 TileGrid make_grid(const at::Tensor& positions, Pair window, Pair object, Pair tiles, Pair halo) {
   std::vector<double> rows, columns;
@@ -181,7 +183,8 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
   cut.window = window;
   cut.averages = options.averages;
   const Pair tiles = options.grid.value_or(grid_for(ranks, object));
-  const Pair exact = exact_halo(window);
+  cut.reach = options.reach;
+  const Pair exact = exact_halo(window, options.reach);
   const Pair halo = options.halo ? Pair{*options.halo, *options.halo} : exact;
   cut.grid = make_grid(positions, window, object, tiles, halo);
   const std::int64_t count = cut.grid.tiles();

@@ -16,8 +16,9 @@ namespace ptyle::driver {
 
 using Pair = std::array<std::int64_t, 2>;  // (row, column)
 
-// Half a window, rounded up: no window of a tile's positions leaves its extended tile.
-Pair exact_halo(Pair window);
+// Half a window, rounded up, and what is looked at around windows: nothing that a tile's positions
+// see lies beyond its extended tile.
+Pair exact_halo(Pair window, std::int64_t reach = 0);
 
 // Median distance, in pixels, from a position to its nearest neighbour; 0 for fewer than two. From
 // at most 500 positions, spread over the scan.
@@ -47,6 +48,7 @@ struct Decomposition {
   std::vector<std::int64_t> owners;   // the rank of every tile: ascending, each rank has one
   std::vector<std::int64_t> tile_of;  // by position
   Pair window{0, 0};
+  std::int64_t reach = 0;  // pixels around a window that it looks at
   // `voxels`: pixels around a tile from where it takes the positions of others too.
   Pair extra{0, 0};
   bool averages = false;  // `voxels`: overlaps are averaged, not copied from their owners
@@ -63,6 +65,7 @@ struct DecompositionOptions {
   std::string exchange = "direct";
   std::int64_t extra_rows = 2;  // `voxels`: steps of the scan around a tile
   bool averages = false;        // `voxels`
+  std::int64_t reach = 0;       // pixels around a window that it looks at (Problem::reach)
 };
 
 // positions [n, 2] in the object's frame. ConfigError where ranks, grid and object do not fit.

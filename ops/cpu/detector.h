@@ -1,5 +1,7 @@
 // From exit waves to detected waves and back: a Fourier transform for the far field, a convolution
-// with the detector's transfer function D for the near field, F^-1[D F psi].
+// with the detector's transfer function D for the near field, F^-1[D conj(ramp) F psi]: the
+// detector stands still relative to the beam, so that the exit wave is moved back by what the probe
+// was moved.
 #pragma once
 
 #include "ops/cpu/multislice.h"
@@ -9,36 +11,34 @@ namespace ptyle::cpu {
 template <typename T>
 class Detector {
  public:
-  using C = Complex<T>;
+  using Chunk = typename Multislice<T>::Chunk;
 
-  explicit Detector(const std::optional<at::Tensor>& transfer) : transfer_(plain(transfer)) {}
+  Detector(const Multislice<T>& model, const std::optional<at::Tensor>& transfer)
+      : model_(model), transfer_(plain(transfer)) {}
 
-  // waves [b, modes, h, w]
-  at::Tensor forward(const at::Tensor& waves) const {
+  // waves [b, modes, h, w] of a chunk
+  at::Tensor forward(Chunk& chunk, const at::Tensor& waves) const {
     at::Tensor detected = fourier(waves, Transform::kForward);
     if (!transfer_.defined()) return detected;
-    multiply(detected, [](C factor, C wave) { return factor * wave; });
+    if (model_.needs_positions()) chunk.exit_spectrum = detected.clone();
+    model_.propagate_back(chunk, complex_data<T>(transfer_), /*conjugate=*/false, detected);
     return fourier(detected, Transform::kInverse);
   }
 
-  at::Tensor adjoint(const at::Tensor& gradient) const {
+  at::Tensor adjoint(Chunk& chunk, const at::Tensor& gradient, const Gradients& out) const {
     if (!transfer_.defined()) return fourier(gradient, Transform::kInverse);
     at::Tensor spectrum = fourier(gradient, Transform::kForward);
-    multiply(spectrum, [](C factor, C wave) { return conj_times(factor, wave); });
+    const Complex<T>* factor = complex_data<T>(transfer_);
+    if (out.positions.defined()) {
+      model_.add_detected_positions(chunk, factor, spectrum, out.positions);
+      chunk.exit_spectrum.reset();
+    }
+    model_.propagate_back(chunk, factor, /*conjugate=*/true, spectrum);
     return fourier(spectrum, Transform::kInverse);
   }
 
  private:
-  template <typename Product>
-  void multiply(at::Tensor& waves, const Product& product) const {
-    const C* factor = complex_data<T>(transfer_);
-    const int64_t pixels = transfer_.numel();
-    C* wave = mutable_complex_data<T>(waves);
-    for (int64_t k = 0; k < waves.size(0) * waves.size(1); ++k, wave += pixels) {
-      for (int64_t i = 0; i < pixels; ++i) wave[i] = product(factor[i], wave[i]);
-    }
-  }
-
+  const Multislice<T>& model_;
   at::Tensor transfer_;
 };
 

@@ -31,12 +31,12 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
       return out;
     }
     const Multislice<T> model("diffraction", object, probe, positions, propagator, origin, false);
-    const Detector<T> detect(detector);
+    const Detector<T> detect(model, detector);
     at::Tensor out =
         at::empty({model.positions_count(), model.height(), model.width()}, model.real_options());
     const int64_t pixels = model.pixels();
     model.run_ordered({}, [&](auto& chunk) {
-      const at::Tensor waves = detect.forward(model.forward(chunk, false));
+      const at::Tensor waves = detect.forward(chunk, model.forward(chunk, false));
       for (int64_t n = 0; n < chunk.size(); ++n) {
         sum_intensity(complex_data<T>(waves) + n * model.modes() * pixels, model.modes(), pixels,
                       out.data_ptr<T>() + (chunk.begin + n) * pixels);
@@ -71,11 +71,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
     }
     const Multislice<T> model(name, object, probe, positions, propagator, origin,
                               needs[kPositions]);
-    const Detector<T> detect(detector);
+    const Detector<T> detect(model, detector);
     const at::Tensor slopes = plain(gradient);
     const int64_t pixels = model.pixels();
     model.run_ordered(out, [&](auto& chunk) {
-      at::Tensor waves = detect.forward(model.forward(chunk, true));
+      at::Tensor waves = detect.forward(chunk, model.forward(chunk, true));
       std::vector<T> factor(static_cast<size_t>(pixels));
       for (int64_t n = 0; n < chunk.size(); ++n) {
         const T* slope = slopes.const_data_ptr<T>() + (chunk.begin + n) * pixels;
@@ -83,7 +83,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
         scale_modes(mutable_complex_data<T>(waves) + n * model.modes() * pixels, model.modes(),
                     pixels, factor.data());
       }
-      model.adjoint(chunk, detect.adjoint(waves), out);
+      model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
     });
     return 0;
   });

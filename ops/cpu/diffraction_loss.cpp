@@ -101,12 +101,12 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
     }
     const Multislice<T> model(name, object, probe, positions, propagator, origin,
                               needs[kPositions]);
-    const Detector<T> detect(detector);
+    const Detector<T> detect(model, detector);
     const int64_t pixels = model.pixels();
     with_count_type(measurement.patterns, [&]<typename Count>() {
       const Count* counts = static_cast<const Count*>(measurement.patterns.const_data_ptr());
       model.run_ordered(out, [&](auto& chunk) {
-        at::Tensor waves = detect.forward(model.forward(chunk, gradients));
+        at::Tensor waves = detect.forward(chunk, model.forward(chunk, gradients));
         std::vector<T> intensity(static_cast<size_t>(pixels));
         std::vector<T> factor(static_cast<size_t>(gradients ? pixels : 0));
         for (int64_t n = chunk.begin; n < chunk.end; ++n) {
@@ -120,7 +120,7 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
                       pixels, gradients ? factor.data() : nullptr);
           if (gradients) scale_modes(detected, model.modes(), pixels, factor.data());
         }
-        if (gradients) model.adjoint(chunk, detect.adjoint(waves), out);
+        if (gradients) model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
       });
     });
     return 0;

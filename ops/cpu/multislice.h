@@ -147,9 +147,10 @@ class Multislice {
     int64_t end = 0;
     std::vector<at::Tensor> waves;  // psi_s [b, modes, h, w] before slice s, kept for the adjoint
     at::Tensor object_patches;      // [b, slices, h, w], complex or real as the object is
-    at::Tensor probe;               // [modes, h, w] sum over the chunk's whole-pixel positions
-    at::Tensor spectrum;            // [modes, h, w] likewise in Fourier space, shifted positions
-    at::Tensor propagator;          // as the propagator
+    at::Tensor exit_spectrum;  // [b, modes, h, w] F of the exit waves, where a detector keeps it
+    at::Tensor probe;          // [modes, h, w] sum over the chunk's whole-pixel positions
+    at::Tensor spectrum;       // [modes, h, w] likewise in Fourier space, shifted positions
+    at::Tensor propagator;     // as the propagator
     int64_t size() const { return end - begin; }
   };
 
@@ -202,6 +203,32 @@ class Multislice {
       }
     }
     if (needs[kProbe] || needs[kPositions]) illuminate_adjoint(c, gradient, out);
+  }
+
+  bool needs_positions() const { return needs_positions_; }
+
+  // spectra [b, modes, h, w] *= factor [h, w] x conj(ramp) of each position, or the conjugate of
+  // that: the near field's waves are moved back by what the probe was moved.
+  void propagate_back(const Chunk& c, const C* factor, bool conjugate, at::Tensor& spectra) const {
+    for_each_in_spectra(c, [&](int64_t, C ramp, C, C, int64_t pixel, int64_t i) {
+      const C back = conj_times(ramp, factor[pixel]);
+      C& wave = mutable_complex_data<T>(spectra)[i];
+      wave = conjugate ? conj_times(back, wave) : back * wave;
+    });
+  }
+
+  // The part of the positions' gradient that comes from propagate_back. gradient: of its result;
+  // c.exit_spectrum: what it was given.
+  void add_detected_positions(const Chunk& c, const C* factor, const at::Tensor& gradient,
+                              const at::Tensor& positions) const {
+    const C* phi = complex_data<T>(c.exit_spectrum);
+    const C* g = complex_data<T>(gradient);
+    double* to = positions.data_ptr<double>();
+    for_each_in_spectra(c, [&](int64_t n, C, C by_row, C by_column, int64_t pixel, int64_t i) {
+      const C weight = conj_times(g[i], factor[pixel] * phi[i]);
+      to[2 * n] += static_cast<double>(conj_times(by_row, weight).re);
+      to[2 * n + 1] += static_cast<double>(conj_times(by_column, weight).re);
+    });
   }
 
   // Adds a run of finished chunks to the caller's buffers, in ascending order of positions: each
@@ -291,6 +318,23 @@ class Multislice {
     fill(r.row, r.row_slope, height_, at_window.row_shift);
     fill(r.column, r.column_slope, width_, at_window.column_shift);
     return r;
+  }
+
+  // work(position, ramp, its slopes by row and column, pixel of [h, w], index in [b, modes, h, w])
+  template <typename Work>
+  void for_each_in_spectra(const Chunk& c, const Work& work) const {
+    for (int64_t i = 0, n = c.begin; n < c.end; ++n) {
+      const Ramp r = ramp(window(n));
+      for (int64_t m = 0; m < modes_; ++m) {
+        for (int64_t pixel = 0, y = 0; y < height_; ++y) {
+          const auto row = static_cast<size_t>(y);
+          for (size_t x = 0; x < static_cast<size_t>(width_); ++x, ++pixel, ++i) {
+            work(n, r.row[row] * r.column[x], r.row_slope[row] * r.column[x],
+                 r.row[row] * r.column_slope[x], pixel, i);
+          }
+        }
+      }
+    }
   }
 
   bool shifts_in(const Chunk& c) const {

@@ -143,7 +143,7 @@ class Work {
     const int64_t wave = std::max<int64_t>(
         1, model_.modes * model_.height * model_.width * static_cast<int64_t>(sizeof(Complex<T>)));
     const int64_t budget = memory_at_hand() / 2;
-    const int64_t others = 6;  // waves at work, patches, transforms
+    const int64_t others = 7;  // waves at work, patches, transforms, the near field's exit waves
     keep_every_ = 1;
     const int64_t slices = out_.any() ? std::max<int64_t>(1, model_.slices) : 0;
     const auto kept = [&](int64_t every) {

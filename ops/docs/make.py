@@ -40,7 +40,7 @@ PAGES = {
     "patches": (
         "Illumination and patches",
         "What a probe lights up, and windows of an object.",
-        ("illumination", "extract_patches", "add_patches"),
+        ("illumination", "extract_patches", "add_patches", "window_stack"),
     ),
     "tiles": (
         "Tiles",
@@ -206,6 +206,7 @@ TYPES = {
     "List[Tensor]": "Sequence[Tensor]",
     "List[bool]": "Sequence[bool]",
     "int": "int",
+    "float": "float",
     "str": "str",
 }
 

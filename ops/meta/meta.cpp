@@ -129,15 +129,19 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
-                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin) {
-  check_patches("extract_patches", "object", object, 3, positions, "window", window, origin);
+                           c10::SymIntArrayRef window, c10::SymIntArrayRef origin,
+                           double /*outside*/, at::IntArrayRef derivative) {
+  check_patches("extract_patches", "object", object, 3, positions, "window", window, origin,
+                derivative);
   return at::empty_symint({positions.sym_size(0), object.sym_size(0), window[0], window[1]},
                           object.options());
 }
 
 at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
-                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin) {
-  check_patches("add_patches", "patches", patches, 4, positions, "shape", shape, origin);
+                       c10::SymIntArrayRef shape, c10::SymIntArrayRef origin,
+                       at::IntArrayRef derivative) {
+  check_patches("add_patches", "patches", patches, 4, positions, "shape", shape, origin,
+                derivative);
   return at::empty_symint({patches.sym_size(1), shape[0], shape[1]}, patches.options());
 }
 

@@ -105,16 +105,20 @@ Waves unitary(const Waves& image, int64_t h, int64_t w, double sign) {
   return all;
 }
 
-Waves slow_exit_wave(const Problem& p, const Window& window, int64_t mode) {
-  Waves wave(p.probe.begin() + mode * p.pixels(), p.probe.begin() + (mode + 1) * p.pixels());
+// What moves pixel i of a probe's spectrum by the window's fractions.
+Z slow_ramp(const Problem& p, const Window& window, int64_t i) {
   const auto ramp = [](int64_t k, int64_t n, double fraction) {
     const ShiftRamp<double> z = shift_ramp<double>(k, n, fraction);
     return Z(z.value.re, z.value.im);
   };
+  return ramp(i / p.w, p.h, window.row_fraction) * ramp(i % p.w, p.w, window.column_fraction);
+}
+
+Waves slow_exit_wave(const Problem& p, const Window& window, int64_t mode) {
+  Waves wave(p.probe.begin() + mode * p.pixels(), p.probe.begin() + (mode + 1) * p.pixels());
   wave = unitary(wave, p.h, p.w, -1);
   for (int64_t i = 0; i < p.pixels(); ++i) {
-    wave[static_cast<size_t>(i)] *=
-        ramp(i / p.w, p.h, window.row_fraction) * ramp(i % p.w, p.w, window.column_fraction);
+    wave[static_cast<size_t>(i)] *= slow_ramp(p, window, i);
   }
   wave = unitary(wave, p.h, p.w, 1);
   for (int64_t s = 0; s < p.slices; ++s) {
@@ -140,7 +144,10 @@ std::vector<double> slow_intensity(const Problem& p, const Window& window) {
   for (int64_t mode = 0; mode < p.modes; ++mode) {
     Waves wave = unitary(slow_exit_wave(p, window, mode), p.h, p.w, -1);
     if (p.near_field) {
-      for (size_t i = 0; i < wave.size(); ++i) wave[i] *= p.detector[i];
+      for (int64_t i = 0; i < p.pixels(); ++i) {  // moved back: the detector stands still
+        wave[static_cast<size_t>(i)] *=
+            p.detector[static_cast<size_t>(i)] * std::conj(slow_ramp(p, window, i));
+      }
       wave = unitary(wave, p.h, p.w, 1);
     }
     for (size_t i = 0; i < wave.size(); ++i) intensity[i] += std::norm(wave[i]);

@@ -97,16 +97,25 @@ void times(Wave& wave, const Wave& factor) {
   for (size_t i = 0; i < wave.size(); ++i) wave[i] *= factor[i];
 }
 
+// What moves the probe's spectrum by the fractions of position n.
+Wave slow_ramp(const Inputs& in, const Case& c, int64_t n) {
+  const double row = in.positions[n][0].item<double>(), column = in.positions[n][1].item<double>();
+  Wave all;
+  for (int64_t u = 0; u < c.h; ++u) {
+    for (int64_t v = 0; v < c.w; ++v) {
+      all.push_back(ramp(u, c.h, row - std::floor(row)) *
+                    ramp(v, c.w, column - std::floor(column)));
+    }
+  }
+  return all;
+}
+
 // Exit wave of one position and mode, straight from the formulae.
 Wave slow_exit_wave(const Inputs& in, const Case& c, int64_t n, int64_t m) {
   const double row = in.positions[n][0].item<double>(), column = in.positions[n][1].item<double>();
   const double top = std::floor(row), left = std::floor(column);
   Wave wave = transform(as_wave(in.probe[m]), c.h, c.w, -1);
-  for (int64_t u = 0; u < c.h; ++u) {
-    for (int64_t v = 0; v < c.w; ++v) {
-      wave[size_t(u * c.w + v)] *= ramp(u, c.h, row - top) * ramp(v, c.w, column - left);
-    }
-  }
+  times(wave, slow_ramp(in, c, n));
   wave = transform(wave, c.h, c.w, +1);
   for (int64_t s = 0; s < c.slices; ++s) {
     for (int64_t y = 0; y < c.h; ++y) {
@@ -144,6 +153,7 @@ std::vector<Case> cases() {
           {.rows = 3, .columns = 2},  // the window is larger than the object
           {.whole_pixels = true},
           {.modes = 1, .n = 1, .detector = true},
+          {.slices = 1, .h = 4, .w = 6, .detector = true},
           {.rows = 0, .columns = 5}};
 }
 
@@ -173,6 +183,9 @@ TEST(Diffraction, IsTheSumOverModesOfTheTransformedExitWaves) {
         Wave wave = transform(slow_exit_wave(in, c, n, m), c.h, c.w, -1);
         if (in.detector) {
           times(wave, as_wave(*in.detector));
+          Wave back = slow_ramp(in, c, n);  // the detector stands still relative to the beam
+          for (std::complex<double>& z : back) z = std::conj(z);
+          times(wave, back);
           wave = transform(wave, c.h, c.w, +1);
         }
         for (size_t i = 0; i < sum.size(); ++i) sum[i] += std::norm(wave[i]);

@@ -87,6 +87,53 @@ TEST(TiledReconstruction, IsThatOfOneTileForAnyGridWithExactHalos) {
   }
 }
 
+// Near-field patterns of a wavy phase object, two slices, positions between pixels; with patches of
+// the object moved, or the probe.
+Problem near_field_problem(bool moves_object) {
+  Problem problem = make_problem(2, 20, 6, 1.5);
+  const auto [slices, rows, columns] = problem.object_shape;
+  const auto real = at::TensorOptions().dtype(at::kDouble);
+  const Tensor y = at::arange(rows, real).unsqueeze(1), x = at::arange(columns, real);
+  const Tensor phase = at::stack({at::sin(0.5 * y + 0.3 * x), at::cos(0.4 * y - 0.6 * x)}).mul(0.4);
+  problem.detector = fresnel_propagator(20, 20, 1.0, 1.0, 0.0251, 300.0);
+  ModelOptions options;
+  options.detector = problem.detector;
+  problem.patterns =
+      diffraction(phase, problem.probe, problem.positions, problem.propagator, options)
+          .to(at::kFloat);
+  problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  if (moves_object) problem.reach = 6;
+  return problem;
+}
+
+// Exact halos hold what is interpolated around windows too; blocks of many positions, whose patches
+// reach over tiles' edges and the object's.
+TEST(TiledReconstruction, OfTheNearFieldIsTheSameForAnyTilesAndRanks) {
+  for (const bool moves_object : {false, true}) {
+    SCOPED_TRACE(moves_object ? "moved object" : "moved probe");
+    const Problem problem = near_field_problem(moves_object);
+    Config config = config_of("descent", "double");
+    config.reconstruct.momentum = 0.0;
+    config.reconstruct.step = 0.5;
+    const DecompositionOptions whole{Pair{1, 1}, std::nullopt, "direct", 0, false, problem.reach};
+    const Answer one = tiled(config, problem, 1, whole, 10);
+    EXPECT_LT(one.loss.back(), 0.5 * one.loss.front());
+    for (const std::string exchange : {"direct", "passes", "allreduce"}) {
+      for (const auto& [grid, ranks] : {std::pair{Pair{3, 2}, 2}, std::pair{Pair{9, 7}, 3}}) {
+        const DecompositionOptions options{grid, std::nullopt, exchange, 0, false, problem.reach};
+        const Answer cut = tiled(config, problem, ranks, options, 10);
+        EXPECT_LT(difference(one, cut, problem), 1e-12) << exchange << ", " << grid[0];
+        if (exchange == "allreduce") continue;
+        expect_same_bits(cut, tiled(config, problem, 1, options, 10, 2));
+      }
+    }
+    // a halo for the windows alone is too narrow where neighbours are looked at
+    const DecompositionOptions narrow{Pair{3, 2}, std::nullopt, "direct", 0, false, 0};
+    const double error = difference(one, tiled(config, problem, 1, narrow, 10), problem);
+    EXPECT_EQ(error > 1e-12, moves_object) << error;
+  }
+}
+
 TEST(TiledReconstruction, LocalDescentCountsNoGradientTwice) {
   const Problem problem = make_problem(2, 32, 6, 1.5);
   Config config = config_of("descent", "double");

@@ -93,18 +93,66 @@ TEST(EmulatedArrays, WindowsAreAddedInOrder) {
   }
 }
 
-TEST(EmulatedArrays, WindowsAreTaken) {
-  for (const auto& [count, height, width, rows, columns] : kScans) {
-    const Scan s = scan(count, height, width, rows, columns);
-    const int64_t planes = 2;
-    const std::vector<C> image = numbers(planes * rows * columns);
-    std::vector<C> expected(at(count * planes * height * width)), patches = expected;
-    for_each_pixel(s, planes, [&](int64_t to, int64_t from) {
-      expected[at(to)] = from >= 0 ? image[at(from)] : C{};
-    });
+// fractions [count, 2], some of them 0; as many weights as they have.
+struct Between {
+  explicit Between(int64_t count) : fractions(at(2 * count)), weights(at(count * 2 * kTaps)) {
+    for (size_t i = 0; i < fractions.size(); ++i) {
+      fractions[i] = i % 3 == 0 ? 0.0 : static_cast<double>(i * 37 % 100) / 100;
+    }
     Machine::get().launch(
-        3, 64, [&] { cuda::take_windows<C>(s.windows, image.data(), planes, patches.data()); });
-    expect_same_bits(patches, expected);
+        2, 64, [&] { cuda::fill_weights<float>(count, fractions.data(), 0, 0, weights.data()); });
+  }
+  float weight(int64_t n, int64_t axis, int64_t tap) const {
+    return weights[at((2 * n + axis) * kTaps + tap)];
+  }
+  static constexpr int64_t kTaps = kInterpolationTaps;
+  std::vector<double> fractions;
+  std::vector<float> weights;
+};
+
+TEST(EmulatedArrays, WindowsBetweenPixelsAreTakenAndSpread) {
+  for (const auto& [count, height, width, rows, columns] : kScans) {
+    if (count > 10) continue;  // 144 taps a pixel, by fibers
+    const Scan s = scan(count, height, width, rows, columns);
+    const Between between(count);
+    const int64_t planes = 2, pixels = height * width;
+    const std::vector<C> image = numbers(planes * rows * columns);
+    const std::vector<C> patches = numbers(count * planes * pixels);
+    const C outside{1, 0};
+    std::vector<C> taken(patches.size()), expected_taken(patches.size());
+    std::vector<C> sums(image.size()), expected_sums(image.size());
+    std::vector<int64_t> first_corners = s.corners;
+    for (int64_t& corner : first_corners) corner -= kInterpolationBefore;
+    for (int64_t i = 0; i < count * planes * pixels; ++i) {
+      const int64_t n = i / (planes * pixels), plane = i / pixels % planes;
+      for (int64_t k = 0; k < Between::kTaps; ++k) {
+        for (int64_t l = 0; l < Between::kTaps; ++l) {
+          const float weight = between.weight(n, 0, k) * between.weight(n, 1, l);
+          const int64_t y = first_corners[at(2 * n)] + i % pixels / width + k;
+          const int64_t x = first_corners[at(2 * n + 1)] + i % width + l;
+          const bool inside = y >= 0 && y < rows && x >= 0 && x < columns;
+          const size_t there = at((plane * rows + y) * columns + x);
+          expected_taken[at(i)] += weight * (inside ? image[there] : outside);
+          if (inside) expected_sums[there] += weight * patches[at(i)];
+        }
+      }
+    }
+    Machine::get().launch(3, 64, [&] {
+      cuda::take_windows<C, float>(s.windows, image.data(), planes, between.weights.data(), outside,
+                                   taken.data());
+    });
+    Machine::get().launch(2, cuda::kBlockThreads, [&] {
+      cuda::spread_windows<C, float>(s.windows, patches.data(), planes, between.weights.data(),
+                                     first_corners.data(), sums.data());
+    });
+    const auto expect_near = [](const std::vector<C>& a, const std::vector<C>& b) {
+      for (size_t i = 0; i < a.size(); ++i) {
+        EXPECT_NEAR(a[i].re, b[i].re, 1e-3);
+        EXPECT_NEAR(a[i].im, b[i].im, 1e-3);
+      }
+    };
+    expect_near(taken, expected_taken);
+    expect_near(sums, expected_sums);
   }
 }
 

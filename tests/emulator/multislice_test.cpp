@@ -159,11 +159,11 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     const int64_t wave = c.modes * c.h * c.w, pixels = c.h * c.w;
     std::copy_n(sequence.waves(), b * wave,
                 static_cast<Complex<T>*>(exit.data_ptr()) + begin * wave);
-    sequence.detect();
+    sequence.detect(false);
     sequence.intensity(intensity.data_ptr<T>() + begin * pixels);
 
     sequence.forward(true);
-    sequence.detect();
+    sequence.detect(true);
     cuda::Patterns<T, int32_t> patterns{};
     patterns.counts = in.patterns.const_data_ptr<int32_t>() + begin * pixels;
     if (in.mask.defined()) {
@@ -173,7 +173,7 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     if (in.background.defined()) patterns.background = in.background.const_data_ptr<T>();
     if (in.weights.defined()) patterns.weights = in.weights.const_data_ptr<T>() + begin;
     sequence.compare(patterns, likelihood, true, losses.data_ptr<double>() + begin);
-    sequence.undetect();
+    sequence.undetect(g_positions.data_ptr<double>() + 2 * begin);
     cuda::Gradients<T> out;
     out.object = g_object.data_ptr();
     out.probe = static_cast<Complex<T>*>(g_probe.data_ptr());
@@ -368,11 +368,11 @@ double count_traffic(const Case& c, bool all) {
   cuda::Sequence<float, EmulatedDevice<float>> sequence(device, model, chunk, !c.whole_pixels, all,
                                                         c.keep_every);
   sequence.forward(true);
-  sequence.detect();
+  sequence.detect(true);
   cuda::Patterns<float, int32_t> patterns{};
   patterns.counts = in.patterns.const_data_ptr<int32_t>();
   sequence.compare(patterns, AmplitudeLikelihood{}, true, losses.data_ptr<double>());
-  sequence.undetect();
+  sequence.undetect(all ? g_positions.data_ptr<double>() : nullptr);
   cuda::Gradients<float> out;
   out.object = g_object.data_ptr();
   out.probe = static_cast<Complex<float>*>(g_probe.data_ptr());

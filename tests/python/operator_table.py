@@ -85,7 +85,6 @@ def problem(dtype=torch.complex128, n=3) -> dict[str, torch.Tensor]:
         object=obj,
         probe=probe,
         positions=positions,
-        corners=positions.floor(),
         propagator=propagator,
         patterns=patterns,
         patches=torch.randn(n, 2, 4, 5, dtype=real, generator=generator),
@@ -145,8 +144,8 @@ ROWS = [
         },
         expected=accumulated,
     ),
-    Row("extract_patches", "object positions=corners", "object", dict(window=[4, 5])),
-    Row("add_patches", "patches positions=corners", "patches", dict(shape=[9, 8])),
+    Row("extract_patches", "object positions", "object positions", dict(window=[4, 5])),
+    Row("add_patches", "patches positions", "patches positions", dict(shape=[9, 8])),
     Row(
         "illumination",
         "probe positions",

@@ -148,18 +148,89 @@ def test_near_field_is_the_reference():
         close(a, b, 1e-11)
 
 
+def near_field_problem(fractions):
+    """A smooth object, an odd-shaped probe in the middle of its window, positions, a detector."""
+    generator = torch.Generator().manual_seed(8)
+
+    def smooth(*shape, width):
+        k2 = sum(
+            torch.fft.fftfreq(n, dtype=torch.double).square().reshape(-1, *[1] * (1 - axis))
+            for axis, n in enumerate(shape)
+        )
+        field = torch.randn(*shape, dtype=torch.complex128, generator=generator)
+        field = torch.fft.ifft2(
+            torch.fft.fft2(field) * torch.exp(-2 * (torch.pi * width) ** 2 * k2)
+        )
+        return field / field.abs().max()
+
+    obj = torch.exp(0.7j * smooth(96, 90, width=3.5).real - 0.3)
+    y, x = torch.arange(64.0).double()[:, None] - 30, torch.arange(60.0).double() - 31
+    inside = torch.exp(-(y.square() + x.square()) / 50)
+    probe = inside * torch.exp(0.5j * smooth(64, 60, width=3.5).real)
+    positions = torch.tensor([[3.0, 4.0], [17.0, 9.0], [20.0, 21.0]], dtype=torch.double)
+    k2 = (
+        torch.fft.fftfreq(64, dtype=torch.double).square()[:, None]
+        + torch.fft.fftfreq(60, dtype=torch.double).square()
+    )
+    detector = torch.exp(-1j * torch.pi * 12 * k2)
+    return obj, probe, positions + torch.tensor(fractions, dtype=torch.double), detector
+
+
+def beam_at_rest(obj, probe, positions, detector):
+    """The same written down once more: the whole object is moved, probe and detector are not."""
+    h, w = probe.shape
+    k = [torch.fft.fftfreq(n, dtype=torch.double) for n in obj.shape]
+    spectrum, patterns = torch.fft.fft2(obj), []
+    for row, column in positions:
+        ramp = torch.exp(2j * torch.pi * (k[0][:, None] * row + k[1] * column))
+        patch = torch.fft.ifft2(spectrum * ramp)[:h, :w]
+        patterns.append(torch.fft.ifft2(torch.fft.fft2(probe * patch) * detector).abs().square())
+    return torch.stack(patterns)
+
+
+@pytest.mark.parametrize("fractions", [(0.0, 0.0), (0.5, 0.25), (0.9, 0.5)])
+def test_near_field_detector_stands_still_relative_to_the_beam(fractions):
+    """Moving the probe and its exit wave back is moving the object, with the same gradients."""
+    obj, probe, positions, detector = near_field_problem(fractions)
+    theirs = leaves(obj, probe, positions)
+    expected = beam_at_rest(*theirs, detector)
+    ours = leaves(obj[None], probe[None], positions)
+    intensity = ptyle.diffraction(*ours, detector=detector)
+    peak = expected.max()
+    assert (intensity - expected).abs().max() < 1e-7 * peak
+    target = torch.roll(expected.detach(), 1, 0)
+    for a, b in zip(
+        torch.autograd.grad((intensity - target).square().sum(), ours),
+        torch.autograd.grad((expected - target).square().sum(), theirs),
+        strict=True,
+    ):
+        close(a.reshape(b.shape), b, 1e-4)
+    moved = ptyle.extract_patches(obj[None], positions, probe.shape, outside=1.0)
+    stack, corners = ptyle.window_stack(moved)
+    at_rest = ptyle.diffraction(stack, probe[None], corners, detector=detector)
+    assert (at_rest - expected).abs().max() < 2e-4 * peak  # the interpolation's error
+
+
+@pytest.mark.parametrize("near_field", [False, True])
 @pytest.mark.parametrize("real_object", [False, True])
 @pytest.mark.parametrize("name", ["exit_waves", "diffraction", *LIKELIHOODS])
-def test_first_and_second_derivatives(name, real_object):
+def test_first_and_second_derivatives(name, real_object, near_field):
+    if near_field and name == "exit_waves":
+        pytest.skip("there is no detector in it")
     *model, patterns = make_problem(h=4, w=5, rows=9, columns=8, n=3, real_object=real_object)
     inputs = leaves(*model)
+    phase = torch.randn(4, 5, dtype=torch.double, generator=torch.Generator().manual_seed(2))
+    options = dict(detector=torch.polar(torch.ones_like(phase), phase)) if near_field else {}
     if name in LIKELIHOODS:
 
         def function(*args):
-            return ptyle.diffraction_loss(*args, patterns, likelihood=name)[0]
+            return ptyle.diffraction_loss(*args, patterns, likelihood=name, **options)[0]
 
     else:
-        function = getattr(ptyle, name)
+
+        def function(*args):
+            return getattr(ptyle, name)(*args, **options)
+
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 

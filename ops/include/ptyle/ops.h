@@ -9,8 +9,8 @@
 //   propagator  [h, w] or [slices-1, h, w]  complex transfer function between slices, zero
 //                                        frequency at [0, 0]; none for one slice
 //   detector    [h, w]                   complex transfer function from the exit plane to a
-//                                        near-field detector, zero frequency at [0, 0]; none for
-//                                        the far field
+//                                        near-field detector that stands still relative to the
+//                                        beam, zero frequency at [0, 0]; none for the far field
 //   patterns    [n, h, w]                uint8, int16, uint16, int32, float32 or float64 counts,
 //                                        zero frequency at [0, 0] in the far field
 // clang-format on
@@ -72,7 +72,8 @@ PTYLE_API at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& prob
                                 std::array<int64_t, 2> origin = {0, 0});
 
 // Diffracted intensity [n, h, w], modes summed: |F psi|^2 with the unitary transform F in the far
-// field, |F^-1[detector F psi]|^2 in the near field. Differentiable as exit_waves is.
+// field, |F^-1[detector exp(+2 pi i k.f) F psi]|^2 in the near field: the exit wave is moved back
+// by the fraction f by which the probe was moved. Differentiable as exit_waves is.
 PTYLE_API at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
                                  const at::Tensor& positions, const OptionalTensor& propagator = {},
                                  const ModelOptions& options = {});
@@ -97,11 +98,13 @@ PTYLE_API at::Tensor illumination(const at::Tensor& probe, const at::Tensor& pos
                                   std::array<int64_t, 2> shape,
                                   std::array<int64_t, 2> origin = {0, 0});
 
-// Windows of an object: [slices, rows, columns] (real or complex) -> [n, slices, h, w], 0 outside
-// the object. Positions must be whole pixels. Differentiable; its adjoint is add_patches.
+// Windows of an object: [slices, rows, columns] (real or complex) -> [n, slices, h, w], `outside`
+// beyond the object (1: the vacuum of a transmission). Between whole pixels the object is
+// interpolated through twelve neighbours along each axis (csrc/interpolation.h). Differentiable in
+// object and positions, to any order; its adjoint in the object is add_patches.
 PTYLE_API at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
                                      std::array<int64_t, 2> window,
-                                     std::array<int64_t, 2> origin = {0, 0});
+                                     std::array<int64_t, 2> origin = {0, 0}, double outside = 0);
 
 // Patches [n, slices, h, w] added up in an object [slices, rows, columns] of the given shape (rows,
 // columns), in ascending order of positions; what hangs over the edge is dropped.

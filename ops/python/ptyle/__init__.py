@@ -42,6 +42,7 @@ from ptyle._operators import (
     halo_add,
     halo_insert,
     illumination,
+    window_stack,
 )
 from ptyle._torch_ops import TorchOps, ops
 from ptyle.builders import (
@@ -76,5 +77,6 @@ __all__ = [
     "ops",
     "raster_positions",
     "version",
+    "window_stack",
 ]
 __version__ = version()

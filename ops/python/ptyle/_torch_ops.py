@@ -21,6 +21,7 @@ class _AddPatches(Protocol):
         shape: Sequence[int],
         *,
         origin: Sequence[int] = (0, 0),
+        derivative: Sequence[int] = (0, 0),
     ) -> Tensor:
         """See `ptyle.add_patches`."""
         ...
@@ -195,6 +196,8 @@ class _ExtractPatches(Protocol):
         window: Sequence[int],
         *,
         origin: Sequence[int] = (0, 0),
+        outside: float = 0.0,
+        derivative: Sequence[int] = (0, 0),
     ) -> Tensor:
         """See `ptyle.extract_patches`."""
         ...

@@ -22,8 +22,8 @@ def _patches(image: Tensor, positions: Tensor, window, origin, outside: float) -
     return padded[index[0][:, :, None], index[1][:, None, :]][:, None]
 
 
-def _shifted(probe: Tensor, positions: Tensor) -> Tensor:
-    """The probe moved by every position's fraction, ``[n, modes, h, w]``."""
+def _ramp(probe: Tensor, positions: Tensor) -> Tensor:
+    """The Fourier ramp that moves the probe by every position's fraction, ``[n, 1, h, w]``."""
     fraction = positions - positions.detach().floor()
     ramps = []
     for axis in range(2):
@@ -34,13 +34,12 @@ def _shifted(probe: Tensor, positions: Tensor) -> Tensor:
             nyquist = torch.arange(size) == size // 2
             ramp = torch.where(nyquist, torch.cos(phase).to(ramp.dtype), ramp)
         ramps.append(ramp)
-    ramp = (ramps[0][:, None, :, None] * ramps[1][:, None, None, :]).to(probe.dtype)
-    return torch.fft.ifft2(ramp * torch.fft.fft2(probe))
+    return (ramps[0][:, None, :, None] * ramps[1][:, None, None, :]).to(probe.dtype)
 
 
 def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
     """Waves behind the last slice, ``[n, modes, h, w]``; see `ptyle.exit_waves`."""
-    wave = _shifted(probe, positions)
+    wave = torch.fft.ifft2(_ramp(probe, positions) * torch.fft.fft2(probe))
     for s, image in enumerate(object):
         if s > 0:
             factor = propagator[s - 1] if propagator.dim() == 3 else propagator
@@ -58,8 +57,9 @@ def diffraction(object, probe, positions, propagator=None, *, origin=(0, 0), det
     wave = exit_waves(object, probe, positions, propagator, origin=origin)
     if detector is None:
         wave = torch.fft.fft2(wave, norm="ortho")
-    else:
-        wave = torch.fft.ifft2(detector * torch.fft.fft2(wave))
+    else:  # the detector stands still relative to the beam: the wave is moved back
+        back = _ramp(probe, positions).conj()
+        wave = torch.fft.ifft2(detector * back * torch.fft.fft2(wave))
     return wave.abs().square().sum(1)
 
 
@@ -117,18 +117,47 @@ def illumination(probe, positions, shape, *, origin=(0, 0)):
     return total
 
 
-def extract_patches(object, positions, window, *, origin=(0, 0)):
-    """Windows of an object, ``[n, slices, h, w]``, 0 outside; see `ptyle.extract_patches`."""
-    return torch.stack(
-        [_patches(image, positions, window, origin, 0.0)[:, 0] for image in object], 1
+TAPS = range(-5, 7)  # the neighbours that a point between pixels is interpolated from
+
+
+def _interpolation(positions: Tensor, axis: int, size: int) -> Tensor:
+    """The polynomial through twelve neighbours (Lagrange) as matrices ``[n, size, size + 11]``."""
+    fraction = (positions - positions.detach().floor())[:, axis]
+    matrix = torch.zeros(len(positions), size, size + len(TAPS) - 1, dtype=torch.double)
+    for k, tap in enumerate(TAPS):
+        weight = torch.ones_like(fraction)
+        for other in TAPS:
+            if other != tap:
+                weight = weight * (fraction - other) / (tap - other)
+        matrix = matrix + weight[:, None, None] * torch.eye(size, matrix.shape[2]).roll(k, 1)
+    return matrix
+
+
+def _between(patches: Tensor, positions: Tensor, window, forward: bool) -> Tensor:
+    """Patches ``[n, slices, h + 11, w + 11]`` -> ``[n, slices, h, w]``, or the adjoint of that."""
+    down, along = (
+        _interpolation(positions, axis, window[axis]).to(patches.dtype) for axis in range(2)
     )
+    return torch.einsum(
+        "nij,nsjk,nlk->nsil" if forward else "nij,nsil,nlk->nsjk", down, patches, along
+    )
+
+
+def extract_patches(object, positions, window, *, origin=(0, 0), outside=0.0):
+    """Windows of an object, ``[n, slices, h, w]``; see `ptyle.extract_patches`."""
+    around = [size + len(TAPS) - 1 for size in window]
+    first = positions + TAPS[0]
+    patches = [_patches(image, first, around, origin, outside)[:, 0] for image in object]
+    return _between(torch.stack(patches, 1), positions, window, True)
 
 
 def add_patches(patches, positions, shape, *, origin=(0, 0)):
     """Patches added up, ``[slices, rows, columns]``; see `ptyle.add_patches`."""
+    patches = _between(patches, positions, patches.shape[2:], False)
     n, slices, h, w = patches.shape
     padded = torch.zeros(slices, shape[0] + 2 * h, shape[1] + 2 * w, dtype=patches.dtype)
-    for patch, (row, column) in zip(patches, positions.long().tolist(), strict=True):
+    corners = (positions.detach().floor() + TAPS[0]).long().tolist()
+    for patch, (row, column) in zip(patches, corners, strict=True):
         row, column = row - origin[0] + h, column - origin[1] + w
         if 0 <= row <= shape[0] + h and 0 <= column <= shape[1] + w:
             padded[:, row : row + h, column : column + w] += patch
