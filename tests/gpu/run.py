@@ -414,24 +414,25 @@ def patches(session):
             (3, 9, 9, 1, 1, 4),
         ):
             obj = torch.randn(slices, rows, columns, dtype=getattr(torch, kind))
-            positions = (torch.rand(n, 2, dtype=torch.double) * 14 - 5).floor()
+            positions = torch.rand(n, 2, dtype=torch.double) * 14 - 5
+            positions[::2].floor_()  # whole pixels, and between them
             given = torch.randn(n, slices, h, w, dtype=obj.dtype)
             results = []
             for functions, device in ((ptyle, session.device), (reference, "cpu")):
                 a, p, b = (t.to(device) for t in (obj, positions, given))
-                a.requires_grad_()
-                b.requires_grad_()
+                for leaf in (a, b, p):
+                    leaf.requires_grad_()
                 taken = functions.extract_patches(a, p, (h, w), origin=(1, -2))
                 added = functions.add_patches(b, p, (rows, columns), origin=(1, -2))
-                (g_a,) = torch.autograd.grad(taken.abs().square().sum(), a)
+                g_a, g_p = torch.autograd.grad(taken.abs().square().sum(), (a, p))
                 g_b = torch.zeros_like(b)
                 if added.requires_grad:  # not where plain torch has added nothing
                     (g_b,) = torch.autograd.grad(added.abs().square().sum(), b)
-                names = ("patches", "sums", "d patches", "d sums")
+                names = ("patches", "sums", "d patches", "d sums", "d positions")
                 results.append(
                     {
                         k: t.detach().cpu()
-                        for k, t in zip(names, (taken, added, g_a, g_b), strict=True)
+                        for k, t in zip(names, (taken, added, g_a, g_b, g_p), strict=True)
                     }
                 )
             precision = "complex64" if kind in ("float32", "complex64") else "complex128"
