@@ -53,26 +53,22 @@ std::vector<WindowTaps<T>> taps_of(const char* name, const at::Tensor& positions
   return all;
 }
 
-// to[i] = sum over taps of weight x from[i + tap]; `from` begins at the first tap of to[0]. C
-// numbers T to an element.
-template <int C, typename T>
-void weigh_along(const AxisTaps<T>& taps, const T* from, int64_t elements, T* to) {
-  if (taps.count == 1) {
-    std::copy(from, from + C * elements, to);
-    return;
-  }
-  const T* w = taps.weights.data();
-  for (int64_t i = 0; i < C * elements; ++i) {
-    T sum = 0;
-    for (int k = 0; k < kInterpolationTaps; ++k) sum += w[k] * from[i + C * k];
-    to[i] = sum;
-  }
-}
-
 // to += weight x from
 template <typename T>
 void add_weighed(T weight, const T* from, int64_t numbers, T* to) {
   for (int64_t i = 0; i < numbers; ++i) to[i] += weight * from[i];
+}
+
+// to[i] = sum over taps of weight x from[i + tap]; `from` begins at the first tap of to[0]. C
+// numbers T to an element. Tap by tap: loops that compilers turn into vectors.
+template <int C, typename T>
+void weigh_along(const AxisTaps<T>& taps, const T* from, int64_t elements, T* to) {
+  std::copy(from, from + C * elements, to);
+  if (taps.count == 1) return;
+  for (int64_t i = 0; i < C * elements; ++i) to[i] *= taps.weights[0];
+  for (int64_t k = 1; k < kInterpolationTaps; ++k) {
+    add_weighed(taps.weights[static_cast<size_t>(k)], from + C * k, C * elements, to);
+  }
 }
 
 // work.template operator()<real type, numbers of it to an element>()
