@@ -536,6 +536,9 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   }
   line("patterns", "\"" + config.data.patterns + "\", " + problem.stored_type + ", " + shape +
                        "; kept as " + type_name(problem.patterns.scalar_type()));
+  line("frames", std::to_string(n) + " of " + std::to_string(problem.file_positions.size(0)) +
+                     " take part" + (problem.left_out.empty() ? "" : "; left out:"));
+  for (const std::string& text : problem.left_out) line("", text);
   const Config::Orientation& turned = config.detector.orientation;
   std::string orientation = turned.transpose ? "rows and columns exchanged" : "";
   if (turned.flip_rows)
@@ -623,6 +626,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
            " marked by the largest value of their type, " +
            std::to_string(problem.saturated_pixels) + " saturated)");
+  for (const std::string& text : problem.notes) line("note", text);
   line("likelihood", config.reconstruct.likelihood);
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
                                       options.ranks, decomposition_options(config, problem));
@@ -728,7 +732,10 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   line("read", problem.streams() ? "each pattern once and again in every iteration (data.stream)"
                                  : "1.0 times each pattern (kept in memory)");
 
-  std::vector<std::string> found = doubts_about(config, problem, scan, summary);
+  std::vector<std::string> found = problem.found;
+  for (const std::string& text : doubts_about(config, problem, scan, summary)) {
+    found.push_back(text);
+  }
   found.insert(found.end(), about_tiles.begin(), about_tiles.end());
   for (const std::string& text : never_used(config)) found.push_back(text);
   for (const std::string& text : found) out << "doubtful: " << text << '\n';

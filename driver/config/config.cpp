@@ -303,6 +303,33 @@ struct DarkCodec {  // detector.dark
   }
 };
 
+struct FramesCodec {  // data.select, data.skip
+  using Value = Config::Frames;
+  static std::string type() {
+    return "a list of frames, \"first:end:step\", or the name of a dataset";
+  }
+  static bool read(const toml::node& node, Value& out) {
+    out = {};
+    if (StringCodec::read(node, out.text)) return true;
+    return ListCodec<IntegerCodec>::read(node, out.indices);
+  }
+  static std::string write(const Value& value) {
+    return value.text.empty() ? ListCodec<IntegerCodec>::write(value.indices)
+                              : write_string(value.text);
+  }
+};
+
+Rule<Config::Frames> frames_rule(bool can_be_auto) {
+  return {std::string("have indices of at least 0 and a step of at least 1") +
+              (can_be_auto ? "" : ", and not be \"auto\""),
+          [can_be_auto](const Config::Frames& frames) {
+            const std::optional<FrameSlice> slice = frame_slice(frames.text);
+            return (!slice || slice->step >= 1) && (can_be_auto || frames.text != "auto") &&
+                   std::all_of(frames.indices.begin(), frames.indices.end(),
+                               [](std::int64_t index) { return index >= 0; });
+          }};
+}
+
 // ---- the table of keys ----
 
 const std::vector<std::string>& aberration_names() {
@@ -362,6 +389,16 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<String>("data.mask", c.data.mask, any<std::string>(),
                          "dataset (or FILE.h5:DATASET) of bad pixels, nonzero = bad, [rows, "
                          "columns] or [positions, rows, columns], stored as the patterns are");
+  v.template key<FramesCodec>(
+      "data.select", c.data.select, frames_rule(false),
+      "the frames that take part: indices, \"first:end:step\" (end is not taken), or a dataset (or "
+      "FILE.h5:DATASET) of indices or booleans; [] = all");
+  v.template key<FramesCodec>(
+      "data.skip", c.data.skip, frames_rule(true),
+      "frames that take no part, named in the same ways; \"auto\": those without counts, with 4 "
+      "times more or fewer than the median and 8 standard deviations (robust, of the logarithm) "
+      "away, half written, with a pixel 30 times brighter than in others, not stored, or far from "
+      "all other positions");
 
   v.template key<Sampling>("detector.pixel_mrad", c.detector.pixel_mrad,
                            optionally(both(positive())),
@@ -958,6 +995,9 @@ Config parse_config(const std::string& text, const std::string& path,
   config.data.file = absolute_path(config.data.file, folder);
   config.data.positions = absolute_dataset(config.data.positions, folder);
   config.data.mask = absolute_dataset(config.data.mask, folder);
+  for (Config::Frames* frames : {&config.data.select, &config.data.skip}) {
+    if (!frame_slice(frames->text)) frames->text = absolute_dataset(frames->text, folder);
+  }
   config.detector.dark_dataset = absolute_dataset(config.detector.dark_dataset, folder);
   config.probe.file = absolute_path(config.probe.file, folder);
   for (Config::Prior& prior : config.priors) prior.file = absolute_path(prior.file, folder);
@@ -1062,6 +1102,26 @@ void print_config_markdown(std::ostream& out) {
     if (!row.rule.empty()) out << "; " << row.rule;
     out << " |\n";
   }
+}
+
+std::optional<FrameSlice> frame_slice(const std::string& text) {
+  if (text.find(':') == std::string::npos ||
+      text.find_first_not_of("0123456789:") != std::string::npos) {
+    return std::nullopt;
+  }
+  std::vector<std::optional<std::int64_t>> parts;
+  std::istringstream in(text + ":");
+  for (std::string part; std::getline(in, part, ':');) {
+    constexpr std::size_t kDigits = 18;
+    if (part.size() > kDigits) return std::nullopt;
+    parts.push_back(part.empty() ? std::nullopt : std::optional<std::int64_t>(std::stoll(part)));
+  }
+  if (parts.size() > 3) return std::nullopt;
+  FrameSlice slice;
+  slice.first = parts[0].value_or(0);
+  slice.end = parts[1];
+  if (parts.size() > 2) slice.step = parts[2].value_or(1);
+  return slice;
 }
 
 void throw_config_error(const Config& config, const std::string& key, const std::string& rule,

@@ -17,6 +17,12 @@ using NumberPair = std::array<double, 2>;         // (row, column)
 // Every path is absolute after load_config. Meaning, rule and default of each key stand in one
 // table in config.cpp, from which the parser, the help text and the README are made.
 struct Config {
+  // Frames of the data file: a list, or in `text` "auto", "first:end:step" or a dataset.
+  struct Frames {
+    std::vector<std::int64_t> indices = {};
+    std::string text = {};
+    bool given() const { return !indices.empty() || !text.empty(); }
+  };
   struct Data {
     std::string file;
     std::string patterns = "data";
@@ -29,6 +35,8 @@ struct Config {
     std::string zero_frequency = "center";
     std::string mask;                           // "", a dataset of `file`, or FILE.h5:DATASET
     std::optional<bool> stream = std::nullopt;  // absent: "auto"
+    Frames select = {};                         // not given: all
+    Frames skip = {};
   };
   struct Orientation {
     bool transpose = false;
@@ -152,6 +160,14 @@ struct KeyDescription {
 std::vector<KeyDescription> describe_keys();
 void print_config_help(std::ostream& out);      // plain text
 void print_config_markdown(std::ostream& out);  // a table
+
+// "first:end:step" as Python's slices, without negative numbers; nothing where `text` is no such.
+struct FrameSlice {
+  std::int64_t first = 0;
+  std::optional<std::int64_t> end;  // the first that is not taken
+  std::int64_t step = 1;
+};
+std::optional<FrameSlice> frame_slice(const std::string& text);
 
 // "key: must RULE, got VALUE (FILE)" for rules that only the data can decide.
 [[noreturn]] void throw_config_error(const Config& config, const std::string& key,

@@ -4,6 +4,8 @@
 #include <vector>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 
 #include <ptyle/ops.h>
 
@@ -58,13 +60,22 @@ void write_result(const std::string& path, const State& state, const Config& con
     file.write("/probe", orthogonalised_modes(state.probe.cpu()));
     file.set_attribute("/probe", "axes", "mode, row, column");
     file.set_attribute("/probe", "unit", "sqrt(counts)");
-    file.write("/positions", problem.positions);
+    // One row for each frame of the file, also of those that took no part.
+    const bool of_file = problem.file_positions.defined();
+    file.write("/positions", of_file ? problem.file_positions : problem.positions);
     file.set_attribute("/positions", "axes", "position, (row, column)");
     file.set_attribute(
         "/positions", "unit",
         "object pixel: the window's corner in /object, its fraction moves the probe");
     file.set_attribute("/positions", "offset",
                        std::vector<double>{problem.offset[0], problem.offset[1]});
+    at::Tensor used = at::ones({problem.positions.size(0)}, at::kByte);
+    if (of_file) {
+      used = at::zeros({problem.file_positions.size(0)}, at::kByte);
+      for (const std::int64_t frame : problem.frames) used[frame] = 1;
+    }
+    file.write("/used", used);
+    file.set_attribute("/used", "meaning", "1: the frame took part");
     if (problem.pixel_row_A && problem.pixel_column_A) {
       const std::vector<double> pixel_nm{*problem.pixel_row_A / 10, *problem.pixel_column_A / 10};
       file.set_attribute("/object", "pixel_size_nm", pixel_nm);

@@ -22,7 +22,6 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 
@@ -295,6 +294,7 @@ void refuse_too_much_memory(const Config& config, const Problem& problem, const 
                                         static_cast<std::int64_t>(problem.patterns.nbytes())
                                   : tensors.unknowns + tensors.work;
   const std::int64_t available = free_bytes(device);
+  if (needed > available && !problem.far_position.empty()) throw DataError(problem.far_position);
   if (needed > available) {
     throw RunError("the run must fit into the memory that is free" +
                    std::string(device.is_cpu() ? ", " : " on the GPU, ") +
@@ -312,6 +312,8 @@ std::string agreement(const Config& config, const Problem& problem, const Decomp
     out << key << " =" << value << "\n";
   }
   out << problem.positions.size(0) << " positions of checksum " << checksum(problem.positions)
+      << "\nunmeasured pixels of checksum "
+      << (problem.unmeasured ? checksum(problem.unmeasured->to(at::kByte)) : 0)
       << "\nprobe of checksum " << checksum(problem.probe) << "\nwindow " << problem.window[0]
       << " x " << problem.window[1] << ", object " << problem.object_shape[0] << " x "
       << problem.object_shape[1] << " x " << problem.object_shape[2] << "\ngrid " << cut.grid.rows()
@@ -320,32 +322,48 @@ std::string agreement(const Config& config, const Problem& problem, const Decomp
   return out.str();
 }
 
-// Each rank has looked at the patterns of its own tiles: what they mean together.
-void share_statistics(Problem& problem, const Decomposition& cut, const Ranks& ranks) {
-  if (ranks.size() == 1) return;
-  // A pattern that several ranks hold is counted by the one whose tile it belongs to.
+// Each rank has looked at the patterns of its own tiles: what they mean together, and which frames
+// take no part after all.
+void share_statistics(const Config& config, Problem& problem, Decomposition& cut,
+                      const Ranks& ranks) {
   const std::vector<std::int64_t> mine = cut.tiles_of_rank(ranks.rank());
   const std::set<std::int64_t> tiles(mine.begin(), mine.end());
-  const bool each = problem.mask && problem.mask->dim() == 3;
-  for (std::size_t k = 0; k < problem.held.size(); ++k) {
-    const std::int64_t n = problem.held[k];
-    if (tiles.count(cut.tile_of[static_cast<std::size_t>(n)]) > 0) continue;
+  // A pattern that several ranks hold is counted by the one whose tile it belongs to.
+  const auto counts_here = [&](std::int64_t n) {
+    return tiles.count(cut.tile_of[static_cast<std::size_t>(n)]) > 0;
+  };
+  for (const std::int64_t n : problem.held) {
+    if (counts_here(n)) continue;
     problem.statistics.select(0, n).zero_();
-    at::Tensor good = at::ones_like(problem.good_patterns);
-    if (problem.mask) {
-      good = (each ? problem.mask->select(0, static_cast<std::int64_t>(k)) : *problem.mask)
-                 .logical_not()
-                 .to(at::kLong);
-    }
-    problem.good_patterns.sub_(good);
+    problem.evidence.select(0, n).zero_();
   }
   ranks.gather(problem.statistics);
+  ranks.gather(problem.evidence);
+  const std::vector<bool> stays = judge_frames(config, problem);
+  for (std::size_t k = 0; k < problem.held.size(); ++k) {
+    const std::int64_t n = problem.held[k];
+    if (counts_here(n) && stays[static_cast<std::size_t>(n)]) continue;
+    problem.good_patterns.sub_(good_of(problem, static_cast<std::int64_t>(k)));
+  }
   ranks.sum(problem.good_patterns);
+  keep_positions(config, problem, stays);
+  std::vector<std::int64_t> tile_of;
+  for (std::size_t n = 0; n < stays.size(); ++n) {
+    if (stays[n]) tile_of.push_back(cut.tile_of[n]);
+  }
+  cut.tile_of = std::move(tile_of);
+}
+
+// What was left out and what was found, once.
+void tell_what_was_found(const Problem& problem) {
+  for (const std::string& text : problem.left_out) log_info() << "left out: " << text;
+  for (const std::string& text : problem.notes) log_info() << text;
+  for (const std::string& text : problem.found) log_warning() << text;
 }
 
 // Everything after the ranks have met, on each of them.
 void reconstruct(const Config& config, const RunOptions& options, Problem& problem,
-                 const Decomposition& cut, const Ranks& ranks, const at::Device& device) {
+                 Decomposition& cut, const Ranks& ranks, const at::Device& device) {
   const c10::DeviceGuard here(device);
   if (!device.is_cpu()) {
     at::globalContext().setDeterministicAlgorithms(config.reconstruct.deterministic,
@@ -356,9 +374,10 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   const std::string checkpoint = folder + "/checkpoint.h5";
   {
     const OneThread one_thread;
-    share_statistics(problem, cut, ranks);
+    share_statistics(config, problem, cut, ranks);
     summarise_patterns(config, problem);
   }
+  if (ranks.first()) tell_what_was_found(problem);
   Engine engine(config, problem, cut, ranks, device);
   const std::string data = engine.fingerprint();
   if (ranks.first()) {

@@ -16,43 +16,12 @@
 #include <ATen/ops/empty.h>
 
 #include "driver/errors.h"
+#include "driver/io/hdf5_handle.h"
 
 namespace ptyle::driver::hdf5 {
-namespace {
 
-static_assert(sizeof(hid_t) == sizeof(std::int64_t));
-
-// Owns one HDF5 identifier of any kind.
-class Handle {
- public:
-  using Closer = herr_t (*)(hid_t);
-  Handle() = default;
-  Handle(hid_t id, Closer closer) : id_(id), closer_(closer) {}
-  Handle(Handle&& other) noexcept
-      : id_(std::exchange(other.id_, -1)), closer_(std::exchange(other.closer_, nullptr)) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(id_, other.id_);
-    std::swap(closer_, other.closer_);
-    return *this;
-  }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  ~Handle() {
-    if (id_ >= 0 && closer_ != nullptr) closer_(id_);
-  }
-  hid_t get() const { return id_; }
-  explicit operator bool() const { return id_ >= 0; }
-
- private:
-  hid_t id_ = -1;
-  Closer closer_ = nullptr;
-};
-
-// HDF5 prints a page for every failed call, also for those that only ask. Per thread.
-void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
-
-// The innermost message of HDF5's error stack, which names the cause.
 std::string hdf5_cause() {
+  // The innermost message of the error stack names the cause.
   std::string cause;
   H5Ewalk2(
       H5E_DEFAULT, H5E_WALK_DOWNWARD,
@@ -64,11 +33,12 @@ std::string hdf5_cause() {
   return cause.empty() ? cause : " (HDF5: " + cause + ")";
 }
 
-std::vector<std::int64_t> to_int64(const std::vector<hsize_t>& sizes) {
-  return {sizes.begin(), sizes.end()};
-}
-std::vector<hsize_t> to_hsize(const std::vector<std::int64_t>& sizes) {
-  return {sizes.begin(), sizes.end()};
+Handle file_access() {
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  // Locks fail on many shared file systems, and nobody writes a file that we read.
+  H5Pset_file_locking(access.get(), false, true);
+  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
+  return access;
 }
 
 std::string filter_name(H5Z_filter_t id) {
@@ -106,7 +76,7 @@ std::string filter_name(H5Z_filter_t id) {
   }
 }
 
-// What brings a filter; names of Debian's packages.
+// Names of Debian's packages.
 std::string filter_package(int id) {
   switch (id) {
     case 307:
@@ -123,6 +93,17 @@ std::string filter_package(int id) {
     default:
       return "hdf5plugin from PyPI, and set HDF5_PLUGIN_PATH to its folder \"plugins\"";
   }
+}
+
+namespace {
+
+static_assert(sizeof(hid_t) == sizeof(std::int64_t));
+
+std::vector<std::int64_t> to_int64(const std::vector<hsize_t>& sizes) {
+  return {sizes.begin(), sizes.end()};
+}
+std::vector<hsize_t> to_hsize(const std::vector<std::int64_t>& sizes) {
+  return {sizes.begin(), sizes.end()};
 }
 
 // A compound of exactly two floats of one size: a complex number as h5py, MATLAB and others write.
@@ -248,14 +229,6 @@ Handle memory_type(at::ScalarType type, hid_t stored = -1) {
   return compound;
 }
 
-Handle file_access() {
-  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  // Locks fail on many shared file systems, and nobody writes a file that we read.
-  H5Pset_file_locking(access.get(), false, true);
-  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
-  return access;
-}
-
 std::string shape_words(const std::vector<std::int64_t>& shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) {
@@ -312,7 +285,7 @@ File File::open(const std::string& path) {
   if (!std::filesystem::exists(path, status)) throw DataError(path + ": there is no such file");
   const Handle access = file_access();
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
-  if (id < 0) throw DataError(path + ": cannot be opened as an HDF5 file" + hdf5_cause());
+  if (id < 0) throw DataError(path + ": " + why_not_opened(path));
   return File(path, id, false);
 }
 
@@ -348,31 +321,36 @@ bool File::is_group(const std::string& name) const {
 }
 
 std::vector<std::string> File::dataset_names(std::size_t limit) const {
-  struct Found {
-    std::vector<std::string> names;
-    std::size_t limit;
-  } found{{}, limit};
-  H5Ovisit2(
-      id_, H5_INDEX_NAME, H5_ITER_INC,
-      [](hid_t, const char* name, const H5O_info_t* info, void* out) -> herr_t {
-        auto* into = static_cast<Found*>(out);
-        if (info->type == H5O_TYPE_DATASET) into->names.emplace_back(name);
-        return into->names.size() >= into->limit ? 1 : 0;
-      },
-      &found, H5O_INFO_BASIC);
-  return found.names;
+  std::vector<std::string> names;
+  for (NamedDataset& one : list_datasets(id_, "/", limit)) {
+    if (one.trouble.empty()) names.push_back(std::move(one.name));
+  }
+  return names;
+}
+
+std::string File::contents() const {
+  constexpr std::size_t kMost = 12;
+  std::string words;
+  for (const NamedDataset& one : list_datasets(id_, "/", kMost)) {
+    words += (words.empty() ? "" : ", ") + one.name;
+    if (!one.trouble.empty()) words += " (which cannot be opened)";
+  }
+  return words.empty() ? "none" : words;
+}
+
+std::string File::trouble(const std::string& name) const { return trouble_with(id_, name); }
+
+Gaps File::gaps(const std::string& name, int axes) const {
+  return find_gaps(opened(name)->dataset.get(), axes);
 }
 
 DatasetInfo File::info(const std::string& name) const {
   silence();
   if (!is_dataset(name)) {
-    std::string known;
-    for (const std::string& other : dataset_names(12)) known += (known.empty() ? "" : ", ") + other;
-    if ((", " + known + ", ").find(", " + (name[0] == '/' ? name.substr(1) : name) + ", ") !=
-        std::string::npos) {
-      fail("cannot open dataset \"" + name + "\", which is damaged" + hdf5_cause());
+    if (const std::string why = trouble(name); !why.empty()) {
+      fail("cannot open dataset \"" + name + "\": " + why);
     }
-    fail("has no dataset \"" + name + "\"; it has: " + (known.empty() ? "none" : known));
+    fail("has no dataset \"" + name + "\"; it has: " + contents());
   }
   const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
   if (!dataset) fail("cannot open dataset \"" + name + "\"" + hdf5_cause());
@@ -460,7 +438,14 @@ at::Tensor File::read_block(const std::string& name, const std::vector<std::int6
   return tensor;
 }
 
-at::Tensor File::read(const std::string& name) const { return read_block(name, nullptr, nullptr); }
+at::Tensor File::read(const std::string& name) const {
+  if (!writable_) {
+    if (const Gaps holes = gaps(name, 0); holes.any()) {
+      fail("dataset \"" + name + "\" has values that are not stored: " + holes.reasons[0]);
+    }
+  }
+  return read_block(name, nullptr, nullptr);
+}
 
 at::Tensor File::read_area(const std::string& name, const std::vector<std::int64_t>& start,
                            const std::vector<std::int64_t>& count) const {

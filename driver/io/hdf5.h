@@ -10,6 +10,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "driver/io/storage.h"
+
 namespace ptyle::driver::hdf5 {
 
 struct Filter {
@@ -48,9 +50,16 @@ class File {
   bool is_group(const std::string& name) const;
   // Full names of all datasets, links followed, at most `limit`.
   std::vector<std::string> dataset_names(std::size_t limit = 200) const;
+  // The first of them in words, and of what cannot be opened.
+  std::string contents() const;
+  // Why `name`, which is there, cannot be opened as a dataset; empty where it can or is not there.
+  std::string trouble(const std::string& name) const;
+  // Which entries of the first axes hold values that no file has; read_* makes them up.
+  Gaps gaps(const std::string& name, int axes) const;
   DatasetInfo info(const std::string& name) const;
 
-  // The whole dataset, in the type info() gives; complex from compounds of two floats.
+  // The whole dataset, in the type info() gives; complex from compounds of two floats. Of a file
+  // that is only read, DataError where some of it is not stored.
   at::Tensor read(const std::string& name) const;
   // Rows first, first + 1, ... of the first axis.
   at::Tensor read_rows(const std::string& name, std::int64_t first, std::int64_t count) const;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <sstream>
 #include <type_traits>
@@ -15,15 +16,20 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conj_physical.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include "csrc/interpolation.h"
 #include "driver/errors.h"
+#include "driver/io/frames.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/prefetch.h"
 #include "driver/log.h"
 #include "driver/memory.h"
 #include "driver/optics/optics.h"
+#include "driver/optics/resample.h"
 
 // Of the library that torch brings; a thread's own number.
 extern "C" void omp_set_num_threads(int threads) __attribute__((weak));
@@ -82,14 +88,13 @@ Located locate(const Config& config, const std::string& key, const std::string& 
   const std::string name = elsewhere ? value.substr(colon + 1) : value;
   Located located{open_named(config, elsewhere ? key : file_key, path), name};
   if (!located.file.is_dataset(name)) {
-    std::string known;
-    for (const std::string& other : located.file.dataset_names(12)) {
-      known += (known.empty() ? "" : ", ") + other;
+    const std::string why = located.file.trouble(name);
+    if (!why.empty() && !located.file.is_group(name)) {
+      throw DataError(located.where(key) + " cannot be opened: " + why);
     }
-    throw_config_error(
-        config, key,
-        "name a dataset of " + path + " (it has " + (known.empty() ? "none" : known) + ")",
-        "\"" + name + "\"");
+    throw_config_error(config, key,
+                       "name a dataset of " + path + " (it has " + located.file.contents() + ")",
+                       "\"" + name + "\"" + (why.empty() ? "" : ": " + why));
   }
   return located;
 }
@@ -296,6 +301,35 @@ Stack open_stack(Located located, const std::string& key) {
   return stack;
 }
 
+// Of each frame, whether all of its values are on the disk.
+hdf5::Gaps gaps_of(const Stack& stack) {
+  return stack.at.file.gaps(stack.at.name, static_cast<int>(stack.info.shape.size()) - 2);
+}
+
+// Frames by what they lack, in words: "3 frames (1, 2, 3) are not stored: ...".
+std::string gap_words(const hdf5::Gaps& gaps, const std::vector<std::int64_t>& frames) {
+  std::string text;
+  for (std::size_t reason = 0; reason < gaps.reasons.size(); ++reason) {
+    std::vector<std::int64_t> these;
+    for (const std::int64_t frame : frames) {
+      const std::int32_t number = gaps.reason_of[static_cast<std::size_t>(frame)];
+      if (number == static_cast<std::int32_t>(reason)) these.push_back(frame);
+    }
+    if (these.empty()) continue;
+    text += (text.empty() ? "" : "; ") + frame_words(these) +
+            (these.size() == 1 ? " is not stored: " : " are not stored: ") + gaps.reasons[reason];
+  }
+  return text;
+}
+
+void refuse_gaps(const Stack& stack, const std::string& key) {
+  const hdf5::Gaps gaps = gaps_of(stack);
+  if (!gaps.any()) return;
+  std::vector<std::int64_t> frames(gaps.reason_of.size());
+  std::iota(frames.begin(), frames.end(), 0);
+  throw DataError(stack.at.where(key) + " has frames without values: " + gap_words(gaps, frames));
+}
+
 template <typename Function>
 void with_type(at::ScalarType type, const Function& function) {
   switch (type) {
@@ -346,15 +380,24 @@ void map_mask(const T* stored, const PixelMap& map, std::uint8_t* out) {
   }
 }
 
-Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns,
-               const std::vector<std::int64_t>& held) {
+Mask load_mask(const Config& config, const PixelMap& map, const Stack& patterns_of,
+               const std::optional<at::Tensor>& unmeasured, const std::vector<std::int64_t>& held) {
+  const std::int64_t patterns = patterns_of.patterns;
   Mask mask;
   mask.common.assign(static_cast<std::size_t>(map.pixels()), 0);
   for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
     mask.common[static_cast<std::size_t>(pixel)] =
         map.source[static_cast<std::size_t>(pixel * map.per_pixel)] < 0 ? 1 : 0;
   }
-  if (config.data.mask.empty()) return mask;
+  const auto add_unmeasured = [&] {
+    if (!unmeasured) return;
+    const auto* marked = static_cast<const std::uint8_t*>(unmeasured->const_data_ptr());
+    for (std::size_t k = 0; k < mask.common.size(); ++k) mask.common[k] |= marked[k];
+  };
+  if (config.data.mask.empty()) {
+    add_unmeasured();
+    return mask;
+  }
 
   Located located = locate_in_data(config, "data.mask", config.data.mask);
   const hdf5::DatasetInfo info = located.file.info(located.name);
@@ -375,14 +418,24 @@ Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns,
     with_type(info.type, [&](auto tag) {
       map_mask(static_cast<const decltype(tag)*>(stored.data_ptr()), map, mask.common.data());
     });
+    add_unmeasured();
     return mask;
   }
+  add_unmeasured();
   const Stack stack = open_stack(std::move(located), "data.mask");
-  if (stack.patterns != patterns || stack.frame != map.stored) {
+  const bool scans = stack.info.shape.size() == 4 && patterns_of.info.shape.size() == 4;
+  if (stack.patterns != patterns || stack.frame != map.stored ||
+      (scans && stack.per_row != patterns_of.per_row)) {
     throw DataError(stack.at.where("data.mask") + " must have the shape of the patterns, " +
                     std::to_string(patterns) + " of " +
                     shape_words({map.stored[0], map.stored[1]}) + ", got " +
                     shape_words(stack.info.shape));
+  }
+  // A mask in which only bad pixels were ever written is a mask; one whose source is gone is none.
+  const hdf5::Gaps gaps = gaps_of(stack);
+  if (std::find(gaps.never_written.begin(), gaps.never_written.end(), false) !=
+      gaps.never_written.end()) {
+    refuse_gaps(stack, "data.mask");
   }
   mask.each =
       at::empty({static_cast<std::int64_t>(held.size()), map.window[0], map.window[1]}, at::kBool);
@@ -404,6 +457,45 @@ Mask load_mask(const Config& config, const PixelMap& map, std::int64_t patterns,
 
 enum class Fault : std::uint8_t { kNone, kNotFinite, kTooLarge, kNotExact };
 
+// Values that detectors and converters mark pixels with which they did not measure. The largest
+// value of an unsigned type is taken for such wherever it occurs.
+template <typename T>
+bool is_large_marker(T value) {
+  if constexpr (sizeof(T) <= 1 || std::is_same_v<T, std::uint16_t>) {
+    return false;
+  } else if constexpr (std::is_same_v<T, std::int16_t>) {
+    return value == std::numeric_limits<T>::max();
+  } else if constexpr (std::is_integral_v<T>) {
+    constexpr std::int64_t k16 = 65535, k32 = 4294967295, k31 = 2147483647;
+    if (value == std::numeric_limits<T>::max()) return std::is_signed_v<T>;
+    if constexpr (sizeof(T) > 4) {
+      if (value == static_cast<T>(k32) || value == static_cast<T>(k31)) return true;
+    }
+    return value == static_cast<T>(k16);
+  } else {
+    constexpr double k16 = 65535.0, k32 = 4294967295.0;
+    // A 32-bit float has 4294967296 in its place.
+    return value == static_cast<T>(k16) || value == static_cast<T>(k32) ||
+           value == std::numeric_limits<T>::max();
+  }
+}
+template <typename T>
+bool is_negative_marker(T value) {
+  if constexpr (std::is_signed_v<T> && sizeof(T) > 0) {
+    return value == T(-1) || value == T(-2) || value == std::numeric_limits<T>::lowest();
+  } else {
+    return false;
+  }
+}
+template <typename T>
+bool is_not_finite(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return !std::isfinite(value);
+  } else {
+    return false;
+  }
+}
+
 // What one pattern's pixels gave, added up in the order of positions: the same for any threads.
 struct PatternStatistics {
   double sum = 0.0;
@@ -412,11 +504,16 @@ struct PatternStatistics {
   Fault fault = Fault::kNone;
   std::int64_t fault_index = 0;  // stored pixel
   double fault_value = 0.0;
+  std::int64_t markers = 0;  // values as detectors mark unmeasured pixels with, taken for counts
+  double marker = 0.0;       // the largest of them
+  // Blocks of the pattern in which there is a count, or a masked pixel.
+  std::array<bool, static_cast<std::size_t>(kBlocks* kBlocks)> lit{};
 };
 
 struct Conversion {
   const PixelMap* map = nullptr;
-  const double* dark = nullptr;  // [H, W] stored, or null for dark_value
+  const std::uint8_t* blocks = nullptr;  // [h, w]
+  const double* dark = nullptr;          // [H, W] stored, or null for dark_value
   double dark_value = 0.0;
   double gain = 1.0;
   double saturation = std::numeric_limits<double>::infinity();
@@ -442,7 +539,9 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
   };
   for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel, source += map.per_pixel) {
     out[pixel] = Out(0);
-    if (fixed_mask[pixel] != 0 || (own_mask != nullptr && own_mask[pixel] != 0)) {
+    const bool masked_alone = own_mask != nullptr && own_mask[pixel] != 0;
+    if (fixed_mask[pixel] != 0 || masked_alone) {
+      if (masked_alone) statistics.lit[conversion.blocks[pixel]] = true;
       ++statistics.masked;
       continue;
     }
@@ -469,6 +568,10 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
         bad = true;
         continue;
       }
+      if (is_large_marker(raw)) {
+        ++statistics.markers;
+        statistics.marker = std::max(statistics.marker, value);
+      }
       sum += conversion.calibrated
                  ? (value - (conversion.dark != nullptr ? conversion.dark[source[k]]
                                                         : conversion.dark_value)) /
@@ -477,6 +580,7 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
     }
     if (bad) {
       marked = true;
+      statistics.lit[conversion.blocks[pixel]] = true;
       ++statistics.masked;
       if (own_mask != nullptr) own_mask[pixel] = 1;
       continue;
@@ -500,6 +604,7 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
       }
       out[pixel] = static_cast<Out>(sum);
     }
+    if (sum != 0.0) statistics.lit[conversion.blocks[pixel]] = true;
     statistics.sum += sum;
     statistics.largest = std::max(statistics.largest, sum);
     if (sum < 0.0) ++statistics.negative;
@@ -564,10 +669,14 @@ void with_kept_type(at::ScalarType type, const Function& function) {
 
 constexpr std::int64_t kStatistics = 6;  // columns of Problem::statistics
 
-void read_patterns(const Config& config, const Stack& stack, const PixelMap& map,
+// Patterns of problem.held, mask and statistics. Values that are not finite or do not fit are told
+// in `evidence` where `tolerant`, else thrown.
+void read_patterns(const Config& config, const Stack& stack, const PixelMap& map, bool tolerant,
                    Problem& problem) {
+  const std::vector<std::uint8_t> blocks = blocks_of(map.window);
   Conversion conversion;
   conversion.map = &map;
+  conversion.blocks = blocks.data();
   conversion.gain = config.detector.gain;
   conversion.dark_value = config.detector.dark;
   conversion.saturation =
@@ -591,8 +700,12 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
   conversion.calibrated =
       conversion.dark != nullptr || conversion.dark_value != 0.0 || conversion.gain != 1.0;
 
-  const std::vector<std::int64_t>& held = problem.held;
-  Mask mask = load_mask(config, map, stack.patterns, held);
+  const std::vector<std::int64_t>& positions = problem.held;
+  std::vector<std::int64_t> held;  // in the file
+  for (const std::int64_t k : positions) {
+    held.push_back(problem.frames.empty() ? k : problem.frames[static_cast<std::size_t>(k)]);
+  }
+  Mask mask = load_mask(config, map, stack, problem.unmeasured, held);
   const auto n = static_cast<std::int64_t>(held.size());
   const std::int64_t pixels = map.pixels();
   const at::ScalarType kept = kept_type(stack.info.type, conversion.calibrated, map.per_pixel);
@@ -643,21 +756,34 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
     }
     for (const auto& [in_block, k] : places) {
       const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
-      if (one.fault != Fault::kNone) {
+      if (one.fault != Fault::kNone && !tolerant) {
         throw_fault(stack, held[static_cast<std::size_t>(k)], one, kept, conversion.calibrated);
       }
     }
   }
 
-  problem.statistics = at::zeros({stack.patterns, kStatistics}, at::kDouble);
+  const std::int64_t count =
+      problem.frames.empty() ? stack.patterns : static_cast<std::int64_t>(problem.frames.size());
+  problem.statistics = at::zeros({count, kStatistics}, at::kDouble);
+  problem.evidence = at::zeros({count, FrameEvidence::kColumns}, at::kDouble);
   auto* numbers = problem.statistics.data_ptr<double>();
+  auto* told = problem.evidence.data_ptr<double>();
   problem.good_patterns = at::zeros({map.window[0], map.window[1]}, at::kLong);
   auto* good = problem.good_patterns.data_ptr<std::int64_t>();
   const auto* each =
       mask.each.defined() ? static_cast<std::uint8_t*>(mask.each.data_ptr()) : nullptr;
   for (std::int64_t k = 0; k < n; ++k) {
     const PatternStatistics& one = statistics[static_cast<std::size_t>(k)];
-    double* to = numbers + held[static_cast<std::size_t>(k)] * kStatistics;
+    double* tells = told + positions[static_cast<std::size_t>(k)] * FrameEvidence::kColumns;
+    for (std::size_t block = 0; problem.block_shares.defined() && block < one.lit.size(); ++block) {
+      if (!one.lit[block]) {
+        tells[FrameEvidence::kEmptyShare] += problem.block_shares.const_data_ptr<double>()[block];
+      }
+    }
+    tells[FrameEvidence::kMarkers] = static_cast<double>(one.markers);
+    tells[FrameEvidence::kMarker] = one.marker;
+    tells[FrameEvidence::kFault] = one.fault == Fault::kNone ? 0.0 : 1.0;
+    double* to = numbers + positions[static_cast<std::size_t>(k)] * kStatistics;
     to[0] = one.sum;
     to[1] = std::isfinite(one.largest) ? one.largest : 0.0;
     to[2] = static_cast<double>(one.negative);
@@ -749,7 +875,36 @@ at::Tensor propagator_over(const Config& config, const Problem& problem, double 
 
 // ---- positions ----
 
-at::Tensor stored_positions(const Config& config, const Stack& stack) {
+bool is_finite_pair(const at::Tensor& positions, std::int64_t frame) {
+  const double* p = positions.const_data_ptr<double>() + 2 * frame;
+  return std::isfinite(p[0]) && std::isfinite(p[1]);
+}
+
+// [frames, 2] of as many as were chosen -> of all, NaN for the others.
+at::Tensor spread_over(const std::vector<bool>& chosen, const at::Tensor& positions) {
+  at::Tensor all = at::full({static_cast<std::int64_t>(chosen.size()), 2},
+                            std::numeric_limits<double>::quiet_NaN(), at::kDouble);
+  auto* out = all.data_ptr<double>();
+  const double* next = positions.const_data_ptr<double>();
+  for (std::size_t k = 0; k < chosen.size(); ++k) {
+    if (chosen[k]) {
+      out[2 * k] = *next++;
+      out[2 * k + 1] = *next++;
+    }
+  }
+  return all;
+}
+
+// One for each of the file's frames, in the file's unit; NaN where there is none. A raster, or a
+// list, may also have one for each frame that data.select and data.skip leave.
+at::Tensor stored_positions(const Config& config, const Stack& stack,
+                            const std::vector<bool>& chosen) {
+  const std::int64_t left = std::count(chosen.begin(), chosen.end(), true);
+  const std::string of_those_left =
+      left == stack.patterns
+          ? ""
+          : " (or " + std::to_string(left) + ", which data.select and data.skip leave)";
+  const bool scan = stack.info.shape.size() == 4;
   if (config.data.raster_step) {
     IntegerPair shape{};
     if (config.data.raster_shape) {
@@ -762,19 +917,30 @@ at::Tensor stored_positions(const Config& config, const Stack& stack) {
                          "");
     }
     // Divided rather than multiplied: the product of two large wrong numbers may not fit.
-    if (stack.patterns % shape[0] != 0 || stack.patterns / shape[0] != shape[1]) {
+    const auto has = [&shape](std::int64_t count) {
+      return count % shape[0] == 0 && count / shape[0] == shape[1];
+    };
+    const bool of_all = has(stack.patterns);
+    if (!of_all && !has(left)) {
       throw DataError(stack.at.where("data.patterns") + " must hold one pattern for each of the " +
                       std::to_string(shape[0]) + " x " + std::to_string(shape[1]) +
                       " positions of data.raster.shape, got " + std::to_string(stack.patterns) +
-                      " patterns");
+                      " patterns" + of_those_left);
     }
-    at::Tensor positions = at::empty({stack.patterns, 2}, at::kDouble);
+    if (of_all && scan && (shape[0] != stack.info.shape[0] || shape[1] != stack.info.shape[1])) {
+      throw_config_error(
+          config, "data.raster.shape",
+          "be the scan's shape in \"" + stack.at.name + "\", " + shape_words(stack.info.shape),
+          shape_words({shape[0], shape[1]}));
+    }
+    const std::int64_t count = of_all ? stack.patterns : left;
+    at::Tensor positions = at::empty({count, 2}, at::kDouble);
     auto* out = positions.data_ptr<double>();
-    for (std::int64_t k = 0; k < stack.patterns; ++k) {
+    for (std::int64_t k = 0; k < count; ++k) {
       out[2 * k] = static_cast<double>(k / shape[1]) * (*config.data.raster_step)[0];
       out[2 * k + 1] = static_cast<double>(k % shape[1]) * (*config.data.raster_step)[1];
     }
-    return positions;
+    return of_all ? positions : spread_over(chosen, positions);
   }
   const Located at = locate_in_data(config, "data.positions", config.data.positions);
   const hdf5::DatasetInfo info = at.file.info(at.name);
@@ -785,19 +951,23 @@ at::Tensor stored_positions(const Config& config, const Stack& stack) {
                     info.stored_type + " " + shape_words(info.shape));
   }
   const at::Tensor positions = at.file.read(at.name).to(at::kDouble).reshape({-1, 2}).contiguous();
-  if (positions.size(0) != stack.patterns) {
+  if (positions.size(0) != stack.patterns && positions.size(0) != left) {
     throw DataError(at.where("data.positions") + " must have one position for each of the " +
-                    std::to_string(stack.patterns) + " patterns of \"" + stack.at.name +
-                    "\", got " + std::to_string(positions.size(0)));
+                    std::to_string(stack.patterns) + " patterns of \"" + stack.at.name + "\"" +
+                    of_those_left + ", got " + std::to_string(positions.size(0)));
   }
-  if (const std::string index = first_not_finite(positions); !index.empty()) {
-    throw DataError(at.where("data.positions") + " must be finite, got another value at " + index);
+  if (positions.size(0) != stack.patterns) return spread_over(chosen, positions);
+  if (scan && info.shape.size() == 3 &&
+      (info.shape[0] != stack.info.shape[0] || info.shape[1] != stack.info.shape[1])) {
+    throw DataError(at.where("data.positions") + " must have the scan's shape in \"" +
+                    stack.at.name + "\", " + shape_words(stack.info.shape) + ", got " +
+                    shape_words(info.shape));
   }
   return positions;
 }
 
-// Turned, or put through the affine matrix, about their mean; in their own unit.
-void turn(const Config& config, at::Tensor& positions) {
+// Turned, or put through the affine matrix, about the mean of `counted`; in their own unit.
+void turn(const Config& config, const std::vector<std::int64_t>& counted, at::Tensor& positions) {
   std::array<double, 4> m = {1.0, 0.0, 0.0, 1.0};
   if (config.data.affine) {
     m = *config.data.affine;
@@ -810,9 +980,9 @@ void turn(const Config& config, at::Tensor& positions) {
   auto* p = positions.data_ptr<double>();
   const std::int64_t n = positions.size(0);
   NumberPair mean = {0.0, 0.0};
-  for (std::int64_t k = 0; k < n; ++k) {
-    mean[0] += p[2 * k] / static_cast<double>(n);
-    mean[1] += p[2 * k + 1] / static_cast<double>(n);
+  for (const std::int64_t k : counted) {
+    mean[0] += p[2 * k] / static_cast<double>(counted.size());
+    mean[1] += p[2 * k + 1] / static_cast<double>(counted.size());
   }
   for (std::int64_t k = 0; k < n; ++k) {
     const double row = p[2 * k] - mean[0];
@@ -868,8 +1038,71 @@ at::Tensor with_more_modes(const at::Tensor& probe, std::int64_t modes) {
   return at::cat(all, 0);
 }
 
+// The pixel of a stored probe, in angstrom, where its file says it: our results and simulations,
+// and ptychodus.
+std::optional<NumberPair> stored_pixel_A(const Located& at) {
+  const auto numbers = [&at](const char* name) {
+    return at.file.has_attribute(at.name, name) ? at.file.numbers_attribute(at.name, name)
+                                                : std::vector<double>{};
+  };
+  const auto usable = [](double value) { return std::isfinite(value) && value > 0.0; };
+  for (const char* name : {"pixel_size_nm", "pixel_nm"}) {
+    const std::vector<double> nm = numbers(name);
+    if (nm.empty() || nm.size() > 2 || !usable(nm.front()) || !usable(nm.back())) continue;
+    return NumberPair{10.0 * nm.front(), 10.0 * nm.back()};
+  }
+  const std::vector<double> height = numbers("pixel_height_m"), width = numbers("pixel_width_m");
+  if (height.size() != 1 || width.size() != 1 || !usable(height[0]) || !usable(width[0])) return {};
+  return NumberPair{1e10 * height[0], 1e10 * width[0]};
+}
+
+// A probe of another beam is another probe.
+void compare_wavelength(const Located& at, const Problem& problem) {
+  if (!problem.wavelength_A || !at.file.has_attribute(at.name, "wavelength_pm")) return;
+  const double stored_A = at.file.number_attribute(at.name, "wavelength_pm") / 100.0;
+  constexpr double kSame = 1e-3;
+  if (std::abs(stored_A / *problem.wavelength_A - 1.0) <= kSame) return;
+  throw DataError(at.where("probe.dataset") + " must be of the beam's wavelength, " +
+                  number_words(100.0 * *problem.wavelength_A) + " pm (beam.energy_keV), got " +
+                  number_words(100.0 * stored_A) + " pm");
+}
+
+// Onto the window's pixels where the file says that it has others. `corner`: of the stored probe,
+// in the window.
+at::Tensor on_our_pixels(const Located& at, const at::Tensor& probe, Problem& problem,
+                         NumberPair& corner) {
+  const std::optional<NumberPair> stored_A = stored_pixel_A(at);
+  constexpr double kSame = 1e-3;
+  if (!stored_A || !problem.pixel_row_A) return probe;
+  const NumberPair pixel_A = {*problem.pixel_row_A, *problem.pixel_column_A};
+  bool same = true;
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    same = same && std::abs((*stored_A)[axis] / pixel_A[axis] - 1.0) <= kSame;
+  }
+  if (same) return probe;
+  const Resampled result = resampled(probe, *stored_A, problem.window, pixel_A);
+  const auto by = [](const NumberPair& pair) {
+    return number_words(pair[0] / 10.0) + " x " + number_words(pair[1] / 10.0) + " nm";
+  };
+  constexpr double kKept = 0.99;
+  if (result.kept < kKept) {
+    throw DataError(at.where("probe.dataset") + " has pixels of " + by(*stored_A) +
+                    ", the object's are " + by(pixel_A) + ", and must fit into their window with " +
+                    "its frequencies, got " + number_words(100.0 * (1.0 - result.kept)) +
+                    " % of its power outside");
+  }
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    corner[axis] = static_cast<double>(problem.window[axis] / 2) -
+                   static_cast<double>(probe.size(static_cast<std::int64_t>(axis) + 1) / 2) *
+                       (*stored_A)[axis] / pixel_A[axis];
+  }
+  problem.notes.push_back("the probe of " + at.file.path() + " is resampled from pixels of " +
+                          by(*stored_A) + " to " + by(pixel_A));
+  return result.wave;
+}
+
 // [modes, h, w] complex128 as stored, before it is padded to the window.
-at::Tensor read_probe(const Config& config, const Problem& problem, std::string& origin) {
+at::Tensor read_probe(const Config& config, Problem& problem, NumberPair& corner) {
   const Located at =
       locate(config, "probe.dataset", config.probe.dataset, "probe.file", config.probe.file);
   const hdf5::DatasetInfo info = at.file.info(at.name);
@@ -881,36 +1114,41 @@ at::Tensor read_probe(const Config& config, const Problem& problem, std::string&
                     " must have the shape [rows, columns] or [modes, rows, columns], got " +
                     shape_words(info.shape));
   }
-  if (shape[1] > problem.window[0] || shape[2] > problem.window[1]) {
+  compare_wavelength(at, problem);
+  at::Tensor probe = at.file.read(at.name).to(at::kComplexDouble).reshape(shape);
+  if (const std::string index = first_not_finite(probe); !index.empty()) {
+    throw DataError(at.where("probe.dataset") + " must be finite, got another value at " + index);
+  }
+  if (!(probe.select(0, 0).abs().max().item<double>() > 0.0)) {
+    throw DataError(at.where("probe.dataset") + " must not be zero everywhere in its first mode");
+  }
+  corner = {static_cast<double>(problem.window[0] / 2 - shape[1] / 2),
+            static_cast<double>(problem.window[1] / 2 - shape[2] / 2)};
+  probe = on_our_pixels(at, probe, problem, corner);
+  if (probe.size(1) > problem.window[0] || probe.size(2) > problem.window[1]) {
     throw DataError(at.where("probe.dataset") + " must not be larger than the pattern of " +
                     shape_words({problem.window[0], problem.window[1]}) +
                     " (detector.pad enlarges it), got " + shape_words(info.shape));
-  }
-  const at::Tensor probe = at.file.read(at.name).to(at::kComplexDouble).reshape(shape);
-  if (const std::string index = first_not_finite(probe); !index.empty()) {
-    throw DataError(at.where("probe.dataset") + " must be finite, got another value at " + index);
   }
   if (!c10::isComplexType(info.type)) {
     log_warning() << at.where("probe.dataset") << " is real (" << info.stored_type << " "
                   << shape_words(info.shape) << "); a probe has a phase: is it the right dataset?";
   }
-  if (!(probe.select(0, 0).abs().max().item<double>() > 0.0)) {
-    throw DataError(at.where("probe.dataset") + " must not be zero everywhere in its first mode");
-  }
-  origin = at.file.path() + ": " + at.name + " (" + info.stored_type + " " +
-           shape_words(info.shape) + ")";
+  problem.probe_origin = at.file.path() + ": " + at.name + " (" + info.stored_type + " " +
+                         shape_words(info.shape) + ")";
   return probe;
 }
 
-void load_probe(const Config& config, Problem& problem, IntegerPair& shift) {
+// `shift`: of the corner of the probe's own window in the pattern's.
+void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
   at::Tensor probe;
   if (!config.probe.file.empty()) {
-    const at::Tensor stored = read_probe(config, problem, problem.probe_origin);
+    const at::Tensor stored = read_probe(config, problem, shift);
     problem.stored_probe_modes = stored.size(0);
-    shift = {problem.window[0] / 2 - stored.size(1) / 2,
-             problem.window[1] / 2 - stored.size(2) / 2};
     probe = at::zeros({stored.size(0), problem.window[0], problem.window[1]}, stored.options());
-    probe.narrow(1, shift[0], stored.size(1)).narrow(2, shift[1], stored.size(2)).copy_(stored);
+    probe.narrow(1, problem.window[0] / 2 - stored.size(1) / 2, stored.size(1))
+        .narrow(2, problem.window[1] / 2 - stored.size(2) / 2, stored.size(2))
+        .copy_(stored);
   } else {
     need_wavelength(config, problem, "a computed probe (probe.semiangle_mrad)");
     need_pixel(config, problem, "a computed probe (probe.semiangle_mrad)");
@@ -1006,6 +1244,126 @@ ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::i
   return frame;
 }
 
+namespace {
+
+// The frames that take part, while it is found out which do.
+struct Choice {
+  const Config& config;
+  const Stack& stack;
+  Problem& problem;
+  std::vector<bool> used;
+
+  bool is_used(std::int64_t frame) const { return used[static_cast<std::size_t>(frame)]; }
+  std::vector<std::int64_t> of_used(const std::vector<std::int64_t>& frames) const {
+    std::vector<std::int64_t> those;
+    for (const std::int64_t frame : frames) {
+      if (is_used(frame)) those.push_back(frame);
+    }
+    return those;
+  }
+  std::vector<std::int64_t> all_used() const {
+    std::vector<std::int64_t> all(used.size());
+    std::iota(all.begin(), all.end(), 0);
+    return of_used(all);
+  }
+  void leave_out(const std::vector<std::int64_t>& frames, const std::string& why) {
+    for (const std::int64_t frame : frames) used[static_cast<std::size_t>(frame)] = false;
+    problem.left_out.push_back(frame_words(frames) + " " + why);
+  }
+
+  void without_gaps() {
+    const hdf5::Gaps gaps = gaps_of(stack);
+    if (!gaps.any()) return;
+    const std::string words = gap_words(gaps, all_used());
+    if (words.empty()) return;
+    if (!skips_bad_frames(config)) {
+      throw DataError(stack.at.where("data.patterns") + " has frames without values: " + words +
+                      " (data.skip = \"auto\" leaves them out)");
+    }
+    for (std::size_t reason = 0; reason < gaps.reasons.size(); ++reason) {
+      std::vector<std::int64_t> frames;
+      for (const std::int64_t frame : all_used()) {
+        if (gaps.reason_of[static_cast<std::size_t>(frame)] == static_cast<std::int32_t>(reason)) {
+          frames.push_back(frame);
+        }
+      }
+      if (!frames.empty()) leave_out(frames, "not stored: " + gaps.reasons[reason]);
+    }
+  }
+
+  // positions [frames, 2] in the file's unit.
+  void with_finite_positions(const at::Tensor& positions) {
+    at::Tensor seen = positions.clone();
+    auto* values = seen.data_ptr<double>();
+    std::vector<std::int64_t> without;
+    for (std::int64_t frame = 0; frame < positions.size(0); ++frame) {
+      if (!is_used(frame)) {
+        values[2 * frame] = values[2 * frame + 1] = 0.0;
+      } else if (!is_finite_pair(positions, frame)) {
+        without.push_back(frame);
+      }
+    }
+    if (without.empty()) return;
+    if (!skips_bad_frames(config)) {
+      throw DataError(config.data.file + ": data.positions \"" + config.data.positions +
+                      "\" must be finite, got another value at " + first_not_finite(seen) + ": " +
+                      frame_words(without) + (without.size() == 1 ? " has" : " have") +
+                      " no position (data.skip leaves frames out)");
+    }
+    leave_out(without, "without a finite position");
+  }
+
+  // Returns the frames far from all others, used or not. `pixels`: positions in pixels.
+  std::vector<std::int64_t> without_far_positions(const at::Tensor& stored,
+                                                  const at::Tensor& pixels) {
+    const std::vector<std::int64_t> far =
+        far_positions(pixels, std::max(problem.window[0], problem.window[1]));
+    const std::vector<std::int64_t> those = of_used(far);
+    if (those.empty()) return far;
+    const auto pair = [](double row, double column) {
+      return "(" + number_words(row) + ", " + number_words(column) + ")";
+    };
+    std::string words;
+    constexpr std::size_t kNamed = 3;
+    for (std::size_t k = 0; k < std::min(kNamed, those.size()); ++k) {
+      const at::Tensor one = stored[those[k]];
+      words += (k > 0 ? ", number " : "number ") + std::to_string(those[k]) + " is " +
+               pair(one[0].item<double>(), one[1].item<double>());
+    }
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    NumberPair least = {kInfinity, kInfinity}, most = {-kInfinity, -kInfinity};
+    const double* p = stored.const_data_ptr<double>();
+    std::vector<bool> is_far(static_cast<std::size_t>(stored.size(0)), false);
+    for (const std::int64_t frame : far) is_far[static_cast<std::size_t>(frame)] = true;
+    for (std::int64_t frame = 0; frame < stored.size(0); ++frame) {
+      if (is_far[static_cast<std::size_t>(frame)]) continue;
+      for (std::size_t axis = 0; axis < 2; ++axis) {
+        const double value = p[2 * frame + static_cast<std::int64_t>(axis)];
+        if (std::isnan(value)) continue;
+        least[axis] = std::min(least[axis], value);
+        most[axis] = std::max(most[axis], value);
+      }
+    }
+    words += ", the others lie from " + pair(least[0], least[1]) + " to " + pair(most[0], most[1]);
+    if (skips_bad_frames(config)) {
+      leave_out(those, "far from all other positions: " + words);
+      return far;
+    }
+    problem.far_position =
+        config.data.file + ": data.positions \"" + config.data.positions + "\" has " +
+        std::to_string(those.size()) + (those.size() == 1 ? " position" : " positions") +
+        " far from all others: " + words + " (data.skip = [" + std::to_string(those[0]) +
+        (those.size() > 1 ? ", ..." : "") + "] leaves such frames out)";
+    problem.found.push_back(problem.far_position);
+    return far;
+  }
+};
+
+// Finds marks and the usual shares of counts in a few frames, the same on every rank.
+void look_at_some(const Config& config, const Stack& stack, const PixelMap& map, Problem& problem);
+
+}  // namespace
+
 Problem load_geometry(const Config& config) {
   Problem problem;
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
@@ -1018,21 +1376,54 @@ Problem load_geometry(const Config& config) {
   // What is cheap to check comes before the patterns are read.
   set_wavelength(config, problem);
   set_object_pixel(config, problem);
-  at::Tensor positions = stored_positions(config, stack);
-  turn(config, positions);
+  const std::vector<bool> chosen =
+      chosen_frames(config, stack.patterns, [&](const std::string& key, const std::string& name) {
+        const Located at = locate_in_data(config, key, name);
+        return at.file.read(at.name);
+      });
+  Choice choice{config, stack, problem, chosen};
+  if (const std::vector<std::int64_t> left = choice.all_used();
+      static_cast<std::int64_t>(left.size()) < stack.patterns) {
+    problem.left_out.push_back(
+        std::to_string(stack.patterns - static_cast<std::int64_t>(left.size())) + " of the " +
+        std::to_string(stack.patterns) + " frames by data.select and data.skip");
+  }
+  choice.without_gaps();
+  at::Tensor positions = stored_positions(config, stack, chosen);
+  choice.with_finite_positions(positions);
+  at::Tensor pixels = positions.clone();
+  to_pixels(config, problem, pixels);
+  const std::vector<std::int64_t> far = choice.without_far_positions(positions, pixels);
+  problem.frames = choice.all_used();
+  if (problem.frames.empty()) {
+    throw DataError(stack.at.where("data.patterns") +
+                    " must have a frame that can take part, got none: " + problem.left_out.back());
+  }
+  // The object reaches over frames that take no part too, unless their positions are the trouble.
+  std::vector<bool> is_trouble(chosen.size(), false);
+  for (const std::int64_t frame : far) is_trouble[static_cast<std::size_t>(frame)] = true;
+  std::vector<std::int64_t> counted;
+  for (std::int64_t frame = 0; frame < stack.patterns; ++frame) {
+    if (choice.is_used(frame) ||
+        (!is_trouble[static_cast<std::size_t>(frame)] && is_finite_pair(positions, frame))) {
+      counted.push_back(frame);
+    }
+  }
+  turn(config, counted, positions);
   to_pixels(config, problem, positions);
 
-  IntegerPair shift = {0, 0};
+  NumberPair shift = {0.0, 0.0};
   load_probe(config, problem, shift);
-  positions.select(1, 0) -= static_cast<double>(shift[0]);
-  positions.select(1, 1) -= static_cast<double>(shift[1]);
+  positions.select(1, 0) -= shift[0];
+  positions.select(1, 1) -= shift[1];
 
-  choose_what_moves(config, positions, problem);
+  choose_what_moves(config, positions.index_select(0, at::tensor(problem.frames)), problem);
 
-  ObjectFrame frame =
-      object_frame(positions, problem.window, config.object.padding, config.object.shape);
+  ObjectFrame frame = object_frame(positions.index_select(0, at::tensor(counted)), problem.window,
+                                   config.object.padding, config.object.shape);
   if (static_cast<double>(std::max(frame.shape[0], frame.shape[1])) > kLargestSide) {
     const std::string rule = "keep the object below a million pixels a side";
+    if (!problem.far_position.empty()) throw DataError(problem.far_position);
     if (static_cast<double>(config.object.padding) > 0.1 * kLargestSide) {
       throw_config_error(config, "object.padding", rule, std::to_string(config.object.padding));
     }
@@ -1045,9 +1436,12 @@ Problem load_geometry(const Config& config) {
     throw_config_error(config, "data.position_unit", "suit the positions and " + rule,
                        "\"" + config.data.position_unit + "\"");
   }
-  problem.positions = frame.positions.contiguous();
-  problem.offset = {frame.offset[0] + static_cast<double>(shift[0]),
-                    frame.offset[1] + static_cast<double>(shift[1])};
+  for (std::int64_t axis = 0; axis < 2; ++axis) {
+    positions.select(1, axis) -= frame.offset[static_cast<std::size_t>(axis)];
+  }
+  problem.file_positions = positions;
+  problem.positions = positions.index_select(0, at::tensor(problem.frames)).contiguous();
+  problem.offset = {frame.offset[0] + shift[0], frame.offset[1] + shift[1]};
   problem.object_shape = {config.object.slices, frame.shape[0], frame.shape[1]};
 
   if (config.object.slices > 1) {
@@ -1061,30 +1455,157 @@ Problem load_geometry(const Config& config) {
   if (config.detector.geometry == "near") {
     problem.detector = propagator_over(config, problem, 1e10 * *config.detector.distance_m);
   }
-
+  look_at_some(config, stack, map, problem);
   return problem;
 }
 
 namespace {
 
-// Patterns, mask and statistics of some positions, ascending, alone.
-Problem read_some(const Config& config, const Problem& problem, std::vector<std::int64_t> held) {
+// What reading patterns must know of a problem.
+Problem for_reading(const Problem& problem) {
   Problem some;
   some.window = problem.window;
+  some.frames = problem.frames;
+  some.unmeasured = problem.unmeasured;
+  some.block_shares = problem.block_shares;
+  return some;
+}
+
+// Patterns, mask and statistics of some positions, ascending, alone.
+Problem read_some(const Config& config, const Problem& problem, std::vector<std::int64_t> held) {
+  Problem some = for_reading(problem);
   some.held = std::move(held);
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
   const Stack stack = open_stack(std::move(located), "data.patterns");
-  read_patterns(config, stack, make_pixel_map(config, stack.frame), some);
+  read_patterns(config, stack, make_pixel_map(config, stack.frame), skips_bad_frames(config), some);
   return some;
+}
+
+// A mark that pixels of a few frames hold.
+struct Mark {
+  std::string words;  // "4294967295"
+  bool negative = false;
+  std::vector<std::int32_t> frames;  // by stored pixel, how many of the frames hold it there
+};
+
+// By value; all that is not finite is one.
+template <typename T>
+void count_marks(const T* stored, std::size_t pixels, double saturation,
+                 std::map<std::string, Mark>& marks) {
+  for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+    const T value = stored[pixel];
+    const bool odd = is_not_finite(value), negative = !odd && is_negative_marker(value);
+    if (!odd && !negative && !is_large_marker(value)) continue;
+    if (!odd && static_cast<double>(value) >= saturation) continue;  // masked for that
+    Mark& mark =
+        marks[odd ? "no number (NaN or infinity)" : number_words(static_cast<double>(value))];
+    mark.negative = negative;
+    mark.frames.resize(pixels, 0);
+    ++mark.frames[pixel];
+  }
+}
+
+void look_at_some(const Config& config, const Stack& stack, const PixelMap& map, Problem& problem) {
+  constexpr std::int64_t kSome = 16, kFewest = 3;
+  const auto n = static_cast<std::int64_t>(problem.frames.size());
+  const std::int64_t some = std::min(n, kSome);
+  if (some < kFewest) return;
+  std::vector<std::int64_t> positions, frames;
+  for (std::int64_t k = 0; k < some; ++k) {
+    positions.push_back(k * (n - 1) / (some - 1));
+    frames.push_back(problem.frames[static_cast<std::size_t>(positions.back())]);
+  }
+  const auto pixels = static_cast<std::size_t>(map.stored[0] * map.stored[1]);
+  std::map<std::string, Mark> marks;
+  std::size_t next = 0;
+  // The largest value of these two is masked wherever it occurs, and there is no other mark.
+  const bool has_marks = stack.info.type != at::kByte && stack.info.type != at::kUInt16;
+  for (const Box& box : has_marks ? boxes_of(stack, frames) : std::vector<Box>{}) {
+    const at::Tensor block = read_box(stack, box);
+    with_type(stack.info.type, [&](auto tag) {
+      const auto* stored = static_cast<const decltype(tag)*>(block.data_ptr());
+      for_each_in(stack, box, frames, next, [&](std::int64_t in_box, std::int64_t) {
+        count_marks(stored + static_cast<std::size_t>(in_box) * pixels, pixels,
+                    config.detector.saturation.value_or(std::numeric_limits<double>::infinity()),
+                    marks);
+      });
+    });
+  }
+  // A frame or two may be bad themselves: three quarters of the frames decide.
+  const auto fixed = [some](std::int32_t frames_with) { return 4 * frames_with >= 3 * some; };
+  for (const auto& [value, mark] : marks) {
+    std::vector<std::uint8_t> stored(pixels);
+    std::int64_t inside = 0, outside = 0, count = 0;
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+      stored[pixel] = fixed(mark.frames[pixel]) ? 1 : 0;
+      count += stored[pixel];
+      (stored[pixel] != 0 ? inside : outside) += mark.frames[pixel];
+    }
+    if (count == 0) continue;
+    // Where -1 also comes and goes it is what a dark value leaves of no counts.
+    if (mark.negative && 100 * outside > inside) continue;
+    if (2 * count > static_cast<std::int64_t>(pixels)) {
+      problem.found.push_back(std::to_string(count) + " of " + std::to_string(pixels) +
+                              " pixels hold " + value +
+                              " in every frame that was looked at: too many to take them for "
+                              "unmeasured (data.mask, detector.dark)");
+      continue;
+    }
+    std::vector<std::uint8_t> window(static_cast<std::size_t>(map.pixels()));
+    map_mask(stored.data(), map, window.data());
+    if (!problem.unmeasured) {
+      problem.unmeasured = at::zeros({map.window[0], map.window[1]}, at::kBool);
+    }
+    auto* all = static_cast<std::uint8_t*>(problem.unmeasured->data_ptr());
+    std::int64_t here = 0;
+    for (std::size_t pixel = 0; pixel < window.size(); ++pixel) {
+      if (map.source[pixel * static_cast<std::size_t>(map.per_pixel)] < 0) continue;  // padding
+      all[pixel] |= window[pixel];
+      here += window[pixel];
+    }
+    problem.notes.push_back(std::to_string(here) + (here == 1 ? " pixel holds " : " pixels hold ") +
+                            value + " in all frames: masked as unmeasured");
+  }
+
+  Problem sample = for_reading(problem);
+  sample.held = positions;
+  read_patterns(config, stack, map, /*tolerant=*/true, sample);
+  const std::vector<std::uint8_t> blocks = blocks_of(map.window);
+  constexpr auto kAll = static_cast<std::size_t>(kBlocks * kBlocks);
+  std::vector<std::vector<double>> shares(kAll);
+  std::vector<double> totals;
+  for (std::int64_t k = 0; k < some; ++k) {
+    const at::Tensor pattern = sample.patterns.select(0, k).to(at::kDouble).contiguous();
+    const double* counts = pattern.const_data_ptr<double>();
+    const double total =
+        sample.statistics[positions[static_cast<std::size_t>(k)]][0].item<double>();
+    if (!(total > 0.0)) continue;
+    std::array<double, kAll> sums{};
+    for (std::size_t pixel = 0; pixel < blocks.size(); ++pixel)
+      sums[blocks[pixel]] += counts[pixel];
+    for (std::size_t block = 0; block < kAll; ++block) shares[block].push_back(sums[block] / total);
+    totals.push_back(total);
+  }
+  if (static_cast<std::int64_t>(totals.size()) < kFewest) return;
+  problem.block_shares = at::zeros({kBlocks * kBlocks}, at::kDouble);
+  for (std::size_t block = 0; block < kAll; ++block) {
+    // Where chance leaves a block empty now and then, an empty one says nothing.
+    constexpr double kSure = 20.0;
+    const double share = lower_median(shares[block]);
+    if (share * lower_median(totals) >= kSure) {
+      problem.block_shares[static_cast<std::int64_t>(block)] = share;
+    }
+  }
 }
 
 // Patterns that are read from the file again whenever they are needed, ahead of time.
 class FilePatterns final : public PatternSource {
  public:
   FilePatterns(const Config& config, const Problem& problem)
-      : config_(config), held_(problem.held), type_(problem.patterns.scalar_type()) {
-    window_.window = problem.window;
-  }
+      : config_(config),
+        window_(for_reading(problem)),
+        held_(problem.held),
+        type_(problem.patterns.scalar_type()) {}
   at::ScalarType type() const override { return type_; }
   PatternBlock rows(const at::Tensor& indices) const override {
     return prefetch_.take(request(indices));
@@ -1123,7 +1644,7 @@ class FilePatterns final : public PatternSource {
   }
 
   Config config_;
-  Problem window_;
+  Problem window_;  // what reading must know
   std::vector<std::int64_t> held_;
   at::ScalarType type_;
   static constexpr std::size_t kAhead = 3;  // blocks
@@ -1148,6 +1669,7 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
     problem.patterns = all.patterns;
     problem.mask = all.mask;
     problem.statistics = all.statistics;
+    problem.evidence = all.evidence;
     problem.good_patterns = all.good_patterns;
     problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
     return;
@@ -1163,14 +1685,120 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
                                     problem.held.begin() + static_cast<std::ptrdiff_t>(end)});
     if (first == 0) {
       problem.statistics = some.statistics;
+      problem.evidence = some.evidence;
       problem.good_patterns = some.good_patterns;
       problem.patterns = some.patterns.narrow(0, 0, 0).clone();
     } else {
       problem.statistics.add_(some.statistics);  // each row comes from one chunk
+      problem.evidence.add_(some.evidence);
       problem.good_patterns.add_(some.good_patterns);
     }
   }
   problem.source = std::make_shared<FilePatterns>(config, problem);
+}
+
+at::Tensor good_of(const Problem& problem, std::int64_t held) {
+  const at::Tensor row = at::full({1}, held, at::kLong);
+  std::optional<at::Tensor> mask = problem.mask;
+  if (!mask && problem.streams()) mask = problem.source->rows(row).mask;
+  if (!mask) return at::ones({problem.window[0], problem.window[1]}, at::kLong);
+  if (mask->dim() == 3) mask = mask->select(0, problem.streams() ? 0 : held);
+  return mask->logical_not().to(at::kLong);
+}
+
+std::vector<bool> judge_frames(const Config& config, Problem& problem) {
+  const auto n = static_cast<std::size_t>(problem.positions.size(0));
+  std::vector<bool> stays(n, true);
+  const bool automatic = skips_bad_frames(config);
+  std::vector<std::int64_t> all_bad;
+  for (auto& [what, places] :
+       bad_frames(problem.statistics, problem.evidence, problem.window[0] * problem.window[1])) {
+    std::vector<std::int64_t> frames;
+    for (const std::int64_t k : places) {
+      frames.push_back(problem.frames[static_cast<std::size_t>(k)]);
+      if (automatic) stays[static_cast<std::size_t>(k)] = false;
+    }
+    all_bad.insert(all_bad.end(), frames.begin(), frames.end());
+    const std::string words = frame_words(frames) + " " + what;
+    if (automatic) {
+      problem.left_out.push_back(words);
+    } else {
+      problem.found.push_back(words +
+                              ": fitted as they are; data.skip = \"auto\", or a list of "
+                              "frames, leaves them out");
+    }
+  }
+  if (automatic && all_bad.size() == n) {
+    throw DataError(
+        config.data.file + ": data.patterns \"" + config.data.patterns +
+        "\" must have a frame that can take part, got none: " + problem.left_out.back());
+  }
+  if (automatic && 4 * all_bad.size() > n) {
+    problem.found.push_back("data.skip = \"auto\" leaves out " + std::to_string(all_bad.size()) +
+                            " of " + std::to_string(n) + " frames");
+  }
+  // Marks that come and go.
+  double pixels = 0.0, value = 0.0;
+  std::int64_t frames = 0;
+  for (std::size_t k = 0; k < n; ++k) {
+    if (!stays[k]) continue;
+    const double* row = problem.evidence.const_data_ptr<double>() +
+                        k * static_cast<std::size_t>(FrameEvidence::kColumns);
+    pixels += row[FrameEvidence::kMarkers];
+    frames += row[FrameEvidence::kMarkers] > 0.0 ? 1 : 0;
+    value = std::max(value, row[FrameEvidence::kMarker]);
+  }
+  if (pixels > 0.0) {
+    problem.found.push_back(number_words(pixels) + " pixels of " + std::to_string(frames) +
+                            " frames hold values like " + number_words(value) +
+                            ", with which detectors mark what they did not measure, but not the "
+                            "same pixels in all frames: they are taken for counts "
+                            "(detector.saturation masks them)");
+  }
+  return stays;
+}
+
+void keep_positions(const Config& config, Problem& problem, const std::vector<bool>& stays) {
+  if (std::find(stays.begin(), stays.end(), false) == stays.end()) return;
+  std::vector<std::int64_t> kept, number_of(stays.size(), -1);
+  for (std::size_t k = 0; k < stays.size(); ++k) {
+    if (!stays[k]) continue;
+    number_of[k] = static_cast<std::int64_t>(kept.size());
+    kept.push_back(static_cast<std::int64_t>(k));
+  }
+  std::vector<std::int64_t> held;
+  // In place: there may be no room for a second copy.
+  const bool streams = problem.streams();
+  const bool each = problem.mask && problem.mask->dim() == 3;
+  const auto move_row = [](const at::Tensor& rows, std::size_t from, std::size_t to) {
+    const std::size_t bytes =
+        static_cast<std::size_t>(rows.numel() / rows.size(0)) * rows.element_size();
+    auto* data = static_cast<char*>(rows.data_ptr());
+    std::memmove(data + to * bytes, data + from * bytes, bytes);
+  };
+  for (std::size_t k = 0; k < problem.held.size(); ++k) {
+    const std::int64_t number = number_of[static_cast<std::size_t>(problem.held[k])];
+    if (number < 0) continue;
+    if (!streams && k != held.size()) move_row(problem.patterns, k, held.size());
+    if (each && k != held.size()) move_row(*problem.mask, k, held.size());
+    held.push_back(number);
+  }
+  const at::Tensor rows = at::tensor(kept);
+  problem.held = std::move(held);
+  const auto here = static_cast<std::int64_t>(problem.held.size());
+  std::vector<std::int64_t> frames;
+  for (const std::int64_t k : kept) frames.push_back(problem.frames[static_cast<std::size_t>(k)]);
+  problem.frames = std::move(frames);
+  problem.positions = problem.positions.index_select(0, rows).contiguous();
+  problem.statistics = problem.statistics.index_select(0, rows).contiguous();
+  problem.evidence = problem.evidence.index_select(0, rows).contiguous();
+  if (each) problem.mask = problem.mask->narrow(0, 0, here);
+  if (streams) {
+    problem.source = std::make_shared<FilePatterns>(config, problem);
+  } else {
+    problem.patterns = problem.patterns.narrow(0, 0, here);
+    problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
+  }
 }
 
 void summarise_patterns(const Config& config, Problem& problem) {
@@ -1212,6 +1840,11 @@ Problem load_problem(const Config& config) {
   std::vector<std::int64_t> all(static_cast<std::size_t>(problem.positions.size(0)));
   std::iota(all.begin(), all.end(), 0);
   load_patterns(config, problem, std::move(all));
+  const std::vector<bool> stays = judge_frames(config, problem);
+  for (std::size_t k = 0; k < stays.size(); ++k) {
+    if (!stays[k]) problem.good_patterns.sub_(good_of(problem, static_cast<std::int64_t>(k)));
+  }
+  keep_positions(config, problem, stays);
   summarise_patterns(config, problem);
   return problem;
 }

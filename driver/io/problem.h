@@ -44,6 +44,18 @@ class MemoryPatterns final : public PatternSource {
 };
 
 struct Problem {
+  // Of the file's frames only those that take part are known to the program; `positions`, and all
+  // that is by position, are theirs. Empty: all frames, in order.
+  std::vector<std::int64_t> frames;
+  // [frames of the file, 2] float64, the object's frame of coordinates; NaN where a frame has no
+  // position. Undefined: `positions`.
+  at::Tensor file_positions;
+  std::vector<std::string> left_out;  // in words, which frames were left out and why
+  std::vector<std::string> found;     // doubts about what was read
+  std::vector<std::string> notes;     // in words, what was done to the data on reading
+  std::string far_position;           // in words, where one of `positions` is far from the others
+  std::optional<at::Tensor> unmeasured;  // [h, w] bool: fixed pixels that the detector marks
+
   // The positions whose patterns are here, ascending; all of them on one rank.
   std::vector<std::int64_t> held;
   // Empty where they are read from the file again in every iteration. Else
@@ -80,7 +92,11 @@ struct Problem {
   // [positions, 6] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
   // masked
   at::Tensor statistics;
+  at::Tensor evidence;       // [positions, FrameEvidence::kColumns] float64, likewise
   at::Tensor good_patterns;  // [h, w] int64, how many held patterns measured a pixel
+  // Shares of the counts by block of the pattern (frames.h): [kBlocks^2] float64, the median of
+  // some frames; undefined where there are too few of them.
+  at::Tensor block_shares;
 
   // From the statistics of all positions. Counts are over unmasked pixels.
   at::Tensor counts_per_pattern;         // [positions] float64
@@ -106,6 +122,14 @@ Problem load_problem(const Config& config);
 Problem load_geometry(const Config& config);
 void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held);
 void summarise_patterns(const Config& config, Problem& problem);
+
+// In between, once the statistics are those of all positions: which positions stay, of those there
+// are. All of them, with words in `found`, unless data.skip is "auto"; the same on every rank.
+std::vector<bool> judge_frames(const Config& config, Problem& problem);
+// Patterns measured by pixel: [h, w] int64.
+at::Tensor good_of(const Problem& problem, std::int64_t held);  // by one held pattern
+// Forgets all positions but those that stay. `good_patterns` is left to the caller.
+void keep_positions(const Config& config, Problem& problem, const std::vector<bool>& stays);
 
 // The part of load_problem that needs no file, for tests: into the object's frame.
 struct ObjectFrame {

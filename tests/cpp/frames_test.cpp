@@ -1,0 +1,328 @@
+// Frames that should take no part, marks of unmeasured pixels, and facts that two sources give.
+#include "driver/io/frames.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ATen/ATen.h>
+
+#include "driver/errors.h"
+#include "driver/io/hdf5.h"
+#include "driver/io/problem.h"
+#include "driver/optics/optics.h"
+#include "driver/optics/resample.h"
+
+namespace ptyle::driver {
+namespace {
+
+namespace fs = std::filesystem;
+using hdf5::File;
+using Sets = std::vector<std::string>;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+// 40 frames of 16 x 16 with about 100 counts in each pixel.
+class FramesTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "ptyle_frames_XXXXXX").string();
+    folder_ = ::mkdtemp(pattern.data());
+    at::manual_seed(5);
+    counts_ = at::randint(80, 120, {40, 16, 16}, at::kLong);
+    const at::Tensor k = at::arange(40, at::kDouble);
+    positions_ = at::stack({3.0 * (k / 8).floor(), 2.5 * k.remainder(8)}, 1);
+  }
+  void TearDown() override {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  Problem load(const at::Tensor& patterns, const Sets& sets = {}) const {
+    File file = File::create(path("d.h5"));
+    file.write("data", patterns);
+    file.write("positions", positions_);
+    file.write("probe", at::ones({16, 16}, at::kComplexDouble));
+    file.write("mask", mask_);
+    file.close();
+    return load_problem(
+        parse_config("data.file = \"d.h5\"\nprobe.file = \"d.h5\"\n", path("c.toml"), sets));
+  }
+  std::string refusal(const at::Tensor& patterns, const Sets& sets = {}) const {
+    try {
+      load(patterns, sets);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  }
+
+  fs::path folder_;
+  at::Tensor counts_, positions_;
+  at::Tensor mask_ = at::zeros({16, 16}, at::kByte);
+};
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string all;
+  for (const std::string& line : lines) all += line + "\n";
+  return all;
+}
+
+void expect_words(const std::string& text, const Sets& words) {
+  for (const std::string& word : words) {
+    EXPECT_NE(text.find(word), std::string::npos) << "missing \"" << word << "\" in: " << text;
+  }
+}
+
+TEST(Frames, SlicesAreThoseOfPython) {
+  const auto slice = frame_slice("2:9:3");
+  ASSERT_TRUE(slice.has_value());
+  EXPECT_EQ(slice->first, 2);
+  EXPECT_EQ(slice->end, 9);
+  EXPECT_EQ(slice->step, 3);
+  EXPECT_EQ(frame_slice(":")->first, 0);
+  EXPECT_FALSE(frame_slice(":")->end.has_value());
+  EXPECT_EQ(frame_slice("::2")->step, 2);
+  for (const char* text : {"", "auto", "3", "data", "a.h5:3", "1:2:3:4", "-1:3"}) {
+    EXPECT_FALSE(frame_slice(text).has_value()) << text;
+  }
+}
+
+TEST(Frames, TheFirstTenAreNamed) {
+  EXPECT_EQ(frame_words({60}), "1 frame (60)");
+  std::vector<std::int64_t> many(41);
+  for (std::size_t k = 0; k < many.size(); ++k) many[k] = static_cast<std::int64_t>(k) + 41;
+  EXPECT_EQ(frame_words(many), "41 frames (41, 42, 43, 44, 45, 46, 47, 48, 49, 50 and 31 more)");
+}
+
+TEST(Frames, PositionsFarFromAllOthers) {
+  at::Tensor grid = at::stack({at::arange(50, at::kDouble), at::zeros({50}, at::kDouble)}, 1);
+  EXPECT_TRUE(far_positions(grid, 32).empty());
+  grid[7][1] = 300.0;  // 20 deviations of the wider axis are 250
+  grid[9][0] = -5e3;
+  grid[11][0] = kNaN;
+  EXPECT_EQ(far_positions(grid, 32), (std::vector<std::int64_t>{7, 9}));
+  EXPECT_TRUE(far_positions(grid.narrow(0, 7, 3), 32).empty());  // of three, who is far?
+  // A quarter of them elsewhere is a scan of two parts.
+  grid = at::cat({at::zeros({12, 2}, at::kDouble), 1e4 + at::zeros({5, 2}, at::kDouble)});
+  EXPECT_TRUE(far_positions(grid, 32).empty());
+}
+
+TEST_F(FramesTest, GoodFramesAreNotSuspected) {
+  const Problem problem = load(counts_.to(at::kInt), {"data.skip=auto"});
+  EXPECT_TRUE(problem.found.empty()) << joined(problem.found);
+  EXPECT_TRUE(problem.left_out.empty()) << joined(problem.left_out);
+  EXPECT_EQ(problem.frames.size(), 40U);
+  // Few counts: by chance a frame is empty, and others have many times the median.
+  at::manual_seed(1);
+  const at::Tensor few = at::poisson(at::full({40, 16, 16}, 3.0 / 256.0)).to(at::kInt);
+  EXPECT_TRUE(load(few).found.empty());
+  // Half of the scan in vacuum, ten times brighter: a fact about the sample.
+  at::Tensor halves = counts_.clone();
+  halves.narrow(0, 20, 20).mul_(10);
+  EXPECT_TRUE(load(halves.to(at::kInt)).found.empty());
+}
+
+TEST_F(FramesTest, EveryKindOfBadFrameIsNamedAndLeftOut) {
+  at::Tensor bad = counts_.to(at::kUInt16).to(at::kLong);
+  bad[3].zero_();
+  bad[17].zero_();
+  bad[5].mul_(20);
+  bad[8].floor_divide_(20);
+  bad[11].narrow(0, 0, 8).zero_();
+  bad[13][2][3] = 40000;
+  bad[21].fill_(65535);
+  const at::Tensor stored = bad.to(at::kUInt16);
+  const Problem named = load(stored);
+  EXPECT_EQ(named.frames.size(), 40U);
+  expect_words(joined(named.found),
+               {"2 frames (3, 17) without counts", "1 frame (5) with far more counts",
+                "1 frame (8) with far fewer counts", "1 frame (11) empty in a part",
+                "1 frame (13) whose brightest pixel", "1 frame (21) marked or saturated"});
+  const Problem without = load(stored, {"data.skip=auto"});
+  EXPECT_TRUE(without.found.empty()) << joined(without.found);
+  std::vector<std::int64_t> good;
+  for (std::int64_t k = 0; k < 40; ++k) {
+    const std::vector<std::int64_t> out = {3, 5, 8, 11, 13, 17, 21};
+    if (std::find(out.begin(), out.end(), k) == out.end()) good.push_back(k);
+  }
+  EXPECT_EQ(without.frames, good);
+  const at::Tensor rows = at::tensor(good);
+  EXPECT_TRUE(at::equal(without.positions, named.positions.index_select(0, rows)));
+  EXPECT_EQ(without.object_shape, named.object_shape);
+  EXPECT_EQ(without.total_counts, counts_.index_select(0, rows).sum().item<double>());
+  EXPECT_FALSE(without.good_share && !without.good_share->eq(1.0).all().item<bool>());
+  // A list does the same; patterns are those of the frames left.
+  const Problem listed = load(stored, {"data.skip=[3, 5, 8, 11, 13, 17, 21]"});
+  EXPECT_EQ(listed.frames, good);
+  EXPECT_TRUE(at::equal(listed.positions, without.positions));
+  for (const Problem* problem : {&listed, &without}) {
+    const at::Tensor all = at::arange(33, at::kLong);
+    EXPECT_TRUE(at::equal(problem->source->rows(all).patterns.to(at::kLong),
+                          counts_.index_select(0, rows).roll({-8, -8}, {1, 2})));
+    EXPECT_EQ(problem->statistics.size(0), 33);
+    EXPECT_EQ(problem->file_positions.size(0), 40);
+  }
+}
+
+TEST_F(FramesTest, ValuesThatAreNoNumbersAreRefusedOrLeftOut) {
+  at::Tensor bad = counts_.to(at::kFloat);
+  bad[9][1][1] = std::numeric_limits<float>::infinity();
+  bad[4].fill_(kNaN);
+  expect_words(refusal(bad), {"must be finite", "at [4, 0, 0]"});
+  const Problem problem = load(bad, {"data.skip=auto"});
+  EXPECT_EQ(problem.frames.size(), 38U);
+  expect_words(joined(problem.left_out), {"2 frames (4, 9) with values that are not finite"});
+  EXPECT_EQ(refusal(bad, {"data.skip=[4, 9]"}), "accepted");
+}
+
+TEST_F(FramesTest, FixedMarksBecomeMask) {
+  const at::Tensor gap = at::zeros({16, 16}, at::kBool);
+  gap.select(1, 4).fill_(true);
+  gap.select(0, 9).fill_(true);
+  const std::int64_t marked = gap.sum().item<std::int64_t>();
+  struct Case {
+    at::ScalarType type;
+    double value;
+    const char* words;
+  };
+  for (const auto& [type, value, words] :
+       std::vector<Case>{{at::kInt, -1, "-1"},
+                         {at::kShort, -1, "-1"},
+                         {at::kInt, -2, "-2"},
+                         {at::kInt, 65535, "65535"},
+                         {at::kUInt32, 65535, "65535"},
+                         {at::kInt, 2147483647, "2147483647"},
+                         {at::kLong, 4294967295, "4294967295"},
+                         {at::kUInt64, 4294967295, "4294967295"},
+                         {at::kFloat, 4294967295, "4294967296"},
+                         {at::kDouble, 4294967295, "4294967295"},
+                         {at::kFloat, 65535, "65535"},
+                         {at::kFloat, kNaN, "no number"},
+                         {at::kDouble, std::numeric_limits<double>::infinity(), "no number"}}) {
+    at::Tensor wide = counts_.to(at::kDouble);
+    wide.masked_fill_(gap, value);
+    // One frame is bad itself, and one is empty, marks and all.
+    wide[0].zero_();
+    wide[20] = counts_[20];
+    const Problem problem = load(wide.to(type));
+    ASSERT_TRUE(problem.unmeasured.has_value()) << words << " in " << c10::toString(type);
+    EXPECT_TRUE(at::equal(*problem.mask, gap.roll({-8, -8}, {0, 1})));
+    EXPECT_EQ(problem.notes, Sets{std::to_string(marked) + " pixels hold " + words +
+                                  (std::string(words) == "no number" ? " (NaN or infinity)" : "") +
+                                  " in all frames: masked as unmeasured"});
+    EXPECT_EQ(problem.masked_pixels, 40 * marked);
+    EXPECT_EQ(problem.largest_count, 119.0);
+  }
+}
+
+TEST_F(FramesTest, MarksThatComeAndGoAreDoubtedAndDarkValuesAreNone) {
+  at::Tensor some = counts_.clone();
+  some[5][3][3] = 65535;
+  some[6][4][4] = 65535;
+  const Problem problem = load(some.to(at::kInt));
+  EXPECT_FALSE(problem.mask.has_value());
+  expect_words(joined(problem.found), {"2 pixels of 2 frames", "65535", "detector.saturation"});
+  // Counts of which one was taken off: -1 is none, here and there.
+  const at::Tensor sparse = at::poisson(at::full({40, 16, 16}, 0.5)).to(at::kInt) - 1;
+  EXPECT_FALSE(load(sparse + 0).unmeasured.has_value());
+  // The same where nothing was ever counted in most pixels.
+  at::Tensor dark = at::full({40, 16, 16}, -1, at::kInt);
+  dark.narrow(1, 4, 6).narrow(2, 4, 6).fill_(200);
+  const Problem doubted = load(dark);
+  EXPECT_FALSE(doubted.unmeasured.has_value());
+  expect_words(joined(doubted.found), {"220 of 256 pixels hold -1", "detector.dark"});
+}
+
+TEST_F(FramesTest, OneFactFromTwoSources) {
+  const at::Tensor four = counts_.reshape({5, 8, 16, 16}).to(at::kInt);
+  const Sets raster = {"data.raster.step=2.0"};
+  EXPECT_EQ(refusal(four, raster), "accepted");
+  EXPECT_EQ(refusal(four, {"data.raster.step=2.0", "data.raster.shape=[5, 8]"}), "accepted");
+  for (const char* shape : {"[8, 5]", "[1, 40]"}) {
+    expect_words(refusal(four, {"data.raster.step=2.0", std::string("data.raster.shape=") + shape}),
+                 {"data.raster.shape", "must be the scan's shape", "[5, 8, 16, 16]", shape});
+  }
+  positions_ = positions_.reshape({5, 8, 2});
+  EXPECT_EQ(refusal(four), "accepted");
+  EXPECT_EQ(refusal(counts_.to(at::kInt)), "accepted");
+  positions_ = positions_.reshape({8, 5, 2});
+  expect_words(refusal(four),
+               {"data.positions", "the scan's shape", "[5, 8, 16, 16]", "[8, 5, 2]"});
+  positions_ = positions_.reshape({40, 2});
+  mask_ = at::zeros({8, 5, 16, 16}, at::kByte);
+  expect_words(refusal(four, {"data.mask=mask"}), {"data.mask", "shape"});
+  mask_ = at::zeros({5, 8, 16, 16}, at::kByte);
+  EXPECT_EQ(refusal(four, {"data.mask=mask"}), "accepted");
+  // A flyback frame at the end: a raster of those selected.
+  const at::Tensor more = at::cat({counts_, counts_.narrow(0, 0, 1)}).to(at::kInt);
+  const Sets shape = {"data.raster.step=2.0", "data.raster.shape=[5, 8]"};
+  expect_words(refusal(more, shape), {"5 x 8 positions", "got 41"});
+  Sets selected = shape;
+  selected.emplace_back("data.select=0:40");
+  const Problem problem = load(more, selected);
+  EXPECT_EQ(problem.frames.size(), 40U);
+  EXPECT_TRUE(problem.file_positions[40].isnan().all().item<bool>());
+  EXPECT_EQ(problem.positions[39][1].item<double>(), 14.0);
+}
+
+// ---- probes with other pixels ----
+
+TEST(Resample, TheProbeOfOneOpticsOnAnotherGrid) {
+  ProbeOptics optics;
+  optics.wavelength_A = 0.0251;
+  optics.semiangle_mrad = 10.0;
+  optics.aperture_edge_mrad = 2.0;
+  optics.aberrations.C10 = -150.0;
+  const at::Tensor coarse = aberrated_probe(32, 24, 0.6, 0.8, optics).unsqueeze(0);
+  const at::Tensor fine = aberrated_probe(64, 64, 0.3, 0.3, optics).unsqueeze(0);
+  // The same width of the window, smaller pixels, and back: a crop in frequencies.
+  const Resampled up = resampled(coarse, {0.6, 0.8}, {64, 64}, {0.3, 0.3});
+  EXPECT_NEAR(up.kept, 1.0, 1e-6);
+  EXPECT_LT((up.wave - fine).abs().max().item<double>(), 1e-4 * fine.abs().max().item<double>());
+  const Resampled down = resampled(fine, {0.3, 0.3}, {32, 24}, {0.6, 0.8});
+  EXPECT_LT((down.wave - coarse).abs().max().item<double>(),
+            1e-4 * coarse.abs().max().item<double>());
+  // What the new pixels cannot hold is missing.
+  EXPECT_LT(resampled(fine, {0.3, 0.3}, {8, 8}, {2.4, 2.4}).kept, 0.9);
+}
+
+TEST_F(FramesTest, AStoredProbeIsResampledOrRefused) {
+  ProbeOptics optics;
+  optics.wavelength_A = 0.0251;
+  optics.semiangle_mrad = 10.0;
+  optics.aperture_edge_mrad = 2.0;
+  optics.aberrations.C10 = -60.0;
+  const at::Tensor coarse = aberrated_probe(8, 8, 1.0, 1.0, optics);
+  const at::Tensor fine = aberrated_probe(16, 16, 0.5, 0.5, optics);
+  const auto store = [&](double pixel_nm, double wavelength_pm) {
+    File file = File::create(path("probe.h5"));
+    file.write("probe", coarse);
+    file.set_attribute("/probe", "pixel_size_nm", std::vector<double>{pixel_nm, pixel_nm});
+    if (wavelength_pm > 0) file.set_attribute("/probe", "wavelength_pm", wavelength_pm);
+  };
+  const Sets sets = {"probe.file=probe.h5", "detector.object_pixel_nm=0.05", "beam.energy_keV=200"};
+  const at::Tensor patterns = counts_.to(at::kInt);
+  store(0.1, 2.5079);
+  const Problem problem = load(patterns, sets);
+  EXPECT_LT((problem.probe[0] - fine).abs().max().item<double>(),
+            1e-3 * fine.abs().max().item<double>());
+  EXPECT_EQ(problem.notes.size(), 1U);
+  expect_words(joined(problem.notes), {"resampled", "0.1 x 0.1 nm", "0.05 x 0.05 nm"});
+  EXPECT_EQ(problem.offset[0], 0.0);
+  store(0.05, 0.0);  // as it is, in the middle
+  EXPECT_TRUE(at::equal(load(patterns, sets).probe[0].narrow(0, 4, 8).narrow(1, 4, 8), coarse));
+  store(1.0, 0.0);  // most of it is outside
+  expect_words(refusal(patterns, sets),
+               {"probe.h5", "pixels of 1 x 1 nm", "0.05 x 0.05", "outside"});
+  store(0.1, 3.7);
+  expect_words(refusal(patterns, sets), {"probe.h5", "wavelength", "2.507", "got 3.7 pm"});
+}
+
+}  // namespace
+}  // namespace ptyle::driver
