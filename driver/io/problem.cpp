@@ -1486,6 +1486,8 @@ struct Mark {
   std::string words;  // "4294967295"
   bool negative = false;
   std::vector<std::int32_t> frames;  // by stored pixel, how many of the frames hold it there
+  std::int32_t frames_with = 0;      // how many hold it anywhere
+  bool in_this_frame = false;
 };
 
 // By value; all that is not finite is one.
@@ -1502,6 +1504,10 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
     mark.negative = negative;
     mark.frames.resize(pixels, 0);
     ++mark.frames[pixel];
+    mark.in_this_frame = true;
+  }
+  for (auto& [value, mark] : marks) {
+    mark.frames_with += std::exchange(mark.in_this_frame, false) ? 1 : 0;
   }
 }
 
@@ -1531,19 +1537,19 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
       });
     });
   }
-  // A frame or two may be bad themselves: three quarters of the frames decide.
-  const auto fixed = [some](std::int32_t frames_with) { return 4 * frames_with >= 3 * some; };
   for (const auto& [value, mark] : marks) {
+    // Some of the frames may be bad themselves: without any mark, or one of them with half of them.
+    if (4 * mark.frames_with < 3 * some) continue;
     std::vector<std::uint8_t> stored(pixels);
     std::int64_t inside = 0, outside = 0, count = 0;
     for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
-      stored[pixel] = fixed(mark.frames[pixel]) ? 1 : 0;
+      stored[pixel] = mark.frames[pixel] + 1 >= mark.frames_with ? 1 : 0;
       count += stored[pixel];
       (stored[pixel] != 0 ? inside : outside) += mark.frames[pixel];
     }
     if (count == 0) continue;
     // Where -1 also comes and goes it is what a dark value leaves of no counts.
-    if (mark.negative && 100 * outside > inside) continue;
+    if (mark.negative && 1000 * outside > inside) continue;
     if (2 * count > static_cast<std::int64_t>(pixels)) {
       problem.found.push_back(std::to_string(count) + " of " + std::to_string(pixels) +
                               " pixels hold " + value +

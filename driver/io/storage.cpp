@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <set>
@@ -96,6 +97,10 @@ Beside open_beside(hid_t object, const std::string& name, const char* variable) 
     if (!fs::exists(place, ignored)) continue;
     const Handle access = file_access();
     Handle file(H5Fopen(place.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
+    if (!file && contains(hdf5_cause(), "locking flag")) {
+      // The library has it open already, for a link, in its own way.
+      file = Handle(H5Fopen(place.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
+    }
     if (file) {
       result.file = std::move(file);
       return result;
@@ -262,6 +267,18 @@ Sizes shape_of(hid_t space) {
   Sizes shape(static_cast<std::size_t>(std::max(rank, 0)));
   if (rank > 0) H5Sget_simple_extent_dims(space, shape.data(), nullptr);
   return shape;
+}
+
+hsize_t values_of(const Sizes& shape) {
+  return std::accumulate(shape.begin(), shape.end(), hsize_t{1}, std::multiplies<>());
+}
+
+std::string shape_words(const Sizes& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  }
+  return text + "]";
 }
 
 // ---- gaps ----
@@ -491,7 +508,9 @@ class GapFinder {
       look_for_blocks(here.get(), file_name, dataset_name);
       return;
     }
-    judge(entries, source(file_name, dataset_name), file_name, dataset_name, there.get());
+    const hssize_t wanted = H5Sget_select_npoints(here.get());
+    judge(entries, source(file_name, dataset_name), file_name, dataset_name, there.get(),
+          static_cast<hsize_t>(std::max<hssize_t>(wanted, 0)));
   }
 
   // Every block of an unlimited mapping has a source of its own.
@@ -508,14 +527,15 @@ class GapFinder {
         box[axis].count = 1;
         if (box[axis].start >= shape_[axis]) return;
         const std::string file = block_name(file_name, b), dataset = block_name(dataset_name, b);
-        judge(entries_of(box, shape_, axes_), source(file, dataset), file, dataset, -1);
+        judge(entries_of(box, shape_, axes_), source(file, dataset), file, dataset, -1, 0);
       }
     }
   }
 
-  // `there`: what of the source is taken; -1: all of it.
+  // `there`: what of the source is taken, `wanted` values; -1: all of it.
   void judge(const std::vector<std::int64_t>& entries, const Source& from,
-             const std::string& file_name, const std::string& dataset_name, hid_t there) {
+             const std::string& file_name, const std::string& dataset_name, hid_t there,
+             hsize_t wanted) {
     const std::string whence = "their source " +
                                quoted(file_name == "." ? dataset_name : file_name) +
                                (file_name == "." ? "" : " (dataset " + quoted(dataset_name) + ")");
@@ -529,15 +549,18 @@ class GapFinder {
     if (there >= 0) {
       const Sizes declared = shape_of(there);
       Sizes low(declared.size()), high(declared.size());
-      const bool bounded = declared.size() == from.shape.size() &&
+      const bool all = H5Sget_select_type(there) == H5S_SEL_ALL;
+      const bool bounded = !all && declared.size() == from.shape.size() &&
                            !is_unlimited(there, declared.size()) &&
                            H5Sget_select_bounds(there, low.data(), high.data()) >= 0;
+      bool too_small = all && values_of(from.shape) < wanted;
       for (std::size_t axis = 0; bounded && axis < high.size(); ++axis) {
-        if (high[axis] < from.shape[axis]) continue;
+        too_small = too_small || high[axis] >= from.shape[axis];
+      }
+      if (too_small) {
         for (const std::int64_t entry : entries) {
-          mark(entry, whence + " has only " + std::to_string(from.shape[axis]) +
-                          " entries along axis " + std::to_string(axis) + ", of which " +
-                          std::to_string(high[axis] + 1) + " are asked for");
+          mark(entry, whence + " has the shape " + shape_words(from.shape) +
+                          ", less than what is taken from it");
         }
         return;
       }

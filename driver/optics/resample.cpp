@@ -23,7 +23,8 @@ at::Tensor interpolation(std::int64_t from, double pixel, std::int64_t to, doubl
   for (std::int64_t i = 0; i < to; ++i) {
     const double x =
         static_cast<double>(i - to / 2) * new_pixel / pixel + static_cast<double>(from / 2);
-    if (x < -0.5 || x >= size - 0.5) continue;
+    const double from_centre = x - static_cast<double>(from / 2);
+    if (from_centre < -0.5 * size - kRounding || from_centre >= 0.5 * size - kRounding) continue;
     for (std::int64_t j = 0; j < from; ++j) {
       const double away = x - static_cast<double>(j);
       c10::complex<double> sum(0.0, 0.0);
