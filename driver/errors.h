@@ -23,6 +23,12 @@ class RunError : public Error {
   explicit RunError(const std::string& message) : Error(message, 1) {}
 };
 
+// The reconstruction grew worse without end.
+class Diverged : public RunError {
+ public:
+  explicit Diverged(const std::string& message) : RunError(message) {}
+};
+
 // The command line or the config is wrong, a path in it included.
 class ConfigError : public Error {
  public:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <ostream>
 #include <sstream>
 #include <utility>
@@ -16,6 +15,8 @@
 #include <ptyle/ops.h>
 
 #include "csrc/cpu/layout.h"
+#include "driver/check/doubts.h"
+#include "driver/check/words.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/priors.h"
@@ -28,20 +29,14 @@
 namespace ptyle::driver {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
+using words::by;
+using words::bytes;
+using words::length;
+using words::number;
+
 // What the program and its libraries take before any data: measured as the peak of `ptyle check`
 // on a few kilobytes of patterns.
 constexpr std::int64_t kBaseBytes = std::int64_t{140} << 20;
-
-std::string number(double value, int digits = 4) {
-  char text[40];
-  std::snprintf(text, sizeof(text), "%.*g", digits, value);
-  return text;
-}
-
-std::string by(std::int64_t rows, std::int64_t columns) {
-  return std::to_string(rows) + " x " + std::to_string(columns);
-}
 
 const char* type_name(at::ScalarType type) {
   switch (type) {
@@ -56,115 +51,6 @@ const char* type_name(at::ScalarType type) {
     default:
       return "float32";
   }
-}
-
-// A length in the unit that suits it.
-std::string length(double angstrom) {
-  const double size = std::abs(angstrom);
-  if (size >= 1e10) return number(angstrom / 1e10) + " m";
-  if (size >= 1e7) return number(angstrom / 1e7) + " mm";
-  if (size >= 1e4) return number(angstrom / 1e4) + " um";
-  if (size >= 10.0) return number(angstrom / 10.0) + " nm";
-  return number(angstrom) + " A";
-}
-
-std::string bytes(std::int64_t count) {
-  const auto value = static_cast<double>(count);
-  if (value >= 1e9) return number(value / 1e9, 3) + " GB";
-  if (value >= 1e6) return number(value / 1e6, 3) + " MB";
-  return number(value / 1e3, 3) + " kB";
-}
-
-// ---- the scan ----
-
-using Point = std::array<double, 2>;
-
-std::vector<Point> points_of(const at::Tensor& positions) {
-  const at::Tensor dense = positions.contiguous();
-  const auto* data = dense.const_data_ptr<double>();
-  std::vector<Point> points(static_cast<std::size_t>(dense.size(0)));
-  for (std::size_t k = 0; k < points.size(); ++k) points[k] = {data[2 * k], data[2 * k + 1]};
-  return points;
-}
-
-// Area that the scan covers, in pixels squared: the convex hull (monotone chain, Andrew 1979) with
-// half a step added around it, which is exact for a raster.
-double scanned_area(std::vector<Point> points, double step) {
-  std::sort(points.begin(), points.end());
-  points.erase(std::unique(points.begin(), points.end()), points.end());
-  std::vector<Point> hull;
-  const auto turns_right = [&hull](const Point& c) {
-    const Point& a = hull[hull.size() - 2];
-    const Point& b = hull.back();
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) <= 0.0;
-  };
-  for (int pass = 0; pass < 2; ++pass) {
-    const std::size_t fixed = hull.size() + 1;
-    for (const Point& point : points) {
-      while (hull.size() > fixed && turns_right(point)) hull.pop_back();
-      hull.push_back(point);
-    }
-    hull.pop_back();
-    std::reverse(points.begin(), points.end());
-  }
-  double area = 0.0, perimeter = 0.0;
-  for (std::size_t k = 0; k < hull.size(); ++k) {
-    const Point& a = hull[k];
-    const Point& b = hull[(k + 1) % hull.size()];
-    area += 0.5 * (a[0] * b[1] - b[0] * a[1]);
-    perimeter += std::hypot(b[0] - a[0], b[1] - a[1]);
-  }
-  return std::abs(area) + 0.5 * perimeter * step + step * step;
-}
-
-// ---- the probe and the patterns ----
-
-// Diameter in pixels of the disc of even intensity that is as concentrated as the probe:
-// area = (sum I)^2 / sum I^2.
-double probe_diameter(const at::Tensor& probe) {
-  const at::Tensor intensity = probe.abs().square().sum(0);
-  const double sum = intensity.sum().item<double>();
-  const double squares = intensity.square().sum().item<double>();
-  return squares > 0.0 ? 2.0 * std::sqrt(sum * sum / squares / kPi) : 0.0;
-}
-
-struct PatternSummary {
-  at::Tensor mean;            // [h, w] float64, over unmasked values
-  Point centre = {0.0, 0.0};  // of mass, in detector pixels from the zero frequency
-  std::int64_t pixels_at_largest = 0;
-};
-
-PatternSummary summarise(const Problem& problem) {
-  PatternSummary summary;
-  const auto n = static_cast<std::int64_t>(problem.held.size());
-  const std::int64_t h = problem.window[0], w = problem.window[1];
-  at::Tensor sum = at::zeros({h, w}, at::kDouble);
-  constexpr std::int64_t kBlock = 64;
-  for (std::int64_t first = 0; first < n; first += kBlock) {
-    // Masked pixels are stored as 0 and add nothing.
-    const at::Tensor block =
-        problem.source->rows(at::arange(first, std::min(first + kBlock, n), at::kLong))
-            .patterns.to(at::kDouble);
-    sum += block.sum(0);
-    summary.pixels_at_largest += (block == problem.largest_count).sum().item<std::int64_t>();
-  }
-  summary.mean = sum / static_cast<double>(n);
-  const double total = sum.sum().item<double>();
-  for (std::int64_t axis = 0; axis < 2; ++axis) {
-    const std::int64_t size = problem.window[static_cast<std::size_t>(axis)];
-    const at::Tensor indices = at::arange(size, at::kLong);
-    // Signed frequency index; in the near field the distance from the window's centre.
-    const at::Tensor from_zero =
-        problem.detector ? indices - size / 2 : (indices + size / 2).remainder(size) - size / 2;
-    const at::Tensor along = sum.sum(1 - axis);
-    summary.centre[static_cast<std::size_t>(axis)] =
-        total > 0.0 ? (along * from_zero).sum().item<double>() / total : 0.0;
-  }
-  return summary;
-}
-
-double probe_power(const Problem& problem) {
-  return problem.probe.abs().square().sum().item<double>();
 }
 
 std::int64_t complex_bytes(const Config& config) {
@@ -184,129 +70,7 @@ std::string what_moves(const Config& config, const Problem& problem) {
   return text + ": " + share;
 }
 
-std::int64_t overhanging(const Problem& problem) {
-  std::int64_t count = 0;
-  for (const Point& p : points_of(problem.positions)) {
-    bool over = false;
-    for (std::size_t axis = 0; axis < 2; ++axis) {
-      const double first = std::floor(p[axis]);
-      over = over || first < 0.0 ||
-             first + static_cast<double>(problem.window[axis]) >
-                 static_cast<double>(problem.object_shape[axis + 1]);
-    }
-    count += over ? 1 : 0;
-  }
-  return count;
-}
-
-struct Scan {
-  double step = 0.0, diameter = 0.0, area = 0.0;
-  double overlap() const { return diameter > 0.0 ? std::max(0.0, 1.0 - step / diameter) : 0.0; }
-};
-
-Scan scan_of(const Problem& problem) {
-  const std::vector<Point> points = points_of(problem.positions);
-  Scan scan;
-  scan.step = neighbour_distance(problem.positions);
-  scan.diameter = probe_diameter(problem.probe);
-  scan.area = scanned_area(points, scan.step);
-  return scan;
-}
-
-std::vector<std::string> doubts_about(const Config& config, const Problem& problem,
-                                      const Scan& scan, const PatternSummary& summary) {
-  std::vector<std::string> result;
-  const auto doubt = [&result](const std::string& text) { result.push_back(text); };
-  const std::int64_t n = problem.positions.size(0);
-  const auto pixels = static_cast<double>(n * problem.window[0] * problem.window[1]);
-
-  if (n > 1 && scan.overlap() < 0.6) {
-    doubt("the linear overlap of neighbouring probes is " + number(100.0 * scan.overlap(), 3) +
-          " %; below 60 % a reconstruction seldom converges (probe diameter " +
-          number(scan.diameter, 3) + " pixels, step " + number(scan.step, 3) + " pixels)");
-  }
-  const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
-                                       problem.object_shape[1], problem.object_shape[2]);
-  // Many scans of focused probes are smaller than a window; one smaller than the probe is odd.
-  if (static_cast<double>(std::max(region.rows, region.columns)) < scan.diameter) {
-    doubt("the positions span " + by(region.rows, region.columns) +
-          " pixels, less than the probe's diameter of " + number(scan.diameter, 3) +
-          " pixels: is data.position_unit right?");
-  }
-  if (!problem.detector &&
-      (std::abs(summary.centre[0]) > 1.0 || std::abs(summary.centre[1]) > 1.0)) {
-    doubt("the mean pattern's centre of mass is (" + number(summary.centre[0], 3) + ", " +
-          number(summary.centre[1], 3) +
-          ") pixels from the zero frequency: is data.zero_frequency right, or is the beam off "
-          "the centre (detector.crop can move it)?");
-  }
-  const double power = probe_power(problem);
-  const double target = config.probe.power == "number" ? config.probe.power_value : power;
-  if (config.probe.power != "data") {
-    const double ratio = target / problem.mean_counts_per_pattern;
-    if (ratio > 2.0 || ratio < 0.5) {
-      doubt("the probe's power is " + number(target) + ", but a pattern has " +
-            number(problem.mean_counts_per_pattern) +
-            " counts: probe.power = \"data\" makes them agree");
-    }
-  }
-  if (problem.pixel_row_A &&
-      std::abs(*problem.pixel_row_A / *problem.pixel_column_A - 1.0) > 1e-6) {
-    doubt("the object's pixels are not square: " + length(*problem.pixel_row_A) + " x " +
-          length(*problem.pixel_column_A));
-  }
-  // Neighbouring frequencies at the edge must not be more than half a turn apart.
-  const auto check_sampling = [&](double distance_A, const std::string& what) {
-    const std::array<double, 2> pixel_A = {*problem.pixel_row_A, *problem.pixel_column_A};
-    for (std::size_t axis = 0; axis < 2; ++axis) {
-      const double reach = static_cast<double>(problem.window[axis]) * pixel_A[axis] *
-                           pixel_A[axis] / *problem.wavelength_A;
-      if (std::abs(distance_A) > reach) {
-        doubt("the window samples " + what + " only up to " + length(reach) + ", but it is " +
-              length(distance_A) + ": waves wrap around the window (rows and columns: " +
-              (axis == 0 ? "rows)" : "columns)"));
-        break;
-      }
-    }
-  };
-  if (problem.propagator) check_sampling(problem.slice_distance_A, "the distance between slices");
-  if (problem.detector) check_sampling(1e10 * *config.detector.distance_m, "the distance");
-  const double masked = static_cast<double>(problem.masked_pixels) / pixels;
-  if (masked > 0.1) {
-    doubt(number(100.0 * masked, 3) + " % of the pixels are masked");
-  }
-  if (!config.detector.saturation && problem.largest_count >= 255.0 &&
-      summary.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
-    doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +
-          std::to_string(summary.pixels_at_largest) +
-          " times: is the detector saturated there (detector.saturation)?");
-  }
-  if (problem.negative_pixels > 0) {
-    doubt(std::to_string(problem.negative_pixels) + " pixels (" +
-          number(100.0 * static_cast<double>(problem.negative_pixels) / pixels, 3) +
-          " %) are negative; the amplitude and Poisson likelihoods count them as 0");
-  }
-  if (problem.stored_probe_modes > config.probe.modes) {
-    doubt("the file holds " + std::to_string(problem.stored_probe_modes) +
-          " probe modes, of which probe.modes = " + std::to_string(config.probe.modes) +
-          " takes the first");
-  }
-  if (const std::int64_t over = overhanging(problem); over > 0) {
-    doubt(std::to_string(over) +
-          " windows hang over the edge of the object, where there is vacuum");
-  }
-  if (config.reconstruct.batches > n) {
-    doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +
-          " is more than the " + std::to_string(n) + " positions: some batches are empty");
-  }
-  return result;
-}
-
 }  // namespace
-
-std::vector<std::string> doubts(const Config& config, const Problem& problem) {
-  return doubts_about(config, problem, scan_of(problem), summarise(problem));
-}
 
 DecompositionOptions decomposition_options(const Config& config, const Problem& problem) {
   return {config.tiles.grid,
@@ -453,41 +217,6 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
   return bytes;
 }
 
-double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {
-  const auto [h, w] = problem.window;
-  // |probe|^2 summed over modes, as a table of sums from the corner.
-  at::Tensor table = at::zeros({h + 1, w + 1}, at::kDouble);
-  table.narrow(0, 1, h).narrow(1, 1, w).copy_(
-      problem.probe.abs().square().sum(0).cumsum(0).cumsum(1));
-  const double* sums = table.const_data_ptr<double>();
-  const auto energy = [&, w = w](const Rectangle& area) {
-    const auto at = [&](std::int64_t row, std::int64_t column) {
-      return sums[row * (w + 1) + column];
-    };
-    return at(area.row + area.rows, area.column + area.columns) -
-           at(area.row, area.column + area.columns) - at(area.row + area.rows, area.column) +
-           at(area.row, area.column);
-  };
-  const Tile& here = decomposition.tiles[static_cast<std::size_t>(tile)];
-  const double* p = problem.positions.const_data_ptr<double>();
-  double all = 0.0, inside = 0.0;
-  for (const std::int64_t n : decomposition.positions_of_tile(tile, problem.positions)) {
-    const auto row = static_cast<std::int64_t>(std::floor(p[2 * n]));
-    const auto column = static_cast<std::int64_t>(std::floor(p[2 * n + 1]));
-    const Rectangle window{row, column, h, w};
-    const auto part = [&](const Rectangle& of) {
-      Rectangle area = intersection(window, of);
-      if (area.empty()) return 0.0;
-      area.row -= row;
-      area.column -= column;
-      return energy(area);
-    };
-    all += part(decomposition.grid.object());  // beyond the object there is vacuum for everybody
-    inside += part(here.frame);
-  }
-  return all > 0.0 ? 1.0 - inside / all : 0.0;
-}
-
 namespace {
 
 // Relative error of the object's gradient, at the start of a run, that a truncated halo makes.
@@ -521,7 +250,6 @@ double halo_error(const Config& config, const Problem& problem) {
 int check(const Config& config, std::ostream& out, const CheckOptions& options) {
   const Problem problem = load_problem(config);
   const Scan scan = scan_of(problem);
-  const PatternSummary summary = summarise(problem);
   const auto line = [&out](const std::string& what, const std::string& value) {
     out << what << std::string(what.size() < 18 ? 18 - what.size() : 1, ' ') << value << '\n';
   };
@@ -551,7 +279,10 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     line("geometry", "near field, " + length(1e10 * *config.detector.distance_m) + " (" +
                          config.object.propagator + ")");
   } else {
-    line("geometry", "far field, zero frequency at the " + config.data.zero_frequency +
+    line("geometry", "far field, zero frequency at " +
+                         (config.detector.center ? "[" + number(problem.zero_at[0], 6) + ", " +
+                                                       number(problem.zero_at[1], 6) + "]"
+                                                 : "the " + config.data.zero_frequency) +
                          " of the oriented pattern");
   }
   if (problem.between_pixels) {
@@ -630,7 +361,6 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   line("likelihood", config.reconstruct.likelihood);
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
                                       options.ranks, decomposition_options(config, problem));
-  std::vector<std::string> about_tiles;
   const std::int64_t tiles = cut.grid.tiles();
   line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + cut.exchange +
                         ", on " + std::to_string(options.ranks) +
@@ -655,19 +385,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
                       std::to_string(*least) + " to " + std::to_string(*most) + " positions");
     line("halo",
          (config.tiles.halo ? "truncated, " : "exact, ") + by(halo[0], halo[1]) + " pixels");
-    double worst = 0.0;
-    for (const Tile& tile : cut.tiles)
-      worst = std::max(worst, energy_cut(problem, cut, tile.number));
-    line("energy cut", number(100.0 * worst, 3) +
+    line("energy cut", number(100.0 * worst_energy_cut(problem, cut), 3) +
                            " % of the illumination in the worst tile lies beyond its halo");
-    if (worst > 0.01) {
-      about_tiles.push_back("the halo cuts off " + number(100.0 * worst, 3) +
-                            " % of the illumination of a tile; more than 1 % shows in the image "
-                            "(tiles.halo, at most exact: " +
-                            std::to_string(std::max(exact_halo(problem.window, problem.reach)[0],
-                                                    exact_halo(problem.window, problem.reach)[1])) +
-                            ")");
-    }
     if (cut.exchange == "direct") {
       std::int64_t inside = 0;
       const double* p = problem.positions.const_data_ptr<double>();
@@ -732,13 +451,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   line("read", problem.streams() ? "each pattern once and again in every iteration (data.stream)"
                                  : "1.0 times each pattern (kept in memory)");
 
-  std::vector<std::string> found = problem.found;
-  for (const std::string& text : doubts_about(config, problem, scan, summary)) {
-    found.push_back(text);
-  }
-  found.insert(found.end(), about_tiles.begin(), about_tiles.end());
-  for (const std::string& text : never_used(config)) found.push_back(text);
-  for (const std::string& text : found) out << "doubtful: " << text << '\n';
+  const std::vector<Doubt> found = doubts(config, problem, cut);
+  for (const Doubt& doubt : found) out << "doubtful: " << doubt.text << '\n';
   if (found.empty()) out << "nothing doubtful\n";
   out.flush();
   return 0;

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 #include <iosfwd>
-#include <string>
-#include <vector>
 
 #include "driver/config/config.h"
 
@@ -22,9 +20,6 @@ struct CheckOptions {
 // Loads everything a run would load, prints what it means, writes nothing. Returns the exit code.
 int check(const Config& config, std::ostream& out, const CheckOptions& options = {});
 
-// The doubts alone, one sentence each.
-std::vector<std::string> doubts(const Config& config, const Problem& problem);
-
 // Memory of one rank's tensors in a run, in bytes.
 struct TensorBytes {
   std::int64_t data = 0;      // patterns, masks, positions: in the host's memory
@@ -41,10 +36,6 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
 // Of these, computed on the CPU, and the program itself.
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
-
-// The share of the illumination of a tile's positions that lies outside its extended tile, where a
-// truncated halo takes the object for vacuum.
-double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile);
 
 DecompositionOptions decomposition_options(const Config& config, const Problem& problem);
 

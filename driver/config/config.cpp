@@ -429,6 +429,10 @@ void visit_keys(Config& c, Visitor& v) {
                          "object's patch (interpolated), which wraps nothing around the window; "
                          "auto: the probe, but in the near field the object where more than 1e-4 "
                          "of the probe's energy lies in the window's outer eighth");
+  v.template key<OptionalCodec<PairCodec<Number>>>(
+      "detector.center", c.detector.center, any<std::optional<NumberPair>>(),
+      "[row, column] of the zero frequency in the oriented pattern, before the crop, also between "
+      "pixels (with data.zero_frequency = \"corner\" about [0, 0]); far field only");
   v.template key<ListCodec<Integer>>(
       "detector.crop", c.detector.crop,
       {"be [rows, columns] about the centre or [row, column, rows, columns], sizes at least 1",
@@ -476,7 +480,7 @@ void visit_keys(Config& c, Visitor& v) {
                                 "aberration of the computed probe, Krivanek's notation");
     if (value) c.probe.aberrations[name] = *value;
   }
-  v.template key<Integer>("probe.modes", c.probe.modes, within<std::int64_t>(1, 64),
+  v.template key<Integer>("probe.modes", c.probe.modes, within<std::int64_t>(1, Config::Probe::kMostModes),
                           "incoherent modes");
   v.template key<PowerCodec>("probe.power", c.probe, any<Config::Probe>(),
                              "the probe's power: from the data, as it is, or in counts");
@@ -818,6 +822,11 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
       fail("data.zero_frequency",
            "must not be given in the near field (detector.geometry = \"near\"), got \"" +
                c.data.zero_frequency + "\"");
+    }
+    if (c.detector.center) {
+      fail("detector.center",
+           "must not be given in the near field (detector.geometry = \"near\"), got " +
+               PairCodec<NumberCodec>::write(*c.detector.center));
     }
     if (!c.detector.distance_m) {
       fail("detector.distance_m", "must be given in the near field (detector.geometry = \"near\")");

@@ -57,6 +57,7 @@ struct Config {
     std::vector<std::int64_t> crop;
     IntegerPair bin = {1, 1};
     IntegerPair pad = {0, 0};
+    std::optional<NumberPair> center;  // of the oriented pattern, before the crop; far field
     double gain = 1.0;
     // A number, or a dataset of the data file (or FILE.h5:DATASET).
     double dark = 0.0;
@@ -74,6 +75,8 @@ struct Config {
     double defocus_nm = 0.0;  // underfocus positive
     // By Krivanek's names with their units: C30_nm, phi12_deg. C10 is -defocus_nm.
     std::map<std::string, double> aberrations;
+    // Each mode that is guessed takes 2 % of the power.
+    static constexpr std::int64_t kMostModes = 50;
     std::int64_t modes = 1;
     std::string power = "data";  // data | keep | number
     double power_value = 0.0;    // where power = "number"

@@ -47,8 +47,8 @@ double curvature(const Config& config, const Problem& problem) {
 
 [[noreturn]] void diverged(const State& state, const std::string& what, double value,
                            bool with_priors) {
-  throw RunError("the " + what + " must stay finite, got " + std::to_string(value) +
-                 " in iteration " + std::to_string(state.iteration + 1) +
+  throw Diverged("the run diverged: the " + what + " must stay finite, got " +
+                 std::to_string(value) + " in iteration " + std::to_string(state.iteration + 1) +
                  ": the steps are too long (reconstruct.step, probe_step, momentum, "
                  "learning_rate" +
                  (with_priors ? "), or a prior pulls too hard (prior.strength)" : ")"));
@@ -90,7 +90,7 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
       batches_(problem.positions, config.reconstruct.batches,
                static_cast<std::uint64_t>(config.reconstruct.seed)),
       exchange_(make_exchange(decomposition, ranks)),
-      priors_(config, decomposition, ranks, device) {
+      priors_(config, decomposition, ranks, device, probe_ramp(problem)) {
   priors_.try_out(problem.probe.sizes());
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -

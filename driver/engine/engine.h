@@ -34,6 +34,17 @@ struct IterationWork {
   std::optional<double> error_before_priors, error_after_priors, prior_descent;
 };
 
+// What a state leaves unexplained, over all positions; the same on every rank.
+struct Residuals {
+  // By position, over unmasked pixels: sum of (sqrt(I) - sqrt(n))^2, and what counting noise alone
+  // would leave of it for the model's intensities I.
+  at::Tensor error, expected;  // [positions] float64
+  at::Tensor excess;           // [h, w] float64: error - expected, summed over positions
+  // A mean over unmasked pixels: of the amplitude likelihood, and of the run's own.
+  double amplitude_error = 0.0, expected_amplitude_error = 0.0;
+  double loss = 0.0, expected_loss = 0.0;
+};
+
 // Patterns are copied for the operators a block at a time: small enough for a cache, large enough
 // for a call. A fixed size, so that sums have the same bits however ranks and threads share the
 // work.
@@ -73,6 +84,10 @@ class Engine {
   // The object's gradient at `state`, of the first batch, in every tile's owned pixels: complete,
   // exchanged.
   std::vector<at::Tensor> owned_gradients(const State& state);
+  // One more pass over all positions, without gradients. Refreshes halos: after a checkpoint.
+  Residuals residuals(const State& state);
+  // The mean over unmasked pixels that no object without gain can exceed.
+  double highest_error(const State& state) const;
   // From now on steps are recorded there.
   void record(Trace* trace) { trace_ = trace; }
   const IterationWork& work() const { return work_; }
@@ -106,6 +121,9 @@ class Engine {
   void accumulate(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
                   const Block& block, const at::Tensor& patterns, const GradientBuffers& buffers,
                   const at::Tensor& losses, LossOptions options) const;
+  // The model's of some positions of a tile, [k, h, w] real.
+  at::Tensor intensities(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
+                         const at::Tensor& positions) const;
   // Loss and gradients of some positions of a tile, added to what is there.
   void add(const State& state, std::size_t tile, const Block& block, bool with_probe, bool counts);
   // The same for a part of all tiles of this rank.

@@ -13,6 +13,7 @@
 #include <ATen/ops/abs.h>
 #include <ATen/ops/angle.h>
 #include <ATen/ops/complex.h>
+#include <ATen/ops/conj_physical.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_file.h>
 #include <ATen/ops/linspace.h>
@@ -169,11 +170,12 @@ struct Priors::Task {
 };
 
 Priors::Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
-               const at::Device& device)
+               const at::Device& device, const std::optional<at::Tensor>& probe_ramp)
     : config_(config),
       cut_(cut),
       ranks_(ranks),
       device_(device),
+      probe_ramp_(probe_ramp),
       mine_(cut.tiles_of_rank(ranks.rank())) {
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     auto one = std::make_unique<One>();
@@ -394,15 +396,19 @@ void Priors::apply_to_probe(One& one, State& state) const {
     const c10::InferenceMode no_autograd;
     const double most = largest(state.probe.abs().to(at::kDouble).contiguous());
     if (most > 0) {
+      at::Tensor ramp;
+      if (probe_ramp_) ramp = probe_ramp_->to(device_, state.probe.scalar_type());
+      const at::Tensor seen = probe_ramp_ ? state.probe * at::conj_physical(ramp) : state.probe;
       const at::Tensor x =
-          at::view_as_real(state.probe).permute({0, 3, 1, 2}).div(most).to(at::kFloat).contiguous();
+          at::view_as_real(seen).permute({0, 3, 1, 2}).div(most).to(at::kFloat).contiguous();
       const at::Tensor change = one.model->denoised(x, one.noise)
                                     .sub(x)
                                     .permute({0, 2, 3, 1})
                                     .to(at::toRealValueType(state.probe.scalar_type()))
                                     .mul(most * one.settings.strength)
                                     .contiguous();
-      state.probe.add_(at::view_as_complex(change));
+      const at::Tensor moved = at::view_as_complex(change);
+      state.probe.add_(probe_ramp_ ? moved * ramp : moved);
     }
   }
   ranks_.broadcast(state.probe);

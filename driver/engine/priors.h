@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,9 @@ std::string checksums_of_priors(const Config& config);
 class Priors {
  public:
   // Loads them all. ConfigError where one does not fit its table. All must outlive it.
+  // probe_ramp: what the state's probe carries (Problem::probe); models see it without.
   Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
-         const at::Device& device);
+         const at::Device& device, const std::optional<at::Tensor>& probe_ramp = std::nullopt);
   ~Priors();
 
   bool any() const { return !list_.empty(); }
@@ -91,6 +93,7 @@ class Priors {
   const Decomposition& cut_;
   const Ranks& ranks_;
   at::Device device_;
+  std::optional<at::Tensor> probe_ramp_;
   std::vector<std::int64_t> mine_;  // tiles of this rank
   std::vector<std::unique_ptr<One>> list_;
   int calls_ = 0;

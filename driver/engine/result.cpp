@@ -26,7 +26,8 @@ at::Tensor as_tensor(const std::vector<double>& values) {
 }  // namespace
 
 void write_result(const std::string& path, const State& state, const Config& config,
-                  const Problem& problem, const Decomposition& decomposition, const Ranks& ranks) {
+                  const Problem& problem, const Decomposition& decomposition, const Ranks& ranks,
+                  const Remarks& remarks) {
   const auto [slices, rows, columns] = problem.object_shape;
   const at::ScalarType type = state.probe.scalar_type();
   const std::vector<std::int64_t> mine = decomposition.tiles_of_rank(ranks.rank());
@@ -49,6 +50,15 @@ void write_result(const std::string& path, const State& state, const Config& con
     file.set_attribute("/", "program", std::string("ptyle ") + version());
     file.set_attribute("/", "config", to_toml(config));
     file.set_attribute("/", "iterations", state.iteration);
+    std::string lines;
+    for (const Doubt& doubt : remarks.doubts) lines += doubt.text + "\n";
+    file.set_attribute("/", "doubts", lines);
+    if (remarks.fit) {
+      file.set_attribute("/", "amplitude_error", remarks.fit->amplitude_error);
+      file.set_attribute("/", "expected_amplitude_error", remarks.fit->expected_amplitude_error);
+      file.set_attribute("/", "loss_per_pixel", remarks.fit->loss);
+      file.set_attribute("/", "expected_loss_per_pixel", remarks.fit->expected_loss);
+    }
     file.create_dataset("/object", {slices, rows, columns}, type);
     gather([&file](const Tile& tile, const at::Tensor& tensor) {
       file.write_area("/object", {0, tile.owned.row, tile.owned.column}, tensor);
@@ -57,7 +67,7 @@ void write_result(const std::string& path, const State& state, const Config& con
     file.set_attribute("/object", "row_cuts", decomposition.grid.row_cuts());
     file.set_attribute("/object", "column_cuts", decomposition.grid.column_cuts());
     file.set_attribute("/object", "unit", "1 (complex transmission)");
-    file.write("/probe", orthogonalised_modes(state.probe.cpu()));
+    file.write("/probe", without_ramp(problem, orthogonalised_modes(state.probe.cpu())));
     file.set_attribute("/probe", "axes", "mode, row, column");
     file.set_attribute("/probe", "unit", "sqrt(counts)");
     // One row for each frame of the file, also of those that took no part.
@@ -106,7 +116,8 @@ void write_pictures(const std::string& folder, const State& state, const Problem
                             }};
   write_object_phase(folder + "/object_phase.png", object, region, problem.pixel_row_A);
   write_object_amplitude(folder + "/object_amplitude.png", object, region, problem.pixel_row_A);
-  write_probe(folder + "/probe.png", orthogonalised_modes(state.probe.cpu()), problem.pixel_row_A);
+  write_probe(folder + "/probe.png", without_ramp(problem, orthogonalised_modes(state.probe.cpu())),
+              problem.pixel_row_A);
 }
 
 }  // namespace ptyle::driver

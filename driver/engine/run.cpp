@@ -17,20 +17,24 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include <ATen/Context.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 
 #include <ptyle/ops.h>
 
 #include "driver/check/check.h"
+#include "driver/check/doubts.h"
 #include "driver/device.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
+#include "driver/engine/judgement.h"
 #include "driver/engine/result.h"
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
@@ -343,9 +347,14 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
   for (std::size_t k = 0; k < problem.held.size(); ++k) {
     const std::int64_t n = problem.held[k];
     if (counts_here(n) && stays[static_cast<std::size_t>(n)]) continue;
-    problem.good_patterns.sub_(good_of(problem, static_cast<std::int64_t>(k)));
+    const auto row = static_cast<std::int64_t>(k);
+    problem.good_patterns.sub_(good_of(problem, row));
+    problem.pattern_sum.sub_(problem.source->rows(at::full({1}, row, at::kLong))
+                                 .patterns.select(0, 0)
+                                 .to(at::kDouble));
   }
   ranks.sum(problem.good_patterns);
+  ranks.sum(problem.pattern_sum);
   keep_positions(config, problem, stays);
   std::vector<std::int64_t> tile_of;
   for (std::size_t n = 0; n < stays.size(); ++n) {
@@ -358,7 +367,62 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
 void tell_what_was_found(const Problem& problem) {
   for (const std::string& text : problem.left_out) log_info() << "left out: " << text;
   for (const std::string& text : problem.notes) log_info() << text;
-  for (const std::string& text : problem.found) log_warning() << text;
+}
+
+// Every so many iterations; before the first of these after 1, 2, 4, ..., so that a run which goes
+// wrong early has something to fall back on.
+bool checkpoint_is_due(const Config& config, std::int64_t iteration) {
+  const std::int64_t every = config.output.checkpoint_every;
+  if (every <= 0) return false;
+  return iteration % every == 0 || (iteration < every && (iteration & (iteration - 1)) == 0);
+}
+
+// After a divergence: the last checkpoint becomes the result, on all ranks. In words, for the end
+// of a sentence.
+std::string keep_last_good(const Config& config, const std::string& data, const Problem& problem,
+                           const Decomposition& cut, const Ranks& ranks, const Remarks& remarks) {
+  const std::string& folder = config.output.folder;
+  const std::string checkpoint = folder + "/checkpoint.h5";
+  ranks.barrier();
+  std::error_code error;
+  if (!fs::exists(checkpoint, error)) return "; nothing before that was worth keeping";
+  const OneThread one_thread;
+  const State good = read_checkpoint(checkpoint, config, data, cut, ranks);
+  write_result(folder + "/result.h5", good, config, problem, cut, ranks, remarks);
+  if (ranks.first() && config.output.png) write_pictures(folder, good, problem);
+  return "; " + folder + " keeps the result of iteration " + std::to_string(good.iteration);
+}
+
+// What a complete run says last.
+void judge(const Config& config, const Problem& problem, const State& state,
+           const Remarks& remarks) {
+  const std::vector<double>& error = state.history.amplitude_error;
+  if (error.size() > 1 && !(error.back() < error.front())) {
+    log_warning() << "the amplitude_error did not fall (" << error.front() << " in the first "
+                  << "iteration, " << error.back() << " in the last): check the geometry with "
+                  << "`ptyle check`, or shorten the steps";
+  }
+  const Residuals& fit = *remarks.fit;
+  const bool far = fit.amplitude_error > kFarAboveNoise * fit.expected_amplitude_error;
+  if (far && !error.empty()) {
+    std::string causes;
+    int place = 0;
+    for (const std::string& cause :
+         likely_causes(config, problem, state.history, fit, remarks.doubts)) {
+      causes += (place > 0 ? "; (" : " (") + std::to_string(++place) + ") " + cause;
+    }
+    log_warning() << "the fit is " << fit.amplitude_error / fit.expected_amplitude_error
+                  << " times as far from the data as counting noise would be; likely causes:"
+                  << causes;
+  }
+  const std::string& folder = config.output.folder;
+  if (error.empty()) {
+    log_info() << "no iterations were asked for; the start is in " << folder << "/result.h5, with "
+               << words_of_fit(config, fit);
+  } else {
+    log_info() << words_of_fit(config, fit) << " after " << state.iteration
+               << " iterations; result in " << folder << "/result.h5";
+  }
 }
 
 // Everything after the ranks have met, on each of them.
@@ -380,8 +444,11 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   if (ranks.first()) tell_what_was_found(problem);
   Engine engine(config, problem, cut, ranks, device);
   const std::string data = engine.fingerprint();
+  Remarks remarks;
   if (ranks.first()) {
-    for (const std::string& text : never_used(config)) log_warning() << text;
+    const OneThread one_thread;
+    remarks.doubts = doubts(config, problem, cut);
+    for (const Doubt& doubt : remarks.doubts) log_warning() << "doubtful: " << doubt.text;
   }
   State state;
   if (options.resume && fs::exists(checkpoint)) {
@@ -418,11 +485,6 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
                << cut.grid.rows() << " x " << cut.grid.columns() << " tiles on " << ranks.size()
                << (ranks.size() == 1 ? " rank" : " ranks") << ", on "
                << words_for(device, problem.window) << ", into " << folder;
-    if (config.reconstruct.batches > engine.positions()) {
-      log_warning() << "reconstruct.batches = " << config.reconstruct.batches
-                    << " is more than the " << engine.positions()
-                    << " positions: every batch has one";
-    }
   }
 
   restart_most_bytes(device);
@@ -431,14 +493,16 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     trace.emplace(ranks);
     engine.record(&*trace);
   }
-  const auto stop = [] { return stop_asked.load(); };
   const std::int64_t last = config.reconstruct.iterations;
-  {
+  const double highest = engine.highest_error(state);
+  try {
     std::optional<Progress> progress;
     if (ranks.first()) progress.emplace(state.iteration, last, engine.positions());
+    const auto stop = [] { return stop_asked.load(); };
     const auto batch_done = [&](std::int64_t positions) {
       if (progress) progress->positions_done(positions);
     };
+    bool told_of_growth = false;
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
       const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
@@ -447,39 +511,42 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
         metrics->write(row);
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       }
-      const std::int64_t every = config.output.checkpoint_every;
-      if (every > 0 && state.iteration % every == 0 && state.iteration < last) {
+      const Course course = course_of(state.history, problem, highest);
+      if (course == Course::kDiverged || (state.iteration == last && config.priors.empty() &&
+                                          ended_diverged(state.history, problem))) {
+        throw Diverged(words_of_divergence(config, problem, state.history, highest));
+      }
+      if (course == Course::kRising && config.priors.empty() && ranks.first() &&
+          !std::exchange(told_of_growth, true)) {
+        log_warning() << "the amplitude_error is " << row.amplitude_error << " in iteration "
+                      << row.iteration << ", more than twice its least: no checkpoint is written "
+                      << "while it is";
+      }
+      if (course == Course::kFine && checkpoint_is_due(config, state.iteration) &&
+          state.iteration < last) {
         write_checkpoint(checkpoint, state, config, data, cut, ranks);
         if (ranks.first()) remove_old(folder);
       }
     }
+  } catch (const Diverged& error) {
+    throw Diverged(error.what() + keep_last_good(config, data, problem, cut, ranks, remarks));
   }
   if (trace) trace->write(options.trace);
   write_checkpoint(checkpoint, state, config, data, cut, ranks);
+  const bool complete = state.iteration >= last;
+  if (complete) remarks.fit = engine.residuals(state);
   {
     const OneThread one_thread;
-    write_result(folder + "/result.h5", state, config, problem, cut, ranks);
+    write_result(folder + "/result.h5", state, config, problem, cut, ranks, remarks);
     if (ranks.first()) remove_old(folder);
     if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
   }
-  if (state.iteration < last) {
+  if (!complete) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
                       std::to_string(last) + ": everything is saved in " + folder +
                       ", --resume goes on");
   }
-  if (!ranks.first()) return;
-  const std::vector<double>& error = state.history.amplitude_error;
-  if (error.size() > 1 && !(error.back() < error.front())) {
-    log_warning() << "the amplitude_error did not fall (" << error.front() << " in the first "
-                  << "iteration, " << error.back() << " in the last): check the geometry with "
-                  << "`ptyle check`, or shorten the steps";
-  }
-  if (error.empty()) {
-    log_info() << "no iterations were asked for; the start is in " << folder << "/result.h5";
-  } else {
-    log_info() << "amplitude_error " << error.back() << " after " << state.iteration
-               << " iterations; result in " << folder << "/result.h5";
-  }
+  if (ranks.first()) judge(config, problem, state, remarks);
 }
 
 // Bits are those of an instruction set: all ranks take the lowest that any of them has.
@@ -570,6 +637,10 @@ void run(Config config, const RunOptions& options) {
   } catch (const c10::DistError& error) {
     throw PeerError(meeting.find_failure(error.what_without_backtrace()));
   } catch (const Interrupted&) {
+    meeting.leave();
+    throw;
+  } catch (const Diverged&) {  // on all ranks
+    if (options.overwrite && launch.rank == 0) restore_old(config.output.folder);
     meeting.leave();
     throw;
   } catch (const std::exception& error) {

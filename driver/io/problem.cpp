@@ -19,6 +19,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include "csrc/interpolation.h"
@@ -125,8 +126,9 @@ std::string first_not_finite(const at::Tensor& values) {
 struct PixelMap {
   IntegerPair stored = {0, 0};
   IntegerPair window = {0, 0};
-  std::int64_t per_pixel = 1;        // stored pixels summed into one
-  std::vector<std::int64_t> source;  // [h, w, per_pixel]; -1: not measured
+  std::int64_t per_pixel = 1;                                 // stored pixels summed into one
+  std::vector<std::int64_t> source;                           // [h, w, per_pixel]; -1: not measured
+  NumberPair zero_at = {0.0, 0.0}, zero_offset = {0.0, 0.0};  // as in Problem
   std::int64_t pixels() const { return window[0] * window[1]; }
 };
 
@@ -136,17 +138,37 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
   IntegerPair oriented = stored;
   if (detector.orientation.transpose) std::swap(oriented[0], oriented[1]);
 
-  IntegerPair start = {0, 0};
-  IntegerPair size = oriented;
+  // The zero frequency of the oriented pattern, which here is centred already.
+  const bool corner = far && config.data.zero_frequency == "corner";
+  NumberPair zero{}, zero_at{};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const auto middle = static_cast<double>(oriented[axis] / 2);
+    zero_at[axis] = detector.center ? (*detector.center)[axis] : corner ? 0.0 : middle;
+    zero[axis] = corner ? middle + zero_at[axis] : zero_at[axis];
+  }
+  if (detector.center) {
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      if (zero[axis] >= 0.0 && zero[axis] <= static_cast<double>(oriented[axis] - 1)) continue;
+      throw_config_error(config, "detector.center",
+                         "lie inside the pattern of " + shape_words({oriented[0], oriented[1]}),
+                         "[" + number_words(zero_at[0]) + ", " + number_words(zero_at[1]) + "]");
+    }
+  }
+
+  IntegerPair start = {0, 0}, size = oriented;
+  IntegerPair used_start = {0, 0}, used_size = oriented;  // what is measured
   if (detector.crop.size() == 2) {
     size = {detector.crop[0], detector.crop[1]};
     start = {oriented[0] / 2 - size[0] / 2, oriented[1] / 2 - size[1] / 2};
   } else if (detector.crop.size() == 4) {
     start = {detector.crop[0], detector.crop[1]};
     size = {detector.crop[2], detector.crop[3]};
+    used_start = start;
+    used_size = size;
   }
   for (std::size_t axis = 0; axis < 2; ++axis) {
-    if (start[axis] < 0 || start[axis] + size[axis] > oriented[axis]) {
+    const bool inside = start[axis] >= 0 && start[axis] + size[axis] <= oriented[axis];
+    if (!inside && (!detector.center || size[axis] > oriented[axis])) {
       throw_config_error(config, "detector.crop",
                          "lie inside the pattern of " + shape_words({oriented[0], oriented[1]}),
                          shape_words(detector.crop));
@@ -156,6 +178,8 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
                          "divide the cropped pattern of " + shape_words({size[0], size[1]}),
                          shape_words({detector.bin[0], detector.bin[1]}));
     }
+    // The whole part moves the window; what hangs over what is used was not measured.
+    if (detector.center) start[axis] = std::llround(zero[axis]) - size[axis] / 2;
   }
 
   PixelMap map;
@@ -163,11 +187,20 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
   map.per_pixel = detector.bin[0] * detector.bin[1];
   for (std::size_t axis = 0; axis < 2; ++axis) {
     map.window[axis] = size[axis] / detector.bin[axis] + 2 * detector.pad[axis];
+    if (!far) continue;
+    // What is left between the zero frequency and the middle of the pixel that stands for it: the
+    // fraction of detector.center, and half a stored pixel where an even number is binned.
+    const std::int64_t bin = detector.bin[axis];
+    const double pixel = static_cast<double>(start[axis] + size[axis] / bin / 2 * bin) +
+                         0.5 * static_cast<double>(bin - 1);
+    const double where =
+        detector.center ? zero[axis] : static_cast<double>(start[axis] + size[axis] / 2);
+    map.zero_at[axis] = where - (corner ? static_cast<double>(oriented[axis] / 2) : 0.0);
+    map.zero_offset[axis] = (where - pixel) / static_cast<double>(bin);
   }
   map.source.reserve(static_cast<std::size_t>(map.pixels() * map.per_pixel));
 
   // Stored pixel of a pixel of the oriented, centred pattern.
-  const bool corner = far && config.data.zero_frequency == "corner";
   const auto stored_index = [&](IntegerPair at) {
     for (std::size_t axis = 0; axis < 2; ++axis) {
       if (corner) at[axis] = (at[axis] + oriented[axis] - oriented[axis] / 2) % oriented[axis];
@@ -185,12 +218,13 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
         if (far) at[axis] = (at[axis] + map.window[axis] / 2) % map.window[axis];
         at[axis] -= detector.pad[axis];
         measured = measured && at[axis] >= 0 && at[axis] < size[axis] / detector.bin[axis];
+        at[axis] = start[axis] + at[axis] * detector.bin[axis];
+        measured = measured && at[axis] >= used_start[axis] &&
+                   at[axis] + detector.bin[axis] <= used_start[axis] + used_size[axis];
       }
       for (std::int64_t a = 0; a < detector.bin[0]; ++a) {
         for (std::int64_t b = 0; b < detector.bin[1]; ++b) {
-          map.source.push_back(measured ? stored_index({start[0] + at[0] * detector.bin[0] + a,
-                                                        start[1] + at[1] * detector.bin[1] + b})
-                                        : -1);
+          map.source.push_back(measured ? stored_index({at[0] + a, at[1] + b}) : -1);
         }
       }
     }
@@ -500,7 +534,7 @@ bool is_not_finite(T value) {
 struct PatternStatistics {
   double sum = 0.0;
   double largest = -std::numeric_limits<double>::infinity();
-  std::int64_t negative = 0, sentinel = 0, saturated = 0, masked = 0;
+  std::int64_t negative = 0, sentinel = 0, saturated = 0, masked = 0, at_largest = 0;
   Fault fault = Fault::kNone;
   std::int64_t fault_index = 0;  // stored pixel
   double fault_value = 0.0;
@@ -606,7 +640,9 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
     }
     if (sum != 0.0) statistics.lit[conversion.blocks[pixel]] = true;
     statistics.sum += sum;
+    if (sum > statistics.largest) statistics.at_largest = 0;
     statistics.largest = std::max(statistics.largest, sum);
+    if (sum == statistics.largest) ++statistics.at_largest;
     if (sum < 0.0) ++statistics.negative;
   }
   return marked;
@@ -667,7 +703,7 @@ void with_kept_type(at::ScalarType type, const Function& function) {
                   number_words(statistics.fault_value) + " at " + shape_words(index));
 }
 
-constexpr std::int64_t kStatistics = 6;  // columns of Problem::statistics
+constexpr std::int64_t kStatistics = 9;  // columns of Problem::statistics
 
 // Patterns of problem.held, mask and statistics. Values that are not finite or do not fit are told
 // in `evidence` where `tolerant`, else thrown.
@@ -770,6 +806,31 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
   auto* told = problem.evidence.data_ptr<double>();
   problem.good_patterns = at::zeros({map.window[0], map.window[1]}, at::kLong);
   auto* good = problem.good_patterns.data_ptr<std::int64_t>();
+  problem.pattern_sum = at::zeros({map.window[0], map.window[1]}, at::kDouble);
+  with_kept_type(kept, [&](auto tag) {
+    const auto* counts = static_cast<const decltype(tag)*>(problem.patterns.data_ptr());
+    const auto [h, w] = map.window;
+    // Distances from the zero frequency; in the near field from the window's corner.
+    const auto from_zero = [&](std::int64_t i, std::int64_t size) {
+      return static_cast<double>(
+          config.detector.geometry == "far" ? (i + size / 2) % size - size / 2 : i);
+    };
+    for (std::int64_t k = 0; k < n; ++k) {
+      double* moments = numbers + held[static_cast<std::size_t>(k)] * kStatistics + 7;
+      auto* sums = problem.pattern_sum.data_ptr<double>();
+      for (std::int64_t i = 0; i < h; ++i) {
+        double row = 0.0, columns = 0.0;
+        for (std::int64_t j = 0; j < w; ++j) {
+          const auto count = static_cast<double>(*counts++);
+          *sums++ += count;
+          row += count;
+          columns += count * from_zero(j, w);
+        }
+        moments[0] += row * from_zero(i, h);
+        moments[1] += columns;
+      }
+    }
+  });
   const auto* each =
       mask.each.defined() ? static_cast<std::uint8_t*>(mask.each.data_ptr()) : nullptr;
   for (std::int64_t k = 0; k < n; ++k) {
@@ -790,6 +851,7 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
     to[3] = static_cast<double>(one.sentinel);
     to[4] = static_cast<double>(one.saturated);
     to[5] = static_cast<double>(one.masked);
+    to[6] = static_cast<double>(one.at_largest);
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
       const bool bad = mask.common[static_cast<std::size_t>(pixel)] != 0 ||
                        (each != nullptr && each[k * pixels + pixel] != 0);
@@ -870,7 +932,7 @@ at::Tensor propagator_over(const Config& config, const Problem& problem, double 
   const auto make =
       config.object.propagator == "fresnel" ? fresnel_propagator : angular_spectrum_propagator;
   return make(problem.window[0], problem.window[1], *problem.pixel_row_A, *problem.pixel_column_A,
-              *problem.wavelength_A, distance_A);
+              *problem.wavelength_A, distance_A, problem.zero_offset);
 }
 
 // ---- positions ----
@@ -1101,6 +1163,35 @@ at::Tensor on_our_pixels(const Located& at, const at::Tensor& probe, Problem& pr
   return result.wave;
 }
 
+// Without the modes that no update would bring to life or apart: those without a share of the
+// power, and multiples (or sums of multiples) of modes before them. The power stays. `dropped`:
+// their numbers.
+at::Tensor without_dead_modes(const at::Tensor& probe, std::vector<std::int64_t>& dropped) {
+  constexpr double kLeastShare = 1e-6, kLeastRest = 1e-3;
+  const auto power_of = [](const at::Tensor& wave) {
+    return wave.abs().square().sum().item<double>();
+  };
+  const double power = power_of(probe);
+  std::vector<at::Tensor> kept, basis;
+  for (std::int64_t k = 0; k < probe.size(0); ++k) {
+    const at::Tensor mode = probe.select(0, k);
+    at::Tensor rest = mode.flatten();
+    for (const at::Tensor& other : basis) {
+      rest = rest - other * (at::conj_physical(other) * rest).sum();
+    }
+    const double own = power_of(mode), left = power_of(rest);
+    if (own < kLeastShare * power || left < kLeastRest * kLeastRest * own) {
+      dropped.push_back(k);
+      continue;
+    }
+    kept.push_back(mode);
+    basis.push_back(rest / std::sqrt(left));
+  }
+  if (dropped.empty()) return probe;
+  const at::Tensor alive = at::stack(kept);
+  return alive * std::sqrt(power / power_of(alive));
+}
+
 // [modes, h, w] complex128 as stored, before it is padded to the window.
 at::Tensor read_probe(const Config& config, Problem& problem, NumberPair& corner) {
   const Located at =
@@ -1152,13 +1243,7 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
   } else {
     need_wavelength(config, problem, "a computed probe (probe.semiangle_mrad)");
     need_pixel(config, problem, "a computed probe (probe.semiangle_mrad)");
-    ProbeOptics optics;
-    optics.wavelength_A = *problem.wavelength_A;
-    optics.semiangle_mrad = *config.probe.semiangle_mrad;
-    optics.aberrations.C10 = -10.0 * config.probe.defocus_nm;
-    for (const auto& [name, value] : config.probe.aberrations) {
-      set_aberration(optics.aberrations, name, value);
-    }
+    const ProbeOptics optics = probe_optics(config, problem);
     // The aperture must lie inside the frequencies that the window samples.
     const double edge_per_A = 1e-3 * optics.semiangle_mrad / optics.wavelength_A;
     const double nyquist_per_A = 0.5 / std::max(*problem.pixel_row_A, *problem.pixel_column_A);
@@ -1166,7 +1251,8 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
       throw_config_error(config, "probe.semiangle_mrad",
                          "lie inside the detector, which reaches to " +
                              number_words(1e3 * nyquist_per_A * optics.wavelength_A) + " mrad",
-                         number_words(optics.semiangle_mrad));
+                         number_words(optics.semiangle_mrad) +
+                             (1e-3 * edge_per_A <= nyquist_per_A ? ": is it in urad?" : ""));
     }
     probe = aberrated_probe(problem.window[0], problem.window[1], *problem.pixel_row_A,
                             *problem.pixel_column_A, optics)
@@ -1174,7 +1260,12 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
     problem.probe_origin = "computed: " + number_words(optics.semiangle_mrad) + " mrad, defocus " +
                            number_words(config.probe.defocus_nm) + " nm";
   }
+  if (config.reconstruct.refines("probe") && probe.size(0) > 1 && config.probe.modes > 1) {
+    probe = without_dead_modes(probe.narrow(0, 0, std::min(probe.size(0), config.probe.modes)),
+                               problem.replaced_modes);
+  }
   problem.probe = with_more_modes(probe, config.probe.modes).contiguous();
+  if (const auto ramp = probe_ramp(problem)) problem.probe.mul_(*ramp);
 }
 
 // Share of the probe's energy within an eighth of the window's edges.
@@ -1216,6 +1307,28 @@ at::Tensor selected(const at::Tensor& patterns, const at::Tensor& indices) {
 }
 
 }  // namespace
+
+ProbeOptics probe_optics(const Config& config, const Problem& problem) {
+  ProbeOptics optics;
+  optics.wavelength_A = *problem.wavelength_A;
+  optics.semiangle_mrad = *config.probe.semiangle_mrad;
+  optics.aberrations.C10 = -10.0 * config.probe.defocus_nm;
+  for (const auto& [name, value] : config.probe.aberrations) {
+    set_aberration(optics.aberrations, name, value);
+  }
+  return optics;
+}
+
+std::optional<at::Tensor> probe_ramp(const Problem& problem) {
+  if (problem.zero_offset[0] == 0.0 && problem.zero_offset[1] == 0.0) return std::nullopt;
+  return frequency_ramp(problem.window[0], problem.window[1], problem.zero_offset);
+}
+
+at::Tensor without_ramp(const Problem& problem, const at::Tensor& probe) {
+  const std::optional<at::Tensor> ramp = probe_ramp(problem);
+  if (!ramp) return probe;
+  return probe.to(at::kComplexDouble).mul(at::conj_physical(*ramp)).to(probe.scalar_type());
+}
 
 PatternBlock MemoryPatterns::rows(const at::Tensor& indices) const {
   return {selected(patterns_, indices), std::nullopt};
@@ -1372,6 +1485,8 @@ Problem load_geometry(const Config& config) {
   problem.stored_shape = stack.info.shape;
   const PixelMap map = make_pixel_map(config, stack.frame);
   problem.window = map.window;
+  problem.zero_at = map.zero_at;
+  problem.zero_offset = map.zero_offset;
 
   // What is cheap to check comes before the patterns are read.
   set_wavelength(config, problem);
@@ -1677,6 +1792,7 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
     problem.statistics = all.statistics;
     problem.evidence = all.evidence;
     problem.good_patterns = all.good_patterns;
+    problem.pattern_sum = all.pattern_sum;
     problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
     return;
   }
@@ -1693,11 +1809,13 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
       problem.statistics = some.statistics;
       problem.evidence = some.evidence;
       problem.good_patterns = some.good_patterns;
+      problem.pattern_sum = some.pattern_sum;
       problem.patterns = some.patterns.narrow(0, 0, 0).clone();
     } else {
       problem.statistics.add_(some.statistics);  // each row comes from one chunk
       problem.evidence.add_(some.evidence);
       problem.good_patterns.add_(some.good_patterns);
+      problem.pattern_sum.add_(some.pattern_sum);
     }
   }
   problem.source = std::make_shared<FilePatterns>(config, problem);
@@ -1820,6 +1938,10 @@ void summarise_patterns(const Config& config, Problem& problem) {
     problem.sentinel_pixels += static_cast<std::int64_t>(row[3]);
     problem.saturated_pixels += static_cast<std::int64_t>(row[4]);
     problem.masked_pixels += static_cast<std::int64_t>(row[5]);
+  }
+  row = problem.statistics.const_data_ptr<double>();
+  for (std::int64_t k = 0; k < n; ++k, row += kStatistics) {
+    if (row[1] == largest) problem.pixels_at_largest += static_cast<std::int64_t>(row[6]);
   }
   problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
   problem.largest_count = largest;

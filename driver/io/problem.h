@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "driver/config/config.h"
+#include "driver/optics/optics.h"
 
 namespace ptyle::driver {
 
@@ -71,6 +72,10 @@ struct Problem {
   IntegerPair window = {0, 0};     // [h, w]
   std::array<std::int64_t, 3> object_shape = {0, 0, 0};  // [slices, rows, columns]
 
+  // Far field: where the zero frequency is in the oriented pattern (data.zero_frequency,
+  // detector.center), and how far beyond the window's index [0, 0], in its pixels; a fraction.
+  NumberPair zero_at = {0.0, 0.0}, zero_offset = {0.0, 0.0};
+
   std::optional<double> pixel_row_A, pixel_column_A;  // the object's pixel
   std::optional<double> wavelength_A;
   double slice_distance_A = 0.0;         // between slices; 0 for one slice
@@ -84,15 +89,21 @@ struct Problem {
   bool between_pixels = false;  // some position does
   double probe_at_edge = 0.0;   // share of the probe's energy in the window's outer eighth
 
-  at::Tensor probe;                     // [modes, h, w] complex128, centred in the window
+  // [modes, h, w] complex128, centred in the window. With a zero_offset it carries the ramp that
+  // moves the exit wave's diffraction pattern by it; without_ramp takes it off.
+  at::Tensor probe;
   std::string probe_origin;             // in words: "probe.h5: probe (1 mode, 128 x 128)"
   std::int64_t stored_probe_modes = 0;  // modes found in the file; 0 where computed
+  // Modes of the file, from 0, that could not have been refined: guesses stand in their place.
+  std::vector<std::int64_t> replaced_modes;
 
   // What was found in each pattern, by position: zeros where it is not held.
-  // [positions, 6] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
-  // masked
+  // [positions, 9] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
+  // masked, how many have the largest value, sums of counts times row and column from the zero
+  // frequency
   at::Tensor statistics;
   at::Tensor evidence;       // [positions, FrameEvidence::kColumns] float64, likewise
+  at::Tensor pattern_sum;    // [h, w] float64, of the held patterns, masked pixels as 0
   at::Tensor good_patterns;  // [h, w] int64, how many held patterns measured a pixel
   // Shares of the counts by block of the pattern (frames.h): [kBlocks^2] float64, the median of
   // some frames; undefined where there are too few of them.
@@ -104,6 +115,7 @@ struct Problem {
   double total_counts = 0.0;
   double mean_counts_per_pattern = 0.0;
   double largest_count = 0.0;
+  std::int64_t pixels_at_largest = 0;
   std::int64_t negative_pixels = 0;
   std::int64_t masked_pixels = 0;     // of all positions x h x w
   std::int64_t sentinel_pixels = 0;   // stored value = largest of its unsigned type, masked
@@ -111,6 +123,13 @@ struct Problem {
   std::string stored_type;            // of the patterns in the file: "uint16"
   std::vector<std::int64_t> stored_shape;
 };
+
+// Of a computed probe.
+ProbeOptics probe_optics(const Config& config, const Problem& problem);
+// [h, w] complex128: what problem.probe carries; nullopt without a zero_offset.
+std::optional<at::Tensor> probe_ramp(const Problem& problem);
+// A probe of the problem [modes, h, w], as the world knows it: what /probe of a result holds.
+at::Tensor without_ramp(const Problem& problem, const at::Tensor& probe);
 
 // Reads and checks everything, on one rank. ConfigError where a key is at fault (a path, a missing
 // sampling), DataError where the data is.

@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 
+#include "driver/config/config.h"
 #include "driver/errors.h"
 
 namespace ptyle::driver {
@@ -23,21 +24,22 @@ void check_window(const char* name, int64_t rows, int64_t columns, double pixel_
   }
 }
 
-double fft_frequency(int64_t index, int64_t length, double pixel_A) {
+double fft_frequency(int64_t index, int64_t length, double pixel_A, double offset = 0.0) {
   const int64_t wrapped = index < (length + 1) / 2 ? index : index - length;
-  return static_cast<double>(wrapped) / (static_cast<double>(length) * pixel_A);
+  return (static_cast<double>(wrapped) - offset) / (static_cast<double>(length) * pixel_A);
 }
 
 // Fills [rows, columns] by value(k_row, k_column), zero frequency at [0, 0].
 template <typename Value>
 at::Tensor complex_over_frequencies(int64_t rows, int64_t columns, double pixel_row_A,
-                                    double pixel_column_A, Value value) {
+                                    double pixel_column_A, Value value,
+                                    std::array<double, 2> offset = {0.0, 0.0}) {
   at::Tensor result = at::empty({rows, columns}, at::kComplexDouble);
   auto* out = reinterpret_cast<Complex<double>*>(result.data_ptr<c10::complex<double>>());
   for (int64_t row = 0; row < rows; ++row) {
-    const double k_row = fft_frequency(row, rows, pixel_row_A);
+    const double k_row = fft_frequency(row, rows, pixel_row_A, offset[0]);
     for (int64_t column = 0; column < columns; ++column) {
-      *out++ = value(k_row, fft_frequency(column, columns, pixel_column_A));
+      *out++ = value(k_row, fft_frequency(column, columns, pixel_column_A, offset[1]));
     }
   }
   return result;
@@ -114,31 +116,50 @@ at::Tensor squared_frequencies(int64_t rows, int64_t columns, double pixel_row_A
 }
 
 at::Tensor fresnel_propagator(int64_t rows, int64_t columns, double pixel_row_A,
-                              double pixel_column_A, double wavelength_A, double distance_A) {
+                              double pixel_column_A, double wavelength_A, double distance_A,
+                              std::array<double, 2> offset) {
   check_window("fresnel_propagator", rows, columns, pixel_row_A, pixel_column_A);
   return complex_over_frequencies(
-      rows, columns, pixel_row_A, pixel_column_A, [&](double k_row, double k_column) {
+      rows, columns, pixel_row_A, pixel_column_A,
+      [&](double k_row, double k_column) {
         return fresnel_factor(k_row * k_row + k_column * k_column, wavelength_A, distance_A);
-      });
+      },
+      offset);
 }
 
 at::Tensor angular_spectrum_propagator(int64_t rows, int64_t columns, double pixel_row_A,
                                        double pixel_column_A, double wavelength_A,
-                                       double distance_A) {
+                                       double distance_A, std::array<double, 2> offset) {
   check_window("angular_spectrum_propagator", rows, columns, pixel_row_A, pixel_column_A);
   return complex_over_frequencies(
-      rows, columns, pixel_row_A, pixel_column_A, [&](double k_row, double k_column) {
+      rows, columns, pixel_row_A, pixel_column_A,
+      [&](double k_row, double k_column) {
         return angular_spectrum_factor(k_row * k_row + k_column * k_column, wavelength_A,
                                        distance_A);
-      });
+      },
+      offset);
 }
 
 at::Tensor band_limit_mask(int64_t rows, int64_t columns, double pixel_row_A, double pixel_column_A,
-                           double fraction) {
+                           double fraction, std::array<double, 2> offset) {
   const double cutoff = fraction * 0.5 / std::max(pixel_row_A, pixel_column_A);
-  return squared_frequencies(rows, columns, pixel_row_A, pixel_column_A)
+  const auto squared = [](int64_t length, double pixel_A, double moved) {
+    const double sample = 1.0 / (static_cast<double>(length) * pixel_A);
+    return (frequencies(length, pixel_A) - moved * sample).square();
+  };
+  return (squared(rows, pixel_row_A, offset[0]).unsqueeze(1) +
+          squared(columns, pixel_column_A, offset[1]).unsqueeze(0))
       .le(cutoff * cutoff)
       .to(at::kDouble);
+}
+
+at::Tensor frequency_ramp(int64_t rows, int64_t columns, std::array<double, 2> offset) {
+  const auto along = [](int64_t length, double moved) {
+    const double step = 2.0 * kPi<double> * moved / static_cast<double>(length);
+    const at::Tensor phase = (at::arange(length, at::kDouble) - length / 2) * step;
+    return at::polar(at::ones_like(phase), phase);
+  };
+  return along(rows, offset[0]).unsqueeze(1) * along(columns, offset[1]).unsqueeze(0);
 }
 
 at::Tensor aberrated_probe(int64_t rows, int64_t columns, double pixel_row_A, double pixel_column_A,
@@ -180,8 +201,11 @@ at::Tensor add_hermite_modes(const at::Tensor& probe, int64_t modes) {
   constexpr double kPowerOfExtraMode = 0.02;
   const at::Tensor guess =
       (probe.dim() == 3 ? probe.select(0, 0) : probe).to(at::kComplexDouble).contiguous();
-  if (modes < 1 || static_cast<double>(modes - 1) * kPowerOfExtraMode >= 1.0) {
-    throw ConfigError("probe.modes: must be from 1 to 50, got " + std::to_string(modes));
+  constexpr std::int64_t kMost = Config::Probe::kMostModes;
+  static_assert(static_cast<double>(kMost - 1) * kPowerOfExtraMode < 1.0);
+  if (modes < 1 || modes > kMost) {
+    throw ConfigError("probe.modes: must be from 1 to " + std::to_string(kMost) + ", got " +
+                      std::to_string(modes));
   }
   if (modes == 1) return guess.unsqueeze(0).to(probe.scalar_type());
   const int64_t rows = guess.size(0);

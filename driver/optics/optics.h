@@ -2,6 +2,7 @@
 // csrc/optics.h. Lengths are in angstrom.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -40,17 +41,26 @@ at::Tensor frequencies(int64_t length, double pixel_A);
 at::Tensor squared_frequencies(int64_t rows, int64_t columns, double pixel_row_A,
                                double pixel_column_A);
 
-// Free space over `distance_A` downstream. Zero frequency at [0, 0]. -> [rows, columns] complex128
+// Free space over `distance_A` downstream. Zero frequency at [0, 0], or `offset` samples beyond it:
+// for waves that carry frequency_ramp. -> [rows, columns] complex128
 at::Tensor fresnel_propagator(int64_t rows, int64_t columns, double pixel_row_A,
-                              double pixel_column_A, double wavelength_A, double distance_A);
+                              double pixel_column_A, double wavelength_A, double distance_A,
+                              std::array<double, 2> offset = {0.0, 0.0});
 at::Tensor angular_spectrum_propagator(int64_t rows, int64_t columns, double pixel_row_A,
                                        double pixel_column_A, double wavelength_A,
-                                       double distance_A);
+                                       double distance_A,
+                                       std::array<double, 2> offset = {0.0, 0.0});
 
-// 1 where |k| <= fraction x Nyquist (of the coarser axis), else 0, the zero frequency at [0, 0].
+// exp(+2 pi i (c.r)) about the window's middle, r in windows: a wave times this has its spectrum
+// moved by `offset` = c samples, whole or not. It commutes with transmission; what it does to a
+// wave that is moved by a fraction of a pixel is one constant phase. -> [rows, columns] complex128
+at::Tensor frequency_ramp(int64_t rows, int64_t columns, std::array<double, 2> offset);
+
+// 1 where |k| <= fraction x Nyquist (of the coarser axis), else 0, the zero frequency at [0, 0], or
+// `offset` samples beyond it.
 // -> [rows, columns] float64
 at::Tensor band_limit_mask(int64_t rows, int64_t columns, double pixel_row_A, double pixel_column_A,
-                           double fraction);
+                           double fraction, std::array<double, 2> offset = {0.0, 0.0});
 
 // F^-1[A exp(-i chi)], its centre at [rows / 2, columns / 2], sum |P|^2 = 1.
 // -> [rows, columns] complex128

@@ -130,6 +130,15 @@ Plan make_plan(const SimulateOptions& o) {
     refuse("scan", "be at most " + std::to_string(kMostPositions) + " positions",
            std::to_string(o.scan[0] * o.scan[1]));
   }
+  if (o.center_offset.size() != 2) {
+    refuse("center-offset", "be two numbers, rows and columns",
+           std::to_string(o.center_offset.size()) + " numbers");
+  }
+  for (const double offset : o.center_offset) {
+    const double most = static_cast<double>(o.window) / 8.0;
+    check(std::abs(offset) <= most, "center-offset",
+          "be from " + text(-most) + " to " + text(most) + " pixels", offset);
+  }
   if (o.modes > 1 && o.source_size_nm == 0.0) {
     throw ConfigError("--modes: more than 1 needs --source-size-nm above 0, got --modes " +
                       std::to_string(o.modes));
@@ -384,7 +393,13 @@ std::string config_text(const Plan& plan, const SimulateOptions& o) {
       << "[data]\nfile = " << quoted(name) << "\n"
       << "patterns = \"data\"\npositions = \"positions\"\nposition_unit = \"pixel\"\n"
       << "zero_frequency = \"center\"\n\n"
-      << "[detector]\nobject_pixel_nm = " << plan.pixel_A / kAngstromPerNm << "\n\n"
+      << "[detector]\nobject_pixel_nm = " << plan.pixel_A / kAngstromPerNm << "\n";
+  if (o.center_offset[0] != 0.0 || o.center_offset[1] != 0.0) {
+    const auto middle = static_cast<double>(o.window / 2);
+    out << "center = [" << middle + o.center_offset[0] << ", " << middle + o.center_offset[1]
+        << "]\n";
+  }
+  out << "\n"
       << "[beam]\nkind = \"" << (plan.beam == BeamKind::kElectron ? "electron" : "xray")
       << "\"\nenergy_keV = " << plan.energy_keV << "\n\n"
       << "[probe]\nfile = " << quoted(name) << "\ndataset = \"probe\"\nmodes = " << o.modes
@@ -427,6 +442,7 @@ void write_attributes(hdf5::File& file, const Plan& plan, const SimulateOptions&
   set("step_nm", plan.step_A / kAngstromPerNm);
   set("jitter_nm", o.jitter_nm);
   set("rotation_deg", o.rotation_deg);
+  set("center_offset", o.center_offset);
   set("noise", plan.noisy ? "poisson" : "none");
   set("counts_per_position", plan.counts_per_position);
   if (electrons) set("dose_e_per_A2", plan.dose_per_A2);
@@ -502,18 +518,21 @@ SimulateSummary simulate(const SimulateOptions& o) {
   const at::Tensor stored_probe = fourier_cropped(probe, plan.window, plan.window) * o.oversampling;
 
   const Specimen specimen = make_specimen(plan, o, frame.canvas, type);
+  const std::array<double, 2> offset = {o.center_offset[0], o.center_offset[1]};
   std::optional<at::Tensor> propagator;
   if (o.slices > 1) {
-    propagator =
-        fresnel_propagator(plan.wave_window, plan.wave_window, plan.wave_pixel_A, plan.wave_pixel_A,
-                           plan.wavelength_A, plan.thickness_A / static_cast<double>(o.slices));
+    propagator = fresnel_propagator(plan.wave_window, plan.wave_window, plan.wave_pixel_A,
+                                    plan.wave_pixel_A, plan.wavelength_A,
+                                    plan.thickness_A / static_cast<double>(o.slices), offset);
     if (o.band_limit > 0.0) {
       propagator->mul_(band_limit_mask(plan.wave_window, plan.wave_window, plan.wave_pixel_A,
-                                       plan.wave_pixel_A, o.band_limit));
+                                       plan.wave_pixel_A, o.band_limit, offset));
     }
     propagator = propagator->to(type);
   }
-  const at::Tensor wave_probe = probe.to(type).contiguous();
+  // Moves the patterns; a sample of the wave's window is a pixel of the detector.
+  const at::Tensor wave_probe =
+      (probe * frequency_ramp(plan.wave_window, plan.wave_window, offset)).to(type).contiguous();
 
   const int64_t window = plan.window;
   const int64_t first = plan.wave_window / 2 - window / 2;
@@ -697,6 +716,13 @@ CLI::App* add_simulate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--max-angle-mrad", o.max_angle_mrad, "the detector's edge [42; 7.75]")
       ->group(sampling);
+  command
+      ->add_option("--center-offset", o.center_offset,
+                   "the patterns' zero frequency lies so many pixels (rows, columns) beyond their "
+                   "middle")
+      ->expected(2)
+      ->group(sampling)
+      ->capture_default_str();
   command
       ->add_option("--oversampling", o.oversampling,
                    "waves travel in a window so many times finer than the patterns need")

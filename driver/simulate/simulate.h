@@ -32,8 +32,10 @@ struct SimulateOptions {
 
   int64_t window = 64;
   std::optional<double> max_angle_mrad;  // the detector's edge; sets the object's pixel
-  double oversampling = 1.5;             // of the window in which waves travel
-  double band_limit = 2.0 / 3.0;         // of Nyquist in that window; 0: none
+  // The patterns' zero frequency lies so many of their pixels beyond their middle.
+  std::vector<double> center_offset = {0.0, 0.0};
+  double oversampling = 1.5;      // of the window in which waves travel
+  double band_limit = 2.0 / 3.0;  // of Nyquist in that window; 0: none
 
   std::optional<double> thickness_nm;
   int64_t slices = 1;

@@ -1,0 +1,259 @@
+#include "driver/check/doubts.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/zeros.h>
+
+#include "driver/check/parts.h"
+#include "driver/check/words.h"
+#include "driver/engine/priors.h"
+#include "driver/io/png.h"
+#include "driver/io/problem.h"
+#include "driver/tiles/decomposition.h"
+
+namespace ptyle::driver {
+namespace {
+
+using words::by;
+using words::length;
+using words::number;
+
+constexpr double kPi = 3.14159265358979323846;
+
+// ---- the scan ----
+
+using Point = std::array<double, 2>;
+
+std::vector<Point> points_of(const at::Tensor& positions) {
+  const at::Tensor dense = positions.contiguous();
+  const auto* data = dense.const_data_ptr<double>();
+  std::vector<Point> points(static_cast<std::size_t>(dense.size(0)));
+  for (std::size_t k = 0; k < points.size(); ++k) points[k] = {data[2 * k], data[2 * k + 1]};
+  return points;
+}
+
+// Area that the scan covers, in pixels squared: the convex hull (monotone chain, Andrew 1979) with
+// half a step added around it, which is exact for a raster.
+double scanned_area(std::vector<Point> points, double step) {
+  std::sort(points.begin(), points.end());
+  points.erase(std::unique(points.begin(), points.end()), points.end());
+  std::vector<Point> hull;
+  const auto turns_right = [&hull](const Point& c) {
+    const Point& a = hull[hull.size() - 2];
+    const Point& b = hull.back();
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]) <= 0.0;
+  };
+  for (int pass = 0; pass < 2; ++pass) {
+    const std::size_t fixed = hull.size() + 1;
+    for (const Point& point : points) {
+      while (hull.size() > fixed && turns_right(point)) hull.pop_back();
+      hull.push_back(point);
+    }
+    hull.pop_back();
+    std::reverse(points.begin(), points.end());
+  }
+  double area = 0.0, perimeter = 0.0;
+  for (std::size_t k = 0; k < hull.size(); ++k) {
+    const Point& a = hull[k];
+    const Point& b = hull[(k + 1) % hull.size()];
+    area += 0.5 * (a[0] * b[1] - b[0] * a[1]);
+    perimeter += std::hypot(b[0] - a[0], b[1] - a[1]);
+  }
+  return std::abs(area) + 0.5 * perimeter * step + step * step;
+}
+
+// ---- the probe and the patterns ----
+
+// Diameter in pixels of the disc of even intensity that is as concentrated as the probe:
+// area = (sum I)^2 / sum I^2.
+double probe_diameter(const at::Tensor& probe) {
+  const at::Tensor intensity = probe.abs().square().sum(0);
+  const double sum = intensity.sum().item<double>();
+  const double squares = intensity.square().sum().item<double>();
+  return squares > 0.0 ? 2.0 * std::sqrt(sum * sum / squares / kPi) : 0.0;
+}
+
+double probe_power(const Problem& problem) {
+  return problem.probe.abs().square().sum().item<double>();
+}
+
+std::int64_t overhanging(const Problem& problem) {
+  std::int64_t count = 0;
+  for (const Point& p : points_of(problem.positions)) {
+    bool over = false;
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const double first = std::floor(p[axis]);
+      over = over || first < 0.0 ||
+             first + static_cast<double>(problem.window[axis]) >
+                 static_cast<double>(problem.object_shape[axis + 1]);
+    }
+    count += over ? 1 : 0;
+  }
+  return count;
+}
+
+}  // namespace
+
+double Scan::overlap() const { return diameter > 0.0 ? std::max(0.0, 1.0 - step / diameter) : 0.0; }
+
+Scan scan_of(const Problem& problem) {
+  const std::vector<Point> points = points_of(problem.positions);
+  Scan scan;
+  scan.step = neighbour_distance(problem.positions);
+  scan.diameter = probe_diameter(problem.probe);
+  scan.area = scanned_area(points, scan.step);
+  return scan;
+}
+
+double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile) {
+  const auto [h, w] = problem.window;
+  // |probe|^2 summed over modes, as a table of sums from the corner.
+  at::Tensor table = at::zeros({h + 1, w + 1}, at::kDouble);
+  table.narrow(0, 1, h).narrow(1, 1, w).copy_(
+      problem.probe.abs().square().sum(0).cumsum(0).cumsum(1));
+  const double* sums = table.const_data_ptr<double>();
+  const auto energy = [&, w = w](const Rectangle& area) {
+    const auto at = [&](std::int64_t row, std::int64_t column) {
+      return sums[row * (w + 1) + column];
+    };
+    return at(area.row + area.rows, area.column + area.columns) -
+           at(area.row, area.column + area.columns) - at(area.row + area.rows, area.column) +
+           at(area.row, area.column);
+  };
+  const Tile& here = decomposition.tiles[static_cast<std::size_t>(tile)];
+  const double* p = problem.positions.const_data_ptr<double>();
+  double all = 0.0, inside = 0.0;
+  for (const std::int64_t n : decomposition.positions_of_tile(tile, problem.positions)) {
+    const auto row = static_cast<std::int64_t>(std::floor(p[2 * n]));
+    const auto column = static_cast<std::int64_t>(std::floor(p[2 * n + 1]));
+    const Rectangle window{row, column, h, w};
+    const auto part = [&](const Rectangle& of) {
+      Rectangle area = intersection(window, of);
+      if (area.empty()) return 0.0;
+      area.row -= row;
+      area.column -= column;
+      return energy(area);
+    };
+    all += part(decomposition.grid.object());  // beyond the object there is vacuum for everybody
+    inside += part(here.frame);
+  }
+  return all > 0.0 ? 1.0 - inside / all : 0.0;
+}
+
+double worst_energy_cut(const Problem& problem, const Decomposition& decomposition) {
+  double worst = 0.0;
+  for (const Tile& tile : decomposition.tiles)
+    worst = std::max(worst, energy_cut(problem, decomposition, tile.number));
+  return worst;
+}
+
+std::vector<Doubt> doubts(const Config& config, const Problem& problem,
+                          const Decomposition& decomposition) {
+  const Scan scan = scan_of(problem);
+  std::vector<Doubt> result;
+  const auto doubt = [&result](const std::string& text, const std::string& cause = {}) {
+    result.push_back({text, cause});
+  };
+  const std::int64_t n = problem.positions.size(0);
+  const auto pixels = static_cast<double>(n * problem.window[0] * problem.window[1]);
+
+  for (const std::string& text : problem.found) doubt(text);
+  doubt_units(config, problem, result);
+  doubt_patterns(config, problem, result);
+  doubt_orientation(config, problem, scan, result);
+  doubt_probe(config, problem, scan, result);
+  const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
+                                       problem.object_shape[1], problem.object_shape[2]);
+  // Many scans of focused probes are smaller than a window; one smaller than the probe is odd.
+  if (static_cast<double>(std::max(region.rows, region.columns)) < scan.diameter) {
+    doubt("the positions span " + by(region.rows, region.columns) +
+              " pixels, less than the probe's diameter of " + number(scan.diameter, 3) +
+              " pixels: is data.position_unit right?",
+          "the positions' unit (data.position_unit)");
+  }
+  const double power = probe_power(problem);
+  const double target = config.probe.power == "number" ? config.probe.power_value : power;
+  if (config.probe.power != "data") {
+    const double ratio = target / problem.mean_counts_per_pattern;
+    if (ratio > 2.0 || ratio < 0.5) {
+      doubt("the probe's power is " + number(target) + ", but a pattern has " +
+                number(problem.mean_counts_per_pattern) +
+                " counts: probe.power = \"data\" makes them agree",
+            "the probe's power");
+    }
+  }
+  if (problem.pixel_row_A &&
+      std::abs(*problem.pixel_row_A / *problem.pixel_column_A - 1.0) > 1e-6) {
+    doubt("the object's pixels are not square: " + length(*problem.pixel_row_A) + " x " +
+          length(*problem.pixel_column_A));
+  }
+  // Neighbouring frequencies at the edge must not be more than half a turn apart.
+  const auto check_sampling = [&](double distance_A, const std::string& what) {
+    const std::array<double, 2> pixel_A = {*problem.pixel_row_A, *problem.pixel_column_A};
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const double reach = static_cast<double>(problem.window[axis]) * pixel_A[axis] *
+                           pixel_A[axis] / *problem.wavelength_A;
+      if (std::abs(distance_A) > reach) {
+        doubt("the window samples " + what + " only up to " + length(reach) + ", but it is " +
+                  length(distance_A) + ": waves wrap around the window (rows and columns: " +
+                  (axis == 0 ? "rows)" : "columns)"),
+              "the propagation's distance against the window");
+        break;
+      }
+    }
+  };
+  if (problem.propagator) check_sampling(problem.slice_distance_A, "the distance between slices");
+  if (problem.detector) check_sampling(1e10 * *config.detector.distance_m, "the distance");
+  const double masked = static_cast<double>(problem.masked_pixels) / pixels;
+  if (masked > 0.1) {
+    doubt(number(100.0 * masked, 3) + " % of the pixels are masked");
+  }
+  if (!config.detector.saturation && problem.largest_count >= 255.0 &&
+      problem.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
+    doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +
+              std::to_string(problem.pixels_at_largest) +
+              " times: is the detector saturated there (detector.saturation)?",
+          "saturated pixels");
+  }
+  if (problem.negative_pixels > 0) {
+    doubt(std::to_string(problem.negative_pixels) + " pixels (" +
+          number(100.0 * static_cast<double>(problem.negative_pixels) / pixels, 3) +
+          " %) are negative; the amplitude and Poisson likelihoods count them as 0");
+  }
+  for (const std::int64_t mode : problem.replaced_modes) {
+    doubt("probe mode " + std::to_string(mode + 1) +
+          " of the file has no share of the power, or is a multiple of modes before it, and would "
+          "stay so: a guess takes its place");
+  }
+  if (problem.stored_probe_modes > config.probe.modes) {
+    doubt("the file holds " + std::to_string(problem.stored_probe_modes) +
+          " probe modes, of which probe.modes = " + std::to_string(config.probe.modes) +
+          " takes the first");
+  }
+  if (const std::int64_t over = overhanging(problem); over > 0) {
+    doubt(std::to_string(over) +
+          " windows hang over the edge of the object, where there is vacuum");
+  }
+  if (config.reconstruct.batches > n) {
+    doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +
+          " is more than the " + std::to_string(n) + " positions: every batch has one");
+  }
+  const double cut_off =
+      decomposition.grid.tiles() > 1 ? worst_energy_cut(problem, decomposition) : 0.0;
+  if (cut_off > 0.01) {
+    const auto exact = exact_halo(problem.window, problem.reach);
+    doubt("the halo cuts off " + number(100.0 * cut_off, 3) +
+              " % of the illumination of a tile; more than 1 % shows in the image (tiles.halo, at "
+              "most exact: " +
+              std::to_string(std::max(exact[0], exact[1])) + ")",
+          "a halo that cuts off illumination (tiles.halo)");
+  }
+  for (const std::string& text : never_used(config)) doubt(text);
+  return result;
+}
+
+}  // namespace ptyle::driver

@@ -1,0 +1,38 @@
+// The parts of doubts(): each adds what it finds.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "driver/check/doubts.h"
+#include "driver/config/config.h"
+#include "driver/io/problem.h"
+
+namespace ptyle::driver {
+
+// Energies, pixels and distances that are unusual for the kind of beam, with the likely unit.
+void doubt_units(const Config& config, const Problem& problem, std::vector<Doubt>& found);
+
+// A probe against what the window and the detector sample, and against the mean pattern's disc.
+void doubt_probe(const Config& config, const Problem& problem, const Scan& scan,
+                 std::vector<Doubt>& found);
+
+// Whether the patterns are turned or mirrored against the scan: a wave's mean direction is a
+// gradient over the positions, which has no curl.
+void doubt_orientation(const Config& config, const Problem& problem, const Scan& scan,
+                       std::vector<Doubt>& found);
+
+// Where the mean pattern has its zero frequency, and whether the values are counts.
+void doubt_patterns(const Config& config, const Problem& problem, std::vector<Doubt>& found);
+
+// What the brightest hundredth of an image's pixels have, their median: no hot pixel decides it.
+double bright_level(const at::Tensor& image);
+
+// The zero frequency that the mean pattern suggests (far field), in the window's pixels beyond its
+// index [0, 0]: the middle of its bright part. nullopt where too little of that is measured.
+std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem);
+
+}  // namespace ptyle::driver

@@ -1,0 +1,38 @@
+// Numbers as `check`, doubts and the run's last lines write them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+namespace ptyle::driver::words {
+
+inline std::string number(double value, int digits = 4) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%.*g", digits, value);
+  return text;
+}
+
+inline std::string by(std::int64_t rows, std::int64_t columns) {
+  return std::to_string(rows) + " x " + std::to_string(columns);
+}
+
+// A length in the unit that suits it.
+inline std::string length(double angstrom) {
+  const double size = std::abs(angstrom);
+  if (size >= 1e10) return number(angstrom / 1e10) + " m";
+  if (size >= 1e7) return number(angstrom / 1e7) + " mm";
+  if (size >= 1e4) return number(angstrom / 1e4) + " um";
+  if (size >= 10.0) return number(angstrom / 10.0) + " nm";
+  return number(angstrom) + " A";
+}
+
+inline std::string bytes(std::int64_t count) {
+  const auto value = static_cast<double>(count);
+  if (value >= 1e9) return number(value / 1e9, 3) + " GB";
+  if (value >= 1e6) return number(value / 1e6, 3) + " MB";
+  return number(value / 1e3, 3) + " kB";
+}
+
+}  // namespace ptyle::driver::words

@@ -1,0 +1,465 @@
+"""What `check` and `run` doubt, how `run` judges its fit, and a zero frequency between pixels.
+
+Data come from a model in numpy: the Fourier transform as a sum, at whatever frequencies.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+PROGRAM = Path(sys.executable).parent / "ptyle"
+pytestmark = pytest.mark.skipif(
+    not PROGRAM.exists(), reason=f"{PROGRAM} is not built: ./dev build makes it"
+)
+
+WAVELENGTH_A = 0.0250793  # electrons of 200 keV
+PIXEL_A = 0.3
+
+
+def smooth(shape, seed, width=1.5):
+    k = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    field = np.fft.ifft2(np.fft.fft2(noise) * np.exp(-2 * (np.pi * width * k) ** 2)).real
+    return field / field.std()
+
+
+def lens(size, semiangle=0.2, defocus=30.0):
+    """A defocused aperture; semiangle in cycles a pixel, phase pi * defocus * k^2."""
+    k = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size)] * 2, indexing="ij"))
+    wave = np.exp(1j * np.pi * defocus * k**2) / (1 + np.exp((k - semiangle) / 0.01))
+    return np.fft.fftshift(np.fft.ifft2(wave))
+
+
+def moved(wave, by):
+    ky, kx = np.meshgrid(*map(np.fft.fftfreq, wave.shape), indexing="ij")
+    return np.fft.ifft2(np.fft.fft2(wave) * np.exp(-2j * np.pi * (ky * by[0] + kx * by[1])))
+
+
+def patterns(slices, modes, positions, distance_A=0.0, centre=None):
+    """Intensities with the zero frequency at `centre` of the stored pattern, in fractions too."""
+    size = modes.shape[-1]
+    centre = (size // 2, size // 2) if centre is None else centre
+    index = np.arange(size)
+    sums = [np.exp(-2j * np.pi * np.outer(index - c, index) / size) / np.sqrt(size) for c in centre]
+    ky, kx = np.meshgrid(*[np.fft.fftfreq(size, PIXEL_A)] * 2, indexing="ij")
+    step = np.exp(-1j * np.pi * WAVELENGTH_A * distance_A * (ky**2 + kx**2))
+    out = np.zeros((len(positions), size, size))
+    for k, position in enumerate(positions):
+        row, column = np.floor(position).astype(int)
+        for mode in modes:
+            wave = moved(mode, position - np.floor(position))
+            for number, one in enumerate(slices):
+                wave = wave * one[row : row + size, column : column + size]
+                if number + 1 < len(slices):
+                    wave = np.fft.ifft2(np.fft.fft2(wave) * step)
+            out[k] += abs(sums[0] @ wave @ sums[1].T) ** 2
+    return out
+
+
+def scan(rows, columns, step, seed=2):
+    grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), -1)
+    grid = grid.reshape(-1, 2) * float(step)
+    grid += np.random.default_rng(seed).uniform(-0.3, 0.3, grid.shape) * step
+    return grid - np.floor(grid.min(0))
+
+
+class Sample:
+    """A phase object under a defocused probe of `counts` a pattern."""
+
+    def __init__(self, size=32, slices=1, modes=1, counts=1e5, side=9, step=3.0, depth=0.5):
+        self.positions = scan(side, side, step)
+        shape = tuple(np.floor(self.positions.max(0)).astype(int) + size + 1)
+        self.object = np.stack(
+            [np.exp(1j * depth / slices * smooth(shape, 3 + s)) for s in range(slices)]
+        )
+        probe = lens(size)
+        x = np.arange(size) - size // 2
+        waves = [probe, 0.5 * probe * x / 6, 0.5 * probe * x[:, None] / 6][:modes]
+        self.modes = np.stack(waves)
+        self.modes *= np.sqrt(counts / (abs(self.modes) ** 2).sum())
+        self.distance_A = 20.0 if slices > 1 else 0.0
+
+    def patterns(self, centre=None):
+        return patterns(self.object, self.modes, self.positions, self.distance_A, centre)
+
+    def counts(self, seed=1, centre=None):
+        return np.random.default_rng(seed).poisson(self.patterns(centre)).astype(np.uint16)
+
+
+def write(folder, data, sample, config="", probe=None, name="d"):
+    with h5py.File(folder / f"{name}.h5", "w") as file:
+        file["data"], file["positions"] = data, sample.positions
+        file["probe"] = (sample.modes if probe is None else probe).astype(np.complex64)
+    path = folder / f"{name}.toml"
+    text = f'data.file = "{name}.h5"\noutput.png = false\n' + config
+    if "probe.semiangle_mrad" not in config:
+        text += f'probe.file = "{name}.h5"\n'
+    path.write_text(text)
+    return path
+
+
+def program(*arguments, code=0):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def doubts(config, *sets):
+    sets = [word for one in sets for word in ("--set", one)]
+    out = program("check", config, *sets).stdout.splitlines()
+    return [line.removeprefix("doubtful: ") for line in out if line.startswith("doubtful")]
+
+
+def attributes(folder):
+    with h5py.File(folder / "result.h5") as file:
+        return dict(file.attrs)
+
+
+# ---- where the zero frequency is ----
+
+
+def displacement(found, truth):
+    """(rows, columns) by which `found` is moved against `truth`, after a constant and a ramp."""
+    ratio = found * truth.conj()
+    ratio /= abs(ratio).mean()
+    y, x = np.meshgrid(*map(np.arange, truth.shape), indexing="ij")
+    slope = [
+        np.angle((ratio[1:] * ratio[:-1].conj()).sum()),
+        np.angle((ratio[:, 1:] * ratio[:, :-1].conj()).sum()),
+    ]
+    found = found * np.exp(-1j * (slope[0] * y + slope[1] * x))
+    found = found * np.exp(-1j * np.angle((found * truth.conj()).sum()))
+    found = found * (abs(truth).mean() / abs(found).mean())
+    columns = [-np.gradient(truth, axis=0), -np.gradient(truth, axis=1)]
+    columns += [truth, 1j * truth, 1j * y * truth, 1j * x * truth]
+    matrix = np.stack([c.ravel() for c in columns], 1)
+    real = np.concatenate([matrix.real, matrix.imag])
+    rest = (found - truth).ravel()
+    return np.linalg.lstsq(real, np.concatenate([rest.real, rest.imag]), rcond=None)[0][:2]
+
+
+@pytest.mark.parametrize(("slices", "modes"), [(1, 1), (2, 2)])
+def test_the_model_with_a_centre_between_pixels_is_the_sum_at_these_frequencies(
+    tmp_path, slices, modes
+):
+    """The truth, given as the start, explains the patterns: the first loss is that of rounding."""
+    sample = Sample(slices=slices, modes=modes)
+    centre = (15.6, 17.3)
+    config = write(
+        tmp_path,
+        sample.patterns(centre).astype(np.float32),
+        sample,
+        f"detector.center = {list(centre)}\nprobe.modes = {modes}\nobject.slices = {slices}\n"
+        f"object.thickness_nm = {0.1 * slices * sample.distance_A}\nbeam.energy_keV = 200\n"
+        f"detector.object_pixel_nm = {0.1 * PIXEL_A}\n"
+        'reconstruct.iterations = 40\nreconstruct.batches = 4\nprobe.power = "keep"\n'
+        'reconstruct.refine = ["object"]\n',
+    )
+    done = program("run", config)
+    with h5py.File(tmp_path / "d/result.h5") as file:
+        error = file.attrs["amplitude_error"]
+        probe, found = file["probe"][()], file["object"][()]
+    # A centre 0.1 pixel off fits ten times worse than what is left after forty iterations.
+    off = program("run", config, "--set", f"detector.center=[{centre[0] + 0.1}, {centre[1]}]",
+                  "--set", "output.folder=off")  # fmt: skip
+    assert error < 0.2 * attributes(tmp_path / "off")["amplitude_error"], done.stderr + off.stderr
+    # Nothing of the ramp is left in /probe, which was not refined.
+    total = (abs(sample.modes) ** 2).sum()
+    np.testing.assert_allclose((abs(probe) ** 2).sum(0), (abs(sample.modes) ** 2).sum(0),
+                               atol=1e-6 * total)  # fmt: skip
+    overlap = abs((probe[0].conj() * sample.modes[0]).sum()) / np.sqrt(
+        (abs(probe[0]) ** 2).sum() * (abs(sample.modes[0]) ** 2).sum()
+    )
+    assert overlap > 1 - 1e-5
+    middle = np.s_[12:-12, 12:-12]
+    truth = sample.object.prod(0)[middle]
+    assert abs(displacement(found.prod(0)[middle], truth)).max() < 0.02
+
+
+def test_probe_and_object_stay_where_they_are_with_the_centre_at_63_6_of_128(tmp_path):
+    sample = Sample(size=128, side=7, step=4.0, counts=1e6)
+    # Half the defocus as a start: the probe is refined.
+    probe = lens(128, defocus=24.0)
+    probe *= np.sqrt(1e6 / (abs(probe) ** 2).sum())
+    data = sample.counts(centre=(63.6, 63.6))
+    with_centre = write(
+        tmp_path, data, sample,
+        "detector.center = [63.6, 63.6]\nreconstruct.iterations = 60\nreconstruct.batches = 7\n",
+        probe=probe[None],
+    )  # fmt: skip
+    program("run", with_centre)
+    with h5py.File(tmp_path / "d/result.h5") as file:
+        found, refined = file["object"][0], file["probe"][0]
+    middle = np.s_[56:-56, 56:-56]
+    assert abs(displacement(found[middle], sample.object[0][middle])).max() < 0.02
+    assert abs(displacement(refined, sample.modes[0])).max() < 0.02
+
+
+def test_check_proposes_the_centre(tmp_path):
+    sample = Sample(size=64)
+    config = write(tmp_path, sample.counts(centre=(31.6, 33.2)), sample)
+    said = [text for text in doubts(config) if "detector.center" in text]
+    assert len(said) == 1
+    proposed = json.loads(said[0][said[0].index("= [") + 2 : said[0].index("]?") + 1])
+    assert abs(np.array(proposed) - (31.6, 33.2)).max() < 0.1
+    assert not any(
+        "detector.center" in text for text in doubts(config, f"detector.center={proposed}")
+    )
+    # A gap through the pattern does not move it.
+    data = sample.counts(centre=(31.6, 33.2)).astype(np.float32)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[33:37] = 1
+    data[:, 33:37] = 0
+    config = write(tmp_path, data, sample, 'data.mask = "mask"\n', name="gap")
+    with h5py.File(tmp_path / "gap.h5", "a") as file:
+        file["mask"] = mask
+    said = [text for text in doubts(config) if "detector.center" in text]
+    proposed = json.loads(said[0][said[0].index("= [") + 2 : said[0].index("]?") + 1])
+    assert abs(np.array(proposed) - (31.6, 33.2)).max() < 0.15
+    # In its place nothing is said, though the object bends the mean pattern a little.
+    config = write(tmp_path, sample.counts(), sample, name="right")
+    assert doubts(config) == []
+
+
+def test_a_wrong_order_of_the_patterns_is_seen_for_narrow_and_for_wide_discs(tmp_path):
+    for semiangle in (0.1, 0.42):
+        sample = Sample(size=32)
+        sample.modes = lens(32, semiangle, defocus=5.0)[None] * 300
+        right = sample.counts()
+        config = write(tmp_path, right, sample)
+        assert not any("zero_frequency" in text for text in doubts(config))
+        assert any(
+            'data.zero_frequency "center"' in text
+            for text in doubts(config, "data.zero_frequency=corner")
+        )
+        config = write(tmp_path, np.fft.ifftshift(right, axes=(1, 2)), sample, name="corner")
+        assert any('data.zero_frequency "corner"' in text for text in doubts(config))
+        assert not any(
+            "zero_frequency" in text for text in doubts(config, "data.zero_frequency=corner")
+        )
+
+
+def test_the_whole_part_of_the_centre_moves_the_window_and_what_it_misses_is_masked(tmp_path):
+    sample = Sample(size=32)
+    data = sample.counts()
+    config = write(tmp_path, np.roll(data, (3, -2), (1, 2)), sample)
+    said = program("check", config, "--set", "detector.center=[19, 14]").stdout
+    assert "zero frequency at [19, 14]" in said
+    assert "15 % of the pixels" in said  # (3 + 2) / 32 of them lie outside
+    said = program("check", config, "--set", "detector.center=[19, 14]",
+                   "--set", "detector.crop=[26, 26]").stdout  # fmt: skip
+    assert "26 x 26 pixels" in said and "\nmask              0 % of the pixels" in said
+    for wrong in ("[40, 14]", "[-1, 14]"):
+        refused = program("check", config, "--set", f"detector.center={wrong}", code=2).stderr
+        assert "detector.center must lie inside the pattern of [32, 32], got" in refused
+
+
+def test_simulated_patterns_with_an_offset_are_the_model_at_these_frequencies(tmp_path):
+    program(
+        "simulate", "SrTiO3", "--scan", "2", "2", "--window", "32", "--oversampling", "1",
+        "--band-limit", "0", "--slices", "2", "--dose", "0", "--defocus-nm", "3", "--step-nm",
+        "0.11", "--center-offset", "-0.4", "1.25", "-o", tmp_path / "s.h5",
+    )  # fmt: skip
+    with h5py.File(tmp_path / "s.h5") as file:
+        data, positions = file["data"][()], file["positions"][()]
+        probe, truth = file["probe"][()].astype(complex), file["truth/object"][()].astype(complex)
+        pixel_A = 10 * file.attrs["object_pixel_nm"]
+        slice_A = 10 * file["truth/object"].attrs["slice_thickness_nm"]
+    # `patterns` takes the distance in units of its own pixel and wavelength.
+    distance = slice_A * (PIXEL_A / pixel_A) ** 2 * (0.02507934 / WAVELENGTH_A)
+    expected = patterns(truth, probe, positions, distance, (16 - 0.4, 16 + 1.25))
+    np.testing.assert_allclose(data, expected, atol=1e-4 * expected.max())
+    text = (tmp_path / "s.toml").read_text()
+    assert "center = [15.6, 17.25]" in text
+    assert not any("detector.center" in one for one in doubts(tmp_path / "s.toml"))
+
+
+# ---- units and sampling ----
+
+UNITS = [
+    (["beam.energy_keV=200000"], "beam.energy_keV = 200000 is unusual", "is it in eV (200 keV)?"),
+    (["beam.energy_keV=0.2"], "beam.energy_keV = 0.2 is unusual", "is it in MeV (200 keV)?"),
+    (["detector.object_pixel_nm=3e-11"], "detector.object_pixel_nm", "is it in m (0.03 nm)?"),
+    (["detector.object_pixel_nm=30"], "detector.object_pixel_nm", "is it in angstrom (3 nm)?"),
+    (["probe.defocus_nm=20"], "does not fit its window", "probe.defocus_nm = 20 in angstrom?"),
+    (["probe.semiangle_mrad=0.015"], "radius of 0.0", "is it in rad?"),
+    (["probe.semiangle_mrad=8"], "bright disc has a radius of", "would fit"),
+]
+
+
+@pytest.mark.parametrize(("sets", "first", "guess"), UNITS)
+def test_a_slip_of_units_is_doubtful_with_the_likely_unit(tmp_path, sets, first, guess):
+    sample = Sample(size=64)
+    # The lens of the sample in physical units: 0.2 cycles a pixel.
+    semiangle = 1e3 * 0.2 * WAVELENGTH_A / PIXEL_A
+    defocus_nm = 0.1 * 30.0 * PIXEL_A**2 / WAVELENGTH_A
+    config = write(
+        tmp_path, sample.counts(), sample,
+        f"beam.energy_keV = 200\ndetector.object_pixel_nm = {0.1 * PIXEL_A}\n"
+        f"probe.semiangle_mrad = {semiangle}\nprobe.defocus_nm = {defocus_nm}\n",
+    )  # fmt: skip
+    assert doubts(config) == []
+    said = doubts(config, *sets)
+    assert any(first in text and guess in text for text in said), said
+
+
+def test_x_rays_have_ranges_of_their_own(tmp_path):
+    sample = Sample(size=32)
+    base = (
+        'beam.kind = "xray"\nbeam.energy_keV = 8.8\ndetector.pixel_size_um = 75\n'
+        "detector.distance_m = 2\n"
+    )
+    config = write(tmp_path, sample.counts(), sample, base)
+    assert doubts(config) == []
+    for sets, guess in (
+        ("beam.energy_keV=8800", "is it in eV (8.8 keV)?"),
+        ("detector.distance_m=2000", "is it in mm (2 m)?"),
+        ("detector.pixel_size_um=75e-6", "is it in m (75 um)?"),
+        ("detector.pixel_size_um=0.075", "is it in mm (75 um)?"),
+    ):
+        assert any(guess in text for text in doubts(config, sets)), doubts(config, sets)
+
+
+def test_values_that_are_no_counts_are_doubtful(tmp_path):
+    sample = Sample()
+    config = write(tmp_path, sample.counts().astype(np.int32) * 25, sample)
+    assert any("multiples of 25: detector.gain = 25" in text for text in doubts(config))
+    assert doubts(config, "detector.gain=25") == []
+
+
+def test_modes_that_would_never_move_are_replaced(tmp_path):
+    sample = Sample(modes=2)
+    data = sample.counts()
+    first = sample.modes[0]
+    for probe in ([first, first], [first, 0 * first], [first, (0.3 + 1j) * first]):
+        config = write(tmp_path, data, sample, "probe.modes = 2\n", probe=np.stack(probe))
+        assert any("probe mode 2 of the file" in text for text in doubts(config))
+        # Fixed, they do no harm.
+        assert not any("probe mode" in t for t in doubts(config, 'reconstruct.refine=["object"]'))
+    program("run", config, "--set", "reconstruct.iterations=80")
+    with h5py.File(tmp_path / "d/result.h5") as file:
+        power = (abs(file["probe"][()]) ** 2).sum((1, 2))
+    truth = (abs(sample.modes) ** 2).sum((1, 2))
+    assert power[1] / power.sum() > 0.3 * truth.min() / truth.sum()
+    # The true ones stay as they are.
+    config = write(tmp_path, data, sample, "probe.modes = 2\n", name="right")
+    assert doubts(config) == []
+
+
+# ---- what run says ----
+
+
+def test_run_tells_and_stores_the_doubts_of_check(tmp_path):
+    sample = Sample(size=64)
+    config = write(
+        tmp_path, sample.counts(centre=(31.6, 33.2)), sample, "reconstruct.iterations = 2\n"
+    )
+    expected = doubts(config)
+    assert expected
+    said = program("run", config).stderr
+    for text in expected:
+        assert said.count(text) == 1
+    assert attributes(tmp_path / "d")["doubts"].splitlines() == expected
+
+
+@pytest.mark.parametrize("likelihood", ["amplitude", "poisson"])
+def test_a_good_fit_is_told_beside_what_noise_would_leave(tmp_path, likelihood):
+    sample = Sample(counts=2e4)
+    config = write(
+        tmp_path, sample.counts(), sample,
+        f'reconstruct.iterations = 25\nreconstruct.likelihood = "{likelihood}"\n',
+    )  # fmt: skip
+    said = program("run", config).stderr
+    found = attributes(tmp_path / "d")
+    assert "counting noise alone would leave" in said and "likely causes" not in said
+    assert f"amplitude_error {found['amplitude_error']:.4g} " in said
+    # By the formula, of the true intensities.
+    true = sample.patterns()
+    draws = np.random.default_rng(9).poisson(true, (20, *true.shape))
+    noise = ((np.sqrt(draws) - np.sqrt(true)) ** 2).mean()
+    assert abs(found["expected_amplitude_error"] / noise - 1) < 0.03
+    assert 0.6 < found["amplitude_error"] / noise < 1.2
+    # The result's own error: a pass over what is stored, not the mean of the last one.
+    with h5py.File(tmp_path / "d/result.h5") as file:
+        probe, found_object = file["probe"][()].astype(complex), file["object"][()].astype(complex)
+        positions, history = file["positions"][()], file["history/amplitude_error"][()]
+    sample.positions = positions
+    own = patterns(found_object, probe, positions)
+    with h5py.File(tmp_path / "d.h5") as file:
+        error = ((np.sqrt(own) - np.sqrt(file["data"][()])) ** 2).mean()
+    assert abs(found["amplitude_error"] / error - 1) < 1e-3
+    assert history[-1] != found["amplitude_error"]
+    if likelihood == "poisson":
+        assert "of the poisson likelihood" in said
+        assert 0.4 < found["expected_loss_per_pixel"] < 0.6
+
+
+def test_a_fit_far_above_noise_names_its_causes_likeliest_first(tmp_path):
+    sample = Sample(counts=1e5)
+    data = sample.counts().astype(np.int32)
+    rng = np.random.default_rng(4)
+    for k in (5, 40, 41):
+        data[k] = rng.permuted(data[k].ravel()).reshape(data[k].shape)
+    config = write(tmp_path, data, sample, "reconstruct.iterations = 25\n")
+    said = program("run", config).stderr
+    assert "3 of 81 patterns hold" in said and "(1) 3 of 81" in said and "5, 40, 41" in said
+    hot = sample.counts().astype(np.int32)
+    hot[:, 3, 9] += 30000
+    config = write(tmp_path, hot, sample, "reconstruct.iterations = 25\n", name="hot")
+    said = program("run", config).stderr
+    assert "(1) 1 pixels stand out" in said or "(1) 1 pixel stands out" in said, said
+    assert "[3, 9]" in said
+    # A flipped detector: no pattern or pixel stands out.
+    config = write(
+        tmp_path, sample.counts(), sample,
+        "reconstruct.iterations = 25\ndetector.orientation.flip_rows = true\n", name="flipped",
+    )  # fmt: skip
+    said = program("run", config).stderr
+    assert "likely causes" in said and "detector.orientation" in said, said
+
+
+def test_a_run_that_diverges_exits_with_1_and_keeps_its_last_good_state(tmp_path):
+    sample = Sample(counts=1e5)
+    # Steps thirty times too long, from a state that is good.
+    config = write(
+        tmp_path, sample.counts(), sample,
+        "reconstruct.iterations = 8\noutput.checkpoint_every = 10\n",
+    )  # fmt: skip
+    program("run", config)
+    good = attributes(tmp_path / "d")["amplitude_error"]
+    done = program(
+        "run", config, "--overwrite", "--set", "reconstruct.optimizer=adam",
+        "--set", "reconstruct.learning_rate=50", "--set", "reconstruct.probe_learning_rate=50",
+        "--set", "reconstruct.iterations=40", code=1,
+    )  # fmt: skip
+    assert "the run diverged" in done.stderr and "learning_rate" in done.stderr, done.stderr
+    assert good < 1
+    assert not list((tmp_path / "d").glob("*.old"))
+
+
+def test_the_last_good_checkpoint_becomes_the_result_of_a_diverged_run(tmp_path):
+    """Two iterations go well; a prior of numbers is not needed: momentum near 1 blows up later."""
+    sample = Sample(counts=1e5)
+    config = write(
+        tmp_path, sample.counts(), sample,
+        "reconstruct.iterations = 200\nreconstruct.batches = 4\nreconstruct.momentum = 0.999\n"
+        "reconstruct.step = 4.0\nreconstruct.probe_step = 4.0\n",
+    )  # fmt: skip
+    done = program("run", config, code=1)
+    assert "the run diverged" in done.stderr
+    errors = [
+        json.loads(line)["amplitude_error"]
+        for line in (tmp_path / "d/metrics.jsonl").read_text().splitlines()
+    ]
+    with h5py.File(tmp_path / "d/result.h5") as file:
+        kept = int(file.attrs["iterations"])
+        history = file["history/amplitude_error"][()]
+        assert np.isfinite(file["object"][()]).all()
+    assert f"keeps the result of iteration {kept}" in done.stderr
+    assert len(history) == kept < len(errors)
+    assert history.tolist() == errors[:kept]
