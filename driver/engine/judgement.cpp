@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <utility>
 
+#include <ATen/TensorOperators.h>
+
 #include "driver/check/words.h"
 
 namespace ptyle::driver {
@@ -69,27 +71,37 @@ double positive_sum(const std::vector<double>& values) {
   return sum;
 }
 
-// Each pixel's excess above the median of the 5 x 5 pixels around it: bright areas fit worse than
-// dark ones as a whole, a bad pixel worse than its neighbours.
-std::vector<double> above_neighbours(const at::Tensor& excess) {
+// Pixels with more than three times the excess of most of the 5 x 5 pixels around them, and more
+// than noise gives in so many patterns: bright areas fit worse than dark ones as a whole, a bad
+// pixel worse than its neighbours.
+Outliers bad_pixels(const at::Tensor& excess, std::int64_t patterns) {
   const std::vector<double> values = as_vector(excess);
   const std::int64_t h = excess.size(0), w = excess.size(1);
-  std::vector<double> above(values.size());
+  const double noise = 3.0 * std::sqrt(static_cast<double>(patterns));
+  Outliers found;
   for (std::int64_t i = 0; i < h; ++i) {
     for (std::int64_t j = 0; j < w; ++j) {
+      const auto here = static_cast<std::size_t>(i * w + j);
+      if (!(values[here] > noise)) continue;
       std::vector<double> around;
       for (std::int64_t di = -2; di <= 2; ++di) {
         for (std::int64_t dj = -2; dj <= 2; ++dj) {
           // Zero frequency at [0, 0]: the window's edges meet.
-          around.push_back(
-              values[static_cast<std::size_t>((i + di + h) % h * w + (j + dj + w) % w)]);
+          const std::int64_t row = ((i + di) % h + h) % h, column = ((j + dj) % w + w) % w;
+          if (row != i || column != j) {
+            around.push_back(values[static_cast<std::size_t>(row * w + column)]);
+          }
         }
       }
-      const auto here = static_cast<std::size_t>(i * w + j);
-      above[here] = values[here] - std::max(0.0, median(std::move(around)));
+      const auto most = around.begin() + static_cast<std::ptrdiff_t>(around.size() * 4 / 5);
+      std::nth_element(around.begin(), most, around.end());
+      const double usual = std::max(0.0, around.empty() ? 0.0 : *most);
+      if (values[here] <= 3.0 * usual) continue;
+      found.places.push_back(here);
+      found.above += values[here] - usual;
     }
   }
-  return above;
+  return found;
 }
 
 // "7, 30, 55" of the first ten, and how many more.
@@ -104,7 +116,7 @@ std::string listed(const std::vector<std::size_t>& places, const Word& word) {
   return text;
 }
 
-constexpr double kMuchOfMisfit = 0.3;
+constexpr double kMuchOfMisfit = 0.15;
 
 }  // namespace
 
@@ -187,15 +199,16 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
             " % of the misfit: bad frames, or wrong positions of these (data.skip; numbers " +
             listed(bad.places, [](std::size_t k) { return std::to_string(k); }) + ")");
   }
-  const Outliers pixels = outliers_of(above_neighbours(residuals.excess));
+  const Outliers pixels = bad_pixels(residuals.excess, problem.positions.size(0));
   const double pixel_misfit = positive_sum(as_vector(residuals.excess));
   const std::int64_t h = problem.window[0], w = problem.window[1];
   if (!pixels.places.empty() && static_cast<std::int64_t>(pixels.places.size()) * 20 <= h * w &&
       pixels.above > kMuchOfMisfit * pixel_misfit) {
     found.emplace_back(
         pixels.above / pixel_misfit,
-        std::to_string(pixels.places.size()) + " pixels stand out of their neighbours with " +
-            number(100.0 * pixels.above / pixel_misfit, 2) +
+        (pixels.places.size() == 1 ? std::string("1 pixel stands")
+                                   : std::to_string(pixels.places.size()) + " pixels stand") +
+            " out of their neighbours with " + number(100.0 * pixels.above / pixel_misfit, 2) +
             " % of the misfit: bad pixels (data.mask; [row, column] of the window with its zero "
             "frequency in the middle: " +
             listed(pixels.places,
@@ -204,7 +217,9 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
                      const bool far = !problem.detector;
                      const std::int64_t row = far ? (at / w + h / 2) % h : at / w;
                      const std::int64_t column = far ? (at % w + w / 2) % w : at % w;
-                     return "[" + std::to_string(row) + ", " + std::to_string(column) + "]";
+                     std::string place = "[";
+                     place += std::to_string(row) + ", ";
+                     return place += std::to_string(column) + "]";
                    }) +
             ")");
   }

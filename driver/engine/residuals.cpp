@@ -198,15 +198,15 @@ Residuals Engine::residuals(const State& state) {
   feed_.forget();
   ranks_.gather(sums);
   Residuals result;
-  result.error = sums[0];
-  result.expected = sums[1];
+  result.error = sums.select(0, 0);
+  result.expected = sums.select(0, 1);
   result.excess = ranks_.sum_over_tiles(std::move(excess), cut_.owners);
-  const double good = total(sums[4]);
+  const double good = total(sums.select(0, 4));
   if (good > 0) {
-    result.amplitude_error = total(sums[0]) / good;
-    result.expected_amplitude_error = total(sums[1]) / good;
-    result.loss = total(sums[2]) / good;
-    result.expected_loss = total(sums[3]) / good;
+    result.amplitude_error = total(sums.select(0, 0)) / good;
+    result.expected_amplitude_error = total(sums.select(0, 1)) / good;
+    result.loss = total(sums.select(0, 2)) / good;
+    result.expected_loss = total(sums.select(0, 3)) / good;
   }
   return result;
 }

@@ -409,7 +409,8 @@ void judge(const Config& config, const Problem& problem, const State& state,
     int place = 0;
     for (const std::string& cause :
          likely_causes(config, problem, state.history, fit, remarks.doubts)) {
-      causes += (place > 0 ? "; (" : " (") + std::to_string(++place) + ") " + cause;
+      ++place;
+      causes += std::string(place > 1 ? ";" : "") + " (" + std::to_string(place) + ") " + cause;
     }
     log_warning() << "the fit is " << fit.amplitude_error / fit.expected_amplitude_error
                   << " times as far from the data as counting noise would be; likely causes:"

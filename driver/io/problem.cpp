@@ -1252,7 +1252,9 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
                          "lie inside the detector, which reaches to " +
                              number_words(1e3 * nyquist_per_A * optics.wavelength_A) + " mrad",
                          number_words(optics.semiangle_mrad) +
-                             (1e-3 * edge_per_A <= nyquist_per_A ? ": is it in urad?" : ""));
+                             ": is it in mrad, and are beam.energy_keV = " +
+                             number_words(*config.beam.energy_keV) + " and the object's pixel of " +
+                             number_words(0.1 * *problem.pixel_row_A) + " nm in their units?");
     }
     probe = aberrated_probe(problem.window[0], problem.window[1], *problem.pixel_row_A,
                             *problem.pixel_column_A, optics)

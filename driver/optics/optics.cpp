@@ -26,7 +26,10 @@ void check_window(const char* name, int64_t rows, int64_t columns, double pixel_
 
 double fft_frequency(int64_t index, int64_t length, double pixel_A, double offset = 0.0) {
   const int64_t wrapped = index < (length + 1) / 2 ? index : index - length;
-  return (static_cast<double>(wrapped) - offset) / (static_cast<double>(length) * pixel_A);
+  const auto samples = static_cast<double>(length);
+  // Moved ones stay within those that the window samples.
+  const double moved = static_cast<double>(wrapped) - offset;
+  return (moved - samples * std::floor(moved / samples + 0.5)) / (samples * pixel_A);
 }
 
 // Fills [rows, columns] by value(k_row, k_column), zero frequency at [0, 0].
@@ -144,8 +147,12 @@ at::Tensor band_limit_mask(int64_t rows, int64_t columns, double pixel_row_A, do
                            double fraction, std::array<double, 2> offset) {
   const double cutoff = fraction * 0.5 / std::max(pixel_row_A, pixel_column_A);
   const auto squared = [](int64_t length, double pixel_A, double moved) {
-    const double sample = 1.0 / (static_cast<double>(length) * pixel_A);
-    return (frequencies(length, pixel_A) - moved * sample).square();
+    at::Tensor result = at::empty({length}, at::kDouble);
+    for (int64_t i = 0; i < length; ++i) {
+      const double k = fft_frequency(i, length, pixel_A, moved);
+      result.data_ptr<double>()[i] = k * k;
+    }
+    return result;
   };
   return (squared(rows, pixel_row_A, offset[0]).unsqueeze(1) +
           squared(columns, pixel_column_A, offset[1]).unsqueeze(0))

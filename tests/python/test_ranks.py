@@ -461,3 +461,37 @@ def test_more_ranks_than_tiles_are_refused(film):
     ends = finish(begin(film, 2, options_of("few", **{"tiles.grid": "[1,1]"})))
     assert [code for code, _ in ends] == [2, 2]
     assert "tiles.grid: must have a tile for each of the 2 ranks, got 1 x 1" in ends[0][1]
+
+
+def test_doubts_and_the_judgement_of_the_fit_do_not_depend_on_the_ranks(film):
+    found = {}
+    options = {"detector.center": "[16.7,15]", "data.patterns": "data", "probe.power": 1e4}
+    for ranks in (1, 3):
+        out = f"doubts{ranks}"
+        ends = finish(begin(film, ranks, options_of(out, **options)))
+        assert [code for code, _ in ends] == [0] * ranks, ends
+        with h5py.File(film / out / "result.h5") as file:
+            found[ranks] = dict(file.attrs)
+        lines = found[ranks]["doubts"].decode().splitlines()
+        assert any("detector.center" in line for line in lines) and len(lines) > 1
+        for line in lines:  # by rank 0, once
+            assert [said.count(line) for _, said in ends] == [1] + [0] * (ranks - 1)
+    for name in ("doubts", "amplitude_error", "expected_amplitude_error", "loss_per_pixel"):
+        assert found[1][name] == found[3][name], name
+
+
+def test_all_ranks_of_a_diverged_run_fail_and_its_last_good_state_is_kept(film):
+    options = options_of(
+        "diverged",
+        60,
+        **{"reconstruct.momentum": 0.99, "reconstruct.step": 4, "tiles.grid": "[2,1]"},
+    )
+    ends = finish(begin(film, 2, options))
+    assert [code for code, _ in ends] == [1, 1], ends
+    assert all("diverged" in said and "reconstruct.step" in said for _, said in ends)
+    with h5py.File(film / "diverged/result.h5") as file:
+        assert np.isfinite(file["object"][()]).all()
+        kept = file["history/amplitude_error"][()]
+    rows = (film / "diverged/metrics.jsonl").read_text().splitlines()
+    errors = [json.loads(row)["amplitude_error"] for row in rows]
+    assert kept.tolist() == errors[: len(kept)] and kept[-1] < 2 * min(errors)
