@@ -179,7 +179,12 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
                          shape_words({detector.bin[0], detector.bin[1]}));
     }
     // The whole part moves the window; what hangs over what is used was not measured.
-    if (detector.center) start[axis] = std::llround(zero[axis]) - size[axis] / 2;
+    if (detector.center) {
+      const std::int64_t bin = detector.bin[axis];
+      const double before =
+          static_cast<double>(size[axis] / bin / 2 * bin) + 0.5 * static_cast<double>(bin - 1);
+      start[axis] = static_cast<std::int64_t>(std::floor(zero[axis] - before + 0.5));
+    }
   }
 
   PixelMap map;
