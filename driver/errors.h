@@ -29,6 +29,12 @@ class Diverged : public RunError {
   explicit Diverged(const std::string& message) : RunError(message) {}
 };
 
+// The system refused to write a file: the rest can still be saved.
+class WriteError : public RunError {
+ public:
+  using RunError::RunError;
+};
+
 // The command line or the config is wrong, a path in it included.
 class ConfigError : public Error {
  public:

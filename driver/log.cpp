@@ -1,11 +1,12 @@
 #include "driver/log.h"
 
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <mutex>
 #include <unistd.h>
+
+#include "driver/io/output.h"
 
 namespace ptyle::driver {
 namespace {
@@ -25,15 +26,9 @@ std::string& prefix() {
 }
 bool line_occupied = false;
 
-void write_all(std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(STDERR_FILENO, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return;  // nobody listens: a log must not stop the program
-    }
-    bytes.remove_prefix(static_cast<std::size_t>(written));
-  }
+// Nobody may listen: a log must not stop the program.
+void write_line(std::string_view bytes) {
+  [[maybe_unused]] const int ignored = write_all(STDERR_FILENO, bytes);
 }
 
 const char* level_name(LogLevel level) {
@@ -77,13 +72,13 @@ void log_line(LogLevel level, std::string_view message) {
   line += level_name(level);
   line += message;
   line += '\n';
-  write_all(line);
+  write_line(line);
 }
 
 void write_raw(std::string_view bytes, bool occupies_line) {
   const std::lock_guard lock(mutex());
   line_occupied = occupies_line;
-  write_all(bytes);
+  write_line(bytes);
 }
 
 LogMessage::~LogMessage() {

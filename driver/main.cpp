@@ -1,4 +1,8 @@
 // ptyle: simulate, check, run.
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -99,6 +103,15 @@ int parse_and_run(int argc, char** argv) {
   return status;
 }
 
+// What was printed may lie on a full disk.
+void require_standard_output() {
+  std::cout.flush();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout) {
+    throw ptyle::driver::WriteError(std::string("standard output: cannot be written: ") +
+                                    std::strerror(errno));
+  }
+}
+
 }  // namespace
 
 // The only place where errors become messages and exit codes.
@@ -107,8 +120,11 @@ int main(int argc, char** argv) {
   // system cost as much as the work on them.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   try {
-    return parse_and_run(argc, argv);
+    const int status = parse_and_run(argc, argv);
+    require_standard_output();
+    return status;
   } catch (const ptyle::driver::PeerError& error) {
     ptyle::driver::log_error() << error.what();
     // A broken group's destructors may wait for ever.

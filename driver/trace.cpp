@@ -6,7 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include "driver/io/hdf5.h"
+#include "driver/io/output.h"
 
 namespace ptyle::driver {
 namespace {
@@ -69,7 +69,7 @@ void Trace::write(const std::string& path) const {
     ranks_.receive(bytes, rank, Ranks::kFileTag);
     text.append(static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes());
   }
-  hdf5::write_text_atomically(path, text + "\n]}\n");
+  replace_file(path, text + "\n]}\n");
 }
 
 }  // namespace ptyle::driver

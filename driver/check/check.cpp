@@ -19,10 +19,12 @@
 #include "driver/check/words.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
+#include "driver/engine/folder.h"
 #include "driver/engine/priors.h"
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
+#include "driver/memory.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
 
@@ -247,7 +249,40 @@ double halo_error(const Config& config, const Problem& problem) {
 
 }  // namespace
 
+std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,
+                            std::int64_t rank, const at::Device& device) {
+  const TensorBytes tensors = predicted_tensors(config, problem, cut, rank, !device.is_cpu());
+  // The patterns are in memory already, and counted in neither.
+  const std::int64_t needed = device.is_cpu()
+                                  ? predicted_bytes(config, problem, cut, rank) -
+                                        static_cast<std::int64_t>(problem.patterns.nbytes())
+                                  : tensors.unknowns + tensors.work;
+  const std::int64_t available = free_bytes(device);
+  if (needed <= available) return {};
+  return "must fit into the memory that is free" +
+         std::string(device.is_cpu() ? ", " : " on the GPU, ") +
+         gigabytes(static_cast<double>(available)) + ", got a need of about " +
+         gigabytes(static_cast<double>(needed)) +
+         " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says what)";
+}
+
+namespace {
+
+// What a run refuses once it has begun, before its first update.
+void require_start(const Config& config, const Problem& problem) {
+  start_probe(config, problem);
+  if (config.priors.empty()) return;
+  const Decomposition cut = decompose(problem.positions, problem.window,
+                                      {problem.object_shape[1], problem.object_shape[2]}, 1,
+                                      decomposition_options(config));
+  const Ranks one;
+  Priors(config, cut, one, at::kCPU).try_out(problem.probe.sizes());
+}
+
+}  // namespace
+
 int check(const Config& config, std::ostream& out, const CheckOptions& options) {
+  require_writable_folder(config.output.folder);
   const Problem problem = load_problem(config);
   const Scan scan = scan_of(problem);
   const auto line = [&out](const std::string& what, const std::string& value) {
@@ -451,7 +486,17 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   line("read", problem.streams() ? "each pattern once and again in every iteration (data.stream)"
                                  : "1.0 times each pattern (kept in memory)");
 
-  const std::vector<Doubt> found = doubts(config, problem, cut);
+  line("output", config.output.folder +
+                     (holds_a_run(config.output.folder)
+                          ? ", which is not empty: `ptyle run` wants --resume or --overwrite"
+                          : ""));
+  require_start(config, problem);
+
+  std::vector<Doubt> found = doubts(config, problem, cut);
+  if (options.ranks == 1 && config.device != "cuda") {
+    const std::string shortage = memory_shortage(config, problem, cut, 0, choose_device(config));
+    if (!shortage.empty()) found.push_back({"a run here " + shortage, ""});
+  }
   for (const Doubt& doubt : found) out << "doubtful: " << doubt.text << '\n';
   if (found.empty()) out << "nothing doubtful\n";
   out.flush();

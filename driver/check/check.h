@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <iosfwd>
 
+#include <ATen/core/Tensor.h>
+
 #include "driver/config/config.h"
 
 namespace ptyle::driver {
@@ -36,6 +38,11 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
 // Of these, computed on the CPU, and the program itself.
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
+
+// "must fit into the memory that is free, ..." where a rank of a run would not, on a machine as
+// free as this one is now; empty where it would.
+std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,
+                            std::int64_t rank, const at::Device& device);
 
 DecompositionOptions decomposition_options(const Config& config, const Problem& problem);
 

@@ -358,14 +358,14 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<String>("data.file", c.data.file, not_empty(), "the HDF5 file with the patterns");
   v.template key<String>("data.patterns", c.data.patterns, not_empty(),
                          "dataset [positions, rows, columns] or [scan_rows, scan_columns, rows, "
-                         "columns], any integer or float type");
+                         "columns], any integer or float type; FILE:DATASET for another file");
   v.template key<WordOrCodec<BoolCodec, kAuto>>(
       "data.stream", c.data.stream, any<std::optional<bool>>(),
       "patterns are read from the file again in every iteration, ahead of time, instead of being "
       "kept in memory; \"auto\": where they would take half of it");
   v.template key<String>("data.positions", c.data.positions, not_empty(),
                          "dataset [positions, 2], (row, column) of the window's corner; "
-                         "FILE.h5:DATASET for another file");
+                         "FILE:DATASET for another file");
   v.template key<OptionalCodec<PairCodec<Integer>>>(
       "data.raster.shape", c.data.raster_shape, optionally(both(at_least<std::int64_t>(1))),
       "instead of data.positions: rows and columns of a raster scan");
@@ -387,7 +387,7 @@ void visit_keys(Config& c, Visitor& v) {
                          "where the oriented pattern has its zero frequency: [rows / 2, "
                          "columns / 2] or [0, 0]; far field only");
   v.template key<String>("data.mask", c.data.mask, any<std::string>(),
-                         "dataset (or FILE.h5:DATASET) of bad pixels, nonzero = bad, [rows, "
+                         "dataset (or FILE:DATASET) of bad pixels, nonzero = bad, [rows, "
                          "columns] or [positions, rows, columns], stored as the patterns are");
   v.template key<FramesCodec>(
       "data.select", c.data.select, frames_rule(false),
@@ -924,11 +924,25 @@ std::string absolute_path(const std::string& path, const fs::path& folder) {
   return (folder / path).lexically_normal().string();
 }
 
-// FILE.h5:DATASET with its file made absolute; the name of a dataset alone stays.
+// FILE:DATASET with its file made absolute; the name of a dataset alone stays.
 std::string absolute_dataset(const std::string& name, const fs::path& folder) {
-  const std::size_t colon = name.rfind(':');
-  if (colon == std::string::npos || colon == 0) return name;
-  return absolute_path(name.substr(0, colon), folder) + name.substr(colon);
+  const DatasetName parts = split_dataset_name(name, folder.string());
+  return parts.file.empty() ? name : absolute_path(parts.file, folder) + ":" + parts.dataset;
+}
+
+// Every key that says where data lies, once: file(key, field) or dataset(key, field).
+template <typename File, typename Dataset>
+void visit_places(Config& c, const File& file, const Dataset& dataset) {
+  file("data.file", c.data.file);
+  dataset("data.patterns", c.data.patterns);
+  dataset("data.positions", c.data.positions);
+  dataset("data.mask", c.data.mask);
+  dataset("detector.dark", c.detector.dark_dataset);
+  file("probe.file", c.probe.file);
+  dataset("probe.dataset", c.probe.dataset);
+  for (std::size_t k = 0; k < c.priors.size(); ++k) {
+    file("prior[" + std::to_string(k) + "].file", c.priors[k].file);
+  }
 }
 
 // ---- writing and describing ----
@@ -968,6 +982,34 @@ struct Describer {
 
 }  // namespace
 
+DatasetName split_dataset_name(const std::string& name, const std::string& folder) {
+  const auto parts = [&name](std::size_t colon) {
+    return DatasetName{name.substr(0, colon), name.substr(colon + 1)};
+  };
+  std::optional<std::size_t> looks_like_one;
+  for (std::size_t colon = name.rfind(':'); colon != std::string::npos && colon > 0;
+       colon = name.rfind(':', colon - 1)) {
+    const fs::path file = name.substr(0, colon);
+    std::error_code error;
+    if (fs::is_regular_file(fs::path(folder) / file, error)) return parts(colon);
+    static const std::set<std::string> kEnds = {".h5",  ".hdf5", ".hdf", ".he5",  ".nxs",
+                                                ".cxi", ".mat",  ".emd", ".ptyr", ".ptyd"};
+    if (!looks_like_one && kEnds.count(file.extension().string()) > 0) looks_like_one = colon;
+  }
+  return looks_like_one ? parts(*looks_like_one) : DatasetName{"", name};
+}
+
+bool names_a_place(const std::string& key) {
+  Config config;
+  config.priors.resize(1);
+  bool found = key.starts_with("prior[") && key.ends_with("].file");
+  const auto compare = [&](const std::string& place, const std::string&) {
+    found = found || key == place;
+  };
+  visit_places(config, compare, compare);
+  return found;
+}
+
 bool Config::Reconstruct::refines(const std::string& what) const {
   return std::find(refine.begin(), refine.end(), what) != refine.end();
 }
@@ -1001,15 +1043,12 @@ Config parse_config(const std::string& text, const std::string& path,
   const fs::path file = fs::absolute(path).lexically_normal();
   const fs::path folder = file.parent_path();
   config.path = file.string();
-  config.data.file = absolute_path(config.data.file, folder);
-  config.data.positions = absolute_dataset(config.data.positions, folder);
-  config.data.mask = absolute_dataset(config.data.mask, folder);
+  visit_places(
+      config, [&](const std::string&, std::string& name) { name = absolute_path(name, folder); },
+      [&](const std::string&, std::string& name) { name = absolute_dataset(name, folder); });
   for (Config::Frames* frames : {&config.data.select, &config.data.skip}) {
     if (!frame_slice(frames->text)) frames->text = absolute_dataset(frames->text, folder);
   }
-  config.detector.dark_dataset = absolute_dataset(config.detector.dark_dataset, folder);
-  config.probe.file = absolute_path(config.probe.file, folder);
-  for (Config::Prior& prior : config.priors) prior.file = absolute_path(prior.file, folder);
   if (config.output.folder.empty()) config.output.folder = file.stem().string();
   config.output.folder = absolute_path(config.output.folder, folder);
   return config;

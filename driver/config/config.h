@@ -33,7 +33,7 @@ struct Config {
     double rotation_deg = 0.0;
     std::optional<std::array<double, 4>> affine;  // row-major 2 x 2
     std::string zero_frequency = "center";
-    std::string mask;                           // "", a dataset of `file`, or FILE.h5:DATASET
+    std::string mask;                           // "", a dataset of `file`, or FILE:DATASET
     std::optional<bool> stream = std::nullopt;  // absent: "auto"
     Frames select = {};                         // not given: all
     Frames skip = {};
@@ -59,7 +59,7 @@ struct Config {
     IntegerPair pad = {0, 0};
     std::optional<NumberPair> center;  // of the oriented pattern, before the crop; far field
     double gain = 1.0;
-    // A number, or a dataset of the data file (or FILE.h5:DATASET).
+    // A number, or a dataset of the data file (or FILE:DATASET).
     double dark = 0.0;
     std::string dark_dataset;
     std::optional<double> saturation;
@@ -144,6 +144,18 @@ struct Config {
   std::vector<Prior> priors;
   Output output;
 };
+
+// A dataset of some file, as keys name it.
+struct DatasetName {
+  std::string file;  // empty: of the file that the key is about
+  std::string dataset;
+};
+// FILE:DATASET, or a dataset alone. Both may hold colons: FILE ends at the last colon before which
+// a file stands; where there is none, at the last one behind a name that ends as HDF5 files do;
+// else all of it is a dataset's name. Relative files are taken from `folder`.
+DatasetName split_dataset_name(const std::string& name, const std::string& folder = "");
+// Whether a key says where data lies, and not what is computed.
+bool names_a_place(const std::string& key);
 
 // Reads and checks a config; `overrides` are "key=value" with dotted keys, in the order given.
 // Throws ConfigError with one sentence: place, key, rule, value.

@@ -17,7 +17,7 @@
 namespace ptyle::driver {
 namespace {
 
-constexpr std::int64_t kFormat = 2;
+constexpr std::int64_t kFormat = 3;
 
 at::Tensor as_tensor(const std::vector<double>& values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kDouble);
@@ -45,13 +45,15 @@ at::Tensor read_checked(const hdf5::File& file, const std::string& name) {
   return tensor;
 }
 
-// The resolved config line by line, without what may change on a restart.
+// The resolved config line by line, without what may change on a restart. Where the data lies is of
+// no account: what it is stands in the fingerprint.
 std::vector<std::pair<std::string, std::string>> binding_lines(const std::string& toml) {
   auto lines = lines_of_toml(toml);
   std::erase_if(lines, [](const auto& line) {
     return line.first.starts_with("output.") || line.first == "reconstruct.iterations" ||
            line.first == "tiles.timeout_s" || line.first == "data.stream" ||
-           line.first == "device" || line.first == "reconstruct.deterministic";
+           line.first == "device" || line.first == "reconstruct.deterministic" ||
+           (names_a_place(line.first) && line.second.find('"') != std::string::npos);
   });
   return lines;
 }
@@ -87,7 +89,7 @@ void check_same_config(const std::string& path, const std::string& then, const s
             key + ": must be what " + path + " was made with," + before + ", to resume, got" +
             after +
             "; only device, data.stream, reconstruct.iterations, reconstruct.deterministic, "
-            "tiles.timeout_s and [output] may change");
+            "tiles.timeout_s, [output] and names of files and datasets may change");
       }
     }
   }
@@ -119,7 +121,9 @@ void write_checkpoint(const std::string& path, const State& state, const Config&
                             const std::function<at::Tensor(std::size_t)>& mine) {
       gather_tiles(decomposition, ranks, extent, first.size(0), first.scalar_type(), mine,
                    [&](const Tile& tile, const at::Tensor& tensor) {
-                     write_checked(*file, tile_name(tile.number) + "/" + name, tensor);
+                     file->attempt([&] {
+                       write_checked(*file, tile_name(tile.number) + "/" + name, tensor);
+                     });
                    });
     };
     gather("object", like.object, Extent::kFrame,

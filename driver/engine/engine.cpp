@@ -206,10 +206,47 @@ std::string Engine::fingerprint() const {
   out << positions() << " positions; a window of " << problem_.window[0] << " x "
       << problem_.window[1] << "; an object of " << shape[0] << " x " << shape[1] << " x "
       << shape[2] << "; " << problem_.total_counts << " counts; " << problem_.masked_pixels
-      << " masked pixels; counts per pattern of checksum " << checksum(problem_.counts_per_pattern)
-      << "; positions of checksum " << checksum(problem_.positions) << "; a probe of checksum "
+      << " masked pixels; counts per pattern of checksum " << checksum(problem_.counts_per_pattern);
+  if (problem_.pattern_checksums.defined()) {
+    out << "; patterns and masks of checksum " << checksum(problem_.pattern_checksums);
+  }
+  out << "; positions of checksum " << checksum(problem_.positions) << "; a probe of checksum "
       << checksum(problem_.probe) << checksums_of_priors(config_);
   return out.str();
+}
+
+at::Tensor start_probe(const Config& config, const Problem& problem) {
+  const at::Tensor probe = problem.probe.to(at::kComplexDouble).clone();  // scaled below
+  double factor = 1.0;
+  if (config.probe.power == "number") {
+    factor = std::sqrt(config.probe.power_value / power(probe));
+  } else if (config.probe.power == "data") {
+    // The starting object is vacuum, where every position sees the same intensity.
+    const at::Tensor vacuum =
+        at::ones({problem.object_shape[0], 1, 1}, at::TensorOptions().dtype(at::kComplexDouble));
+    const at::Tensor corner = at::zeros({1, 2}, at::TensorOptions().dtype(at::kDouble));
+    ModelOptions options;
+    options.detector = problem.detector;
+    const at::Tensor intensity =
+        diffraction(vacuum, probe, corner, problem.propagator, options).select(0, 0);
+    const double modelled =
+        (problem.good_share ? intensity.mul(*problem.good_share) : intensity).sum().item<double>();
+    if (!(problem.mean_counts_per_pattern > 0) || !(modelled > 0)) {
+      throw DataError(config.data.file +
+                      ": the unmasked pixels must hold counts that the probe can be scaled to "
+                      "(probe.power = \"data\"), got a mean of " +
+                      std::to_string(problem.mean_counts_per_pattern) + " counts per pattern");
+    }
+    factor = std::sqrt(problem.mean_counts_per_pattern / modelled);
+  }
+  scale(probe, factor);
+  const at::Tensor start = probe.to(complex_type(config)).contiguous();
+  if (const double all = power(start); !std::isfinite(all) || !(all > 0)) {
+    throw ConfigError("probe.power: must give the probe a power that " +
+                      config.reconstruct.precision + " precision holds, got " +
+                      std::to_string(all));
+  }
+  return start;
 }
 
 State Engine::start() const {
@@ -220,38 +257,8 @@ State Engine::start() const {
                                     at::TensorOptions().dtype(type_).device(device_)),
                            {}});
   }
-  const at::Tensor probe = problem_.probe.to(at::kComplexDouble).clone();  // scaled below
-  double factor = 1.0;
-  if (config_.probe.power == "number") {
-    factor = std::sqrt(config_.probe.power_value / power(probe));
-  } else if (config_.probe.power == "data") {
-    // The starting object is vacuum, where every position sees the same intensity.
-    const at::Tensor vacuum =
-        at::ones({shape[0], 1, 1}, at::TensorOptions().dtype(at::kComplexDouble));
-    const at::Tensor corner = at::zeros({1, 2}, at::TensorOptions().dtype(at::kDouble));
-    ModelOptions options;
-    options.detector = problem_.detector;
-    const at::Tensor intensity =
-        diffraction(vacuum, probe, corner, problem_.propagator, options).select(0, 0);
-    const double modelled = (problem_.good_share ? intensity.mul(*problem_.good_share) : intensity)
-                                .sum()
-                                .item<double>();
-    if (!(problem_.mean_counts_per_pattern > 0) || !(modelled > 0)) {
-      throw DataError(config_.data.file +
-                      ": the unmasked pixels must hold counts that the probe can be scaled to "
-                      "(probe.power = \"data\"), got a mean of " +
-                      std::to_string(problem_.mean_counts_per_pattern) + " counts per pattern");
-    }
-    factor = std::sqrt(problem_.mean_counts_per_pattern / modelled);
-  }
-  scale(probe, factor);
-  state.probe = probe.to(device_, type_).contiguous();
+  state.probe = start_probe(config_, problem_).to(device_);
   state.start_power = power(state.probe);
-  if (!std::isfinite(state.start_power) || !(state.start_power > 0)) {
-    throw ConfigError("probe.power: must give the probe a power that " +
-                      config_.reconstruct.precision + " precision holds, got " +
-                      std::to_string(state.start_power));
-  }
   return state;
 }
 

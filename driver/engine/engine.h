@@ -60,6 +60,10 @@ inline std::int64_t block_positions(std::int64_t pattern_bytes, std::int64_t pat
   return count;
 }
 
+// The guess of the probe, scaled, on the CPU in the precision of the run. ConfigError and DataError
+// where there is none.
+at::Tensor start_probe(const Config& config, const Problem& problem);
+
 class Engine {
  public:
   // All of them must outlive the engine. `problem` holds the patterns of this rank's tiles.

@@ -1,6 +1,7 @@
 #include "driver/engine/result.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include <ATen/ops/empty.h>
@@ -61,7 +62,9 @@ void write_result(const std::string& path, const State& state, const Config& con
     }
     file.create_dataset("/object", {slices, rows, columns}, type);
     gather([&file](const Tile& tile, const at::Tensor& tensor) {
-      file.write_area("/object", {0, tile.owned.row, tile.owned.column}, tensor);
+      file.attempt([&] {
+        file.write_area("/object", {0, tile.owned.row, tile.owned.column}, tensor);
+      });
     });
     file.set_attribute("/object", "axes", "slice, row, column");
     file.set_attribute("/object", "row_cuts", decomposition.grid.row_cuts());
@@ -114,10 +117,14 @@ void write_pictures(const std::string& folder, const State& state, const Problem
   const ObjectSlices object{slices, [&file, rows = rows, columns = columns](std::int64_t slice) {
                               return file.read_area("/object", {slice, 0, 0}, {1, rows, columns});
                             }};
-  write_object_phase(folder + "/object_phase.png", object, region, problem.pixel_row_A);
-  write_object_amplitude(folder + "/object_amplitude.png", object, region, problem.pixel_row_A);
+  std::optional<NumberPair> pixel_A;
+  if (problem.pixel_row_A && problem.pixel_column_A) {
+    pixel_A = NumberPair{*problem.pixel_row_A, *problem.pixel_column_A};
+  }
+  write_object_phase(folder + "/object_phase.png", object, region, pixel_A);
+  write_object_amplitude(folder + "/object_amplitude.png", object, region, pixel_A);
   write_probe(folder + "/probe.png", without_ramp(problem, orthogonalised_modes(state.probe.cpu())),
-              problem.pixel_row_A);
+              pixel_A);
 }
 
 }  // namespace ptyle::driver

@@ -3,20 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
-#include <fcntl.h>
 #include <filesystem>
-#include <fstream>
+#include <functional>
 #include <optional>
 #include <set>
 #include <sstream>
 #include <string>
-#include <sys/file.h>
 #include <sys/resource.h>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -34,12 +30,13 @@
 #include "driver/device.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
+#include "driver/engine/folder.h"
 #include "driver/engine/judgement.h"
 #include "driver/engine/result.h"
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
-#include "driver/io/hdf5.h"
 #include "driver/io/metrics.h"
+#include "driver/io/output.h"
 #include "driver/io/problem.h"
 #include "driver/log.h"
 #include "driver/memory.h"
@@ -66,8 +63,8 @@ extern "C" void ask_to_stop(int signal) {
   }
 }
 
-// Takes SIGINT and SIGTERM for the time of a run. A signal that was ignored from the start (nohup,
-// a job in a script's background) stays ignored.
+// Takes SIGINT, SIGTERM and SIGHUP (a closed terminal) for the time of a run. A signal that was
+// ignored from the start (nohup, a job in a script's background) stays ignored.
 class Signals {
  public:
   Signals() {
@@ -91,133 +88,9 @@ class Signals {
   }
 
  private:
-  static constexpr std::array<int, 2> kSignals{SIGINT, SIGTERM};
-  std::array<struct sigaction, 2> before_{};
+  static constexpr std::array<int, 3> kSignals{SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, 3> before_{};
 };
-
-constexpr std::array<const char*, 7> kOwnFiles = {
-    "checkpoint.h5",        "result.h5", "metrics.jsonl", "object_phase.png",
-    "object_amplitude.png", "probe.png", "config.toml"};
-
-// What a run leaves that failed before its first checkpoint: a config and metrics.
-bool has_no_result(const std::string& folder) {
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name != "config.toml" && name != "metrics.jsonl" &&
-        name.find(".tmp.") == std::string::npos) {
-      return false;
-    }
-  }
-  return true;
-}
-
-// With --overwrite an earlier run's files stay, by another name, until the new run has something to
-// put in their place.
-constexpr const char* kOld = ".old";
-
-void remove_old(const std::string& folder) {
-  std::error_code error;
-  for (const char* name : kOwnFiles)
-    fs::remove(fs::path(folder) / (std::string(name) + kOld), error);
-}
-
-void restore_old(const std::string& folder) {
-  std::error_code error;
-  if (fs::exists(fs::path(folder) / "checkpoint.h5", error)) return;
-  for (const char* name : kOwnFiles) {
-    const fs::path path = fs::path(folder) / name, old = path.string() + kOld;
-    if (fs::exists(old, error)) fs::rename(old, path, error);
-  }
-}
-
-// Asked before the data is read: a wrong folder should not cost the minutes that takes.
-void check_folder(const std::string& folder, const RunOptions& options) {
-  std::error_code error;
-  if (!fs::exists(folder, error)) {
-    fs::path above = fs::absolute(folder, error).lexically_normal().parent_path();
-    while (!fs::exists(above, error) && above.has_relative_path()) above = above.parent_path();
-    if (!fs::is_directory(above, error) || access(above.c_str(), W_OK) != 0) {
-      throw ConfigError("output.folder: must lie in a folder that can be written, got " + folder);
-    }
-    return;
-  }
-  if (!fs::is_directory(folder, error)) {
-    throw ConfigError("output.folder: must be a folder, got the file " + folder);
-  }
-  if (options.overwrite || fs::is_empty(folder, error)) return;
-  if (!options.resume) {
-    if (has_no_result(folder)) return;
-    throw ConfigError(
-        "output.folder: must be new or empty (--resume goes on from its checkpoint, --overwrite "
-        "replaces its files), got " +
-        folder);
-  }
-  if (fs::exists(fs::path(folder) / "checkpoint.h5", error)) return;
-  if (!has_no_result(folder)) {
-    throw ConfigError("output.folder: must hold a checkpoint.h5 to resume from, got " + folder +
-                      " with other files and no checkpoint");
-  }
-}
-
-// Likewise: what is in the way is no file of ours.
-void check_written(const std::string& what, const fs::path& path) {
-  std::error_code error;
-  if (fs::exists(path, error) && !fs::is_regular_file(path, error)) {
-    throw ConfigError(what + ": must be a file that can be replaced, got " + path.string());
-  }
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  if (fs::exists(folder, error) && access(folder.c_str(), W_OK) == 0) return;
-  throw ConfigError(what + ": must lie in a folder that can be written, got " + path.string());
-}
-
-// One run at a time works in a folder; the system lets go of it however the run ends.
-class FolderLock {
- public:
-  explicit FolderLock(const std::string& folder)
-      : descriptor_(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    if (descriptor_ >= 0 && flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      close(descriptor_);
-      throw ConfigError("output.folder: must not be that of a run under way, got " + folder);
-    }
-  }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-  ~FolderLock() {
-    if (descriptor_ >= 0) close(descriptor_);
-  }
-
- private:
-  int descriptor_;
-};
-
-void create_folder(const std::string& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) {
-    throw ConfigError("output.folder: must be a folder that can be written, got " + folder + " (" +
-                      error.message() + ")");
-  }
-}
-
-void prepare_folder(const std::string& folder, const RunOptions& options) {
-  std::error_code error;
-  // What a run that was killed while writing left behind.
-  std::vector<fs::path> leftovers;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    for (const char* own : kOwnFiles) {
-      if (name.rfind(std::string(own) + ".tmp.", 0) == 0) leftovers.push_back(entry.path());
-    }
-  }
-  for (const fs::path& path : leftovers) fs::remove(path, error);
-  if (options.overwrite) {
-    for (const char* name : kOwnFiles) {
-      const fs::path path = fs::path(folder) / name;
-      if (fs::exists(path, error)) fs::rename(path, path.string() + kOld, error);
-    }
-  }
-}
 
 std::int64_t peak_bytes() {
   rusage usage{};
@@ -290,23 +163,9 @@ void warn_of_growth(const Config& config, const State& state, const IterationMet
 // A run that does not fit would drag the whole machine down before it is killed.
 void refuse_too_much_memory(const Config& config, const Problem& problem, const Decomposition& cut,
                             const Launch& launch, const at::Device& device) {
-  const TensorBytes tensors =
-      predicted_tensors(config, problem, cut, launch.rank, !device.is_cpu());
-  // The patterns are in memory already, and counted in neither.
-  const std::int64_t needed = device.is_cpu()
-                                  ? predicted_bytes(config, problem, cut, launch.rank) -
-                                        static_cast<std::int64_t>(problem.patterns.nbytes())
-                                  : tensors.unknowns + tensors.work;
-  const std::int64_t available = free_bytes(device);
-  if (needed > available && !problem.far_position.empty()) throw DataError(problem.far_position);
-  if (needed > available) {
-    throw RunError("the run must fit into the memory that is free" +
-                   std::string(device.is_cpu() ? ", " : " on the GPU, ") +
-                   gigabytes(static_cast<double>(available)) + ", got a need of about " +
-                   gigabytes(static_cast<double>(needed)) +
-                   " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says "
-                   "what)");
-  }
+  const std::string shortage = memory_shortage(config, problem, cut, launch.rank, device);
+  if (!shortage.empty() && !problem.far_position.empty()) throw DataError(problem.far_position);
+  if (!shortage.empty()) throw RunError("the run " + shortage);
 }
 
 // What must be the same on all ranks, line by line.
@@ -426,6 +285,40 @@ void judge(const Config& config, const Problem& problem, const State& state,
   }
 }
 
+// What cannot be written ends the run, but not before the rest is saved as far as it can be.
+class Saving {
+ public:
+  // Returns whether `write`, which says so itself where it failed, has done it.
+  bool attempt(const std::function<void()>& write) {
+    try {
+      write();
+      return true;
+    } catch (const WriteError& error) {
+      if (first_.empty()) first_ = error.what();
+      return false;
+    }
+  }
+  bool failed() const { return !first_.empty(); }
+  const std::string& first() const { return first_; }
+
+ private:
+  std::string first_;
+};
+
+// What is in the folder after a failure to write.
+std::string kept(const std::string& folder, std::int64_t iteration, bool checkpoint, bool result) {
+  const std::string of = " of iteration " + std::to_string(iteration);
+  if (checkpoint && result) {
+    return "checkpoint.h5 and result.h5" + of + " are saved, --resume goes on";
+  }
+  if (checkpoint) return "checkpoint.h5" + of + " is saved, --resume goes on";
+  std::error_code error;
+  const std::string before = fs::exists(fs::path(folder) / "checkpoint.h5", error)
+                                 ? "the checkpoint before it stays, --resume goes on from there"
+                                 : "there is no checkpoint";
+  return result ? "result.h5" + of + " is saved; " + before : before;
+}
+
 // Everything after the ranks have met, on each of them.
 void reconstruct(const Config& config, const RunOptions& options, Problem& problem,
                  Decomposition& cut, const Ranks& ranks, const at::Device& device) {
@@ -477,8 +370,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   if (ranks.first()) {
     create_folder(folder);
     lock.emplace(folder);
-    prepare_folder(folder, options);
-    hdf5::write_text_atomically(folder + "/config.toml", to_toml(config));
+    remove_leftovers(folder);
+    if (options.overwrite) set_aside(folder);
+    replace_file(folder + "/config.toml", to_toml(config));
     metrics.emplace(folder + "/metrics.jsonl", state.iteration);
     log_info() << engine.positions() << " positions, window " << problem.window[0] << " x "
                << problem.window[1] << ", object " << problem.object_shape[0] << " x "
@@ -494,12 +388,13 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     trace.emplace(ranks);
     engine.record(&*trace);
   }
+  Saving saving;
+  const auto stop = [&saving] { return stop_asked.load() || saving.failed(); };
   const std::int64_t last = config.reconstruct.iterations;
   const double highest = engine.highest_error(state);
   try {
     std::optional<Progress> progress;
     if (ranks.first()) progress.emplace(state.iteration, last, engine.positions());
-    const auto stop = [] { return stop_asked.load(); };
     const auto batch_done = [&](std::int64_t positions) {
       if (progress) progress->positions_done(positions);
     };
@@ -509,7 +404,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
       if (ranks.first()) warn_of_growth(config, state, row);
       if (ranks.first()) {
-        metrics->write(row);
+        saving.attempt([&] { metrics->write(row); });
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       }
       const Course course = course_of(state.history, problem, highest);
@@ -525,29 +420,48 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       }
       if (course == Course::kFine && checkpoint_is_due(config, state.iteration) &&
           state.iteration < last) {
-        write_checkpoint(checkpoint, state, config, data, cut, ranks);
-        if (ranks.first()) remove_old(folder);
+        const bool saved =
+            saving.attempt([&] { write_checkpoint(checkpoint, state, config, data, cut, ranks); });
+        if (saved && ranks.first()) remove_set_aside(folder);
       }
     }
   } catch (const Diverged& error) {
     throw Diverged(error.what() + keep_last_good(config, data, problem, cut, ranks, remarks));
   }
-  if (trace) trace->write(options.trace);
-  write_checkpoint(checkpoint, state, config, data, cut, ranks);
+  if (ranks.first()) saving.attempt([&] { metrics->close(); });
+  if (trace) saving.attempt([&] { trace->write(options.trace); });
+  const bool checkpoint_saved =
+      saving.attempt([&] { write_checkpoint(checkpoint, state, config, data, cut, ranks); });
   const bool complete = state.iteration >= last;
   if (complete) remarks.fit = engine.residuals(state);
   {
     const OneThread one_thread;
-    write_result(folder + "/result.h5", state, config, problem, cut, ranks, remarks);
-    if (ranks.first()) remove_old(folder);
-    if (ranks.first() && config.output.png) write_pictures(folder, state, problem);
+    const bool result_saved = saving.attempt(
+        [&] { write_result(folder + "/result.h5", state, config, problem, cut, ranks, remarks); });
+    if (ranks.first() && (checkpoint_saved || result_saved)) remove_set_aside(folder);
+    if (ranks.first() && result_saved && config.output.png) {
+      saving.attempt([&] { write_pictures(folder, state, problem); });
+    }
+    if (saving.failed()) {
+      throw WriteError(saving.first() + "; " +
+                       kept(folder, state.iteration, checkpoint_saved, result_saved));
+    }
   }
+  ranks.barrier();  // where rank 0 could not write, the others hear of it here
   if (!complete) {
     throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
                       std::to_string(last) + ": everything is saved in " + folder +
                       ", --resume goes on");
   }
   if (ranks.first()) judge(config, problem, state, remarks);
+}
+
+// What failed before counts; what cannot be settled now is by the next start.
+void settle_after_failure(const std::string& folder) {
+  try {
+    settle_set_aside(folder);
+  } catch (const Error&) {
+  }
 }
 
 // Bits are those of an instruction set: all ranks take the lowest that any of them has.
@@ -573,24 +487,21 @@ void agree_on_kernels(const Problem& problem, const Ranks& ranks) {
 void run(Config config, const RunOptions& options) {
   count_tensor_bytes();
   const Launch launch = find_launch();
+  if (launch.size > 1) set_log_prefix("rank " + std::to_string(launch.rank));
   const Signals signals;
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   Problem problem;
   Decomposition cut;
   at::Device device = at::kCPU;
   try {
     device = choose_device(config);
-    check_folder(config.output.folder, options);
-    if (launch.rank == 0) {
-      if (!options.trace.empty()) check_written("--trace", options.trace);
-      std::error_code error;
-      if (fs::exists(config.output.folder, error)) {
-        for (const char* name : kOwnFiles) {
-          check_written("output.folder", fs::path(config.output.folder) / name);
-        }
-      }
+    const std::string& folder = config.output.folder;
+    require_writable_folder(folder);
+    if (launch.rank == 0) settle_set_aside(folder);
+    require_folder_for(options, folder);
+    if (launch.rank == 0 && !options.trace.empty()) {
+      require_replaceable("--trace", options.trace);
     }
-    const std::string checkpoint = config.output.folder + "/checkpoint.h5";
+    const std::string checkpoint = folder + "/checkpoint.h5";
     if (!config.tiles.grid && options.resume && fs::exists(checkpoint)) {
       config.tiles.grid = checkpoint_grid(checkpoint);  // "auto" was settled then
     }
@@ -610,7 +521,7 @@ void run(Config config, const RunOptions& options) {
     try {
       reconstruct(config, options, problem, cut, Ranks(), device);
     } catch (...) {
-      if (options.overwrite) restore_old(config.output.folder);
+      if (options.overwrite) settle_after_failure(config.output.folder);
       throw;
     }
     return;
@@ -641,11 +552,11 @@ void run(Config config, const RunOptions& options) {
     meeting.leave();
     throw;
   } catch (const Diverged&) {  // on all ranks
-    if (options.overwrite && launch.rank == 0) restore_old(config.output.folder);
+    if (options.overwrite && launch.rank == 0) settle_after_failure(config.output.folder);
     meeting.leave();
     throw;
   } catch (const std::exception& error) {
-    if (options.overwrite && launch.rank == 0) restore_old(config.output.folder);
+    if (options.overwrite && launch.rank == 0) settle_after_failure(config.output.folder);
     meeting.report("rank " + std::to_string(launch.rank) + " failed: " + error.what());
     throw;
   }

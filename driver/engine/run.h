@@ -13,8 +13,8 @@ struct RunOptions {
   bool overwrite = false;  // replace what an earlier run left in the folder
 };
 
-// Returns when the result is written. Throws Interrupted after SIGINT or SIGTERM, once the batch
-// under way is done and checkpoint, result and pictures are saved.
+// Returns when the result is written. Throws Interrupted after SIGINT, SIGTERM or SIGHUP, once the
+// batch under way is done and checkpoint, result and pictures are saved.
 void run(Config config, const RunOptions& options);
 
 }  // namespace ptyle::driver

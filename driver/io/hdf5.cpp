@@ -2,13 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <fcntl.h>
 #include <filesystem>
 #include <numeric>
-#include <unistd.h>
 #include <utility>
 
 #include <hdf5.h>
@@ -16,9 +12,14 @@
 #include <ATen/ops/empty.h>
 
 #include "driver/errors.h"
+#include "driver/io/hdf5_device.h"
 #include "driver/io/hdf5_handle.h"
 
 namespace ptyle::driver::hdf5 {
+
+// Every file is closed by its owner. Where even that failed, the library would try again when the
+// program ends, and crash.
+[[maybe_unused]] const bool kNothingAtExit = H5dont_atexit() >= 0;
 
 std::string hdf5_cause() {
   // The innermost message of the error stack names the cause.
@@ -246,8 +247,8 @@ std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t from = 
 
 // ---- the file ----
 
-File::File(std::string path, std::int64_t id, bool writable)
-    : path_(std::move(path)), id_(id), writable_(writable) {}
+File::File(std::string path, std::int64_t id, std::unique_ptr<Output> output)
+    : path_(std::move(path)), id_(id), output_(std::move(output)) {}
 
 struct File::Opened {
   std::string name;
@@ -258,13 +259,13 @@ struct File::Opened {
 File::File(File&& other) noexcept
     : path_(std::move(other.path_)),
       id_(std::exchange(other.id_, -1)),
-      writable_(other.writable_),
+      output_(std::move(other.output_)),
       opened_(std::move(other.opened_)) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(id_, other.id_);
-  std::swap(writable_, other.writable_);
+  std::swap(output_, other.output_);
   std::swap(opened_, other.opened_);
   return *this;
 }
@@ -275,7 +276,10 @@ File::~File() {
 }
 
 void File::fail(const std::string& what) const {
-  if (writable_) throw RunError(path_ + ": " + what);
+  if (writable()) {
+    require();  // the system's reason comes before the library's
+    throw RunError(path_ + ": " + what);
+  }
   throw DataError(path_ + ": " + what);
 }
 
@@ -286,24 +290,38 @@ File File::open(const std::string& path) {
   const Handle access = file_access();
   const hid_t id = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (id < 0) throw DataError(path + ": " + why_not_opened(path));
-  return File(path, id, false);
+  return File(path, id, nullptr);
 }
 
 File File::create(const std::string& path) {
   silence();
   const Handle access = file_access();
+  auto output = std::make_unique<Output>(path);
+  if (!lead_to(access.get(), *output)) {
+    throw RunError(path + ": cannot be created" + hdf5_cause());
+  }
   const hid_t id = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get());
   if (id < 0) throw RunError(path + ": cannot be created" + hdf5_cause());
-  return File(path, id, true);
+  return File(path, id, std::move(output));
 }
 
-void File::flush() {
-  if (H5Fflush(id_, H5F_SCOPE_GLOBAL) < 0) fail("cannot be flushed" + hdf5_cause());
+void File::require() const {
+  if (output_) output_->require();
+}
+
+void File::attempt(const std::function<void()>& write) {
+  if (output_ && output_->failed()) return;
+  try {
+    write();
+  } catch (const WriteError&) {
+    // close() says it.
+  }
 }
 
 void File::close() {
   if (id_ < 0) return;
   if (H5Fclose(std::exchange(id_, -1)) < 0) fail("cannot be closed" + hdf5_cause());
+  if (output_) output_->commit();
 }
 
 bool File::is_dataset(const std::string& name) const {
@@ -395,7 +413,7 @@ std::shared_ptr<const File::Opened> File::opened(const std::string& name) const 
   Handle type = memory_type(known.type, stored.get());
   auto result = std::make_shared<const Opened>(
       Opened{name, std::move(known), std::move(dataset), std::move(type)});
-  if (!writable_) opened_ = result;
+  if (!writable()) opened_ = result;
   return result;
 }
 
@@ -713,63 +731,10 @@ std::int64_t File::integer_attribute(const std::string& object, const std::strin
 
 // ---- writing that survives a crash ----
 
-namespace {
-
-void sync_path(const std::string& path, int flags) {
-  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
-  if (descriptor < 0) throw RunError(path + ": cannot be opened: " + std::strerror(errno));
-  const int status = ::fsync(descriptor);
-  const int error = errno;
-  ::close(descriptor);
-  // Some file systems cannot sync a folder; that is no reason to lose the result.
-  if (status != 0 && error != EINVAL) {
-    throw RunError(path + ": cannot be written to the disk: " + std::strerror(error));
-  }
-}
-
-void replace_by(const std::string& temporary, const std::string& path) {
-  sync_path(temporary, O_RDONLY);
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    throw RunError(path + ": cannot be replaced: " + std::strerror(errno));
-  }
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  sync_path(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
-}
-
-// Removes what a failed write leaves.
-struct TemporaryFile {
-  explicit TemporaryFile(const std::string& path)
-      : name(path + ".tmp." + std::to_string(::getpid())) {}
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    std::error_code ignored;
-    std::filesystem::remove(name, ignored);
-  }
-  const std::string name;
-};
-
-}  // namespace
-
 void write_atomically(const std::string& path, const std::function<void(File&)>& write) {
-  const TemporaryFile temporary(path);
-  File file = File::create(temporary.name);
+  File file = File::create(path);
   write(file);
-  file.flush();
   file.close();
-  replace_by(temporary.name, path);
-}
-
-void write_text_atomically(const std::string& path, const std::string& text) {
-  const TemporaryFile temporary(path);
-  std::FILE* file = std::fopen(temporary.name.c_str(), "wb");
-  if (file == nullptr) throw RunError(path + ": cannot be written: " + std::strerror(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const int error = errno;
-  if (std::fclose(file) != 0 || !written) {
-    throw RunError(path + ": cannot be written: " + std::strerror(written ? errno : error));
-  }
-  replace_by(temporary.name, path);
 }
 
 }  // namespace ptyle::driver::hdf5

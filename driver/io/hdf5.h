@@ -10,6 +10,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "driver/io/output.h"
 #include "driver/io/storage.h"
 
 namespace ptyle::driver::hdf5 {
@@ -37,8 +38,10 @@ struct WriteOptions {
 
 class File {
  public:
-  static File open(const std::string& path);    // read only; DataError
-  static File create(const std::string& path);  // truncates; RunError
+  static File open(const std::string& path);  // read only; DataError
+  // Takes the place of `path` in close(), never without it. What the system refuses is no error
+  // before close() or require(): several ranks that bring a file together come to its end first.
+  static File create(const std::string& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   File(const File&) = delete;
@@ -93,19 +96,23 @@ class File {
   std::int64_t integer_attribute(const std::string& object, const std::string& name) const;
   std::vector<double> numbers_attribute(const std::string& object, const std::string& name) const;
 
-  // Hands everything to the system; errors that a destructor would swallow are thrown here.
-  void flush();
+  // WriteError where the system refused something that was written.
+  void require() const;
+  // `write`, unless something was refused before; no error because of what is refused now.
+  void attempt(const std::function<void()>& write);
+  // Of a new file: onto the disk and into its place; WriteError.
   void close();
 
  private:
-  File(std::string path, std::int64_t id, bool writable);
+  File(std::string path, std::int64_t id, std::unique_ptr<Output> output);
   [[noreturn]] void fail(const std::string& what) const;
   // Without `start` and `count`: the whole dataset.
   at::Tensor read_block(const std::string& name, const std::vector<std::int64_t>* start,
                         const std::vector<std::int64_t>* count) const;
   std::string path_;
-  std::int64_t id_ = -1;  // hid_t
-  bool writable_ = false;
+  std::int64_t id_ = -1;            // hid_t
+  std::unique_ptr<Output> output_;  // of a new file
+  bool writable() const { return output_ != nullptr; }
   // The dataset that was read last stays open where the file is only read: asking for its facts
   // takes longer than a pattern, and its cache holds the chunk that the next read may need.
   struct Opened;
@@ -113,10 +120,8 @@ class File {
   mutable std::shared_ptr<const Opened> opened_;
 };
 
-// Writes path.tmp.<pid>, flushes it to the disk and renames it over `path`: after a crash there is
-// either the old file or the new one, whole.
+// A new file by what `write` does: after a crash or a failure there is either the old file or the
+// new one, whole.
 void write_atomically(const std::string& path, const std::function<void(File&)>& write);
-// The same for a file that is not HDF5.
-void write_text_atomically(const std::string& path, const std::string& text);
 
 }  // namespace ptyle::driver::hdf5

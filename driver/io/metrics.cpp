@@ -6,17 +6,18 @@
 #include <fcntl.h>
 #include <fstream>
 #include <unistd.h>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include "driver/errors.h"
-#include "driver/io/hdf5.h"
+#include "driver/io/output.h"
 
 namespace ptyle::driver {
 namespace {
 
-[[noreturn]] void fail(const std::string& path, const char* what) {
-  throw RunError(path + ": cannot " + what + ": " + std::strerror(errno));
+[[noreturn]] void fail(const std::string& path, int error) {
+  throw WriteError(path + ": cannot be written: " + std::strerror(error));
 }
 
 // The lines of iterations 1 to `keep`, in their order; a torn last line is dropped.
@@ -43,10 +44,10 @@ nlohmann::ordered_json number(double value) {
 MetricsWriter::MetricsWriter(const std::string& path, std::int64_t keep_iterations) : path_(path) {
   const std::string kept = keep_iterations > 0 ? kept_lines(path, keep_iterations) : std::string();
   // A crash between here and the next line must not cost the kept ones.
-  if (!kept.empty()) hdf5::write_text_atomically(path, kept);
+  if (!kept.empty()) replace_file(path, kept);
   const int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | (kept.empty() ? O_TRUNC : 0);
   descriptor_ = ::open(path.c_str(), flags, 0644);
-  if (descriptor_ < 0) fail(path, "open for writing");
+  if (descriptor_ < 0) fail(path, errno);
 }
 
 MetricsWriter::~MetricsWriter() {
@@ -75,14 +76,18 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   optional("prior_error_after", metrics.prior_error_after);
   optional("prior_descent", metrics.prior_descent);
   const std::string line = json.dump() + "\n";
-  std::size_t done = 0;
-  while (done < line.size()) {
-    const ssize_t written = ::write(descriptor_, line.data() + done, line.size() - done);
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail(path_, "write");
-    }
-    done += static_cast<std::size_t>(written);
+  const off_t whole = ::lseek(descriptor_, 0, SEEK_END);
+  if (const int error = write_all(descriptor_, line); error != 0) {
+    // No torn line for those who read along; where it cannot be cut off, a restart skips it.
+    [[maybe_unused]] const int ignored = whole < 0 ? 0 : ::ftruncate(descriptor_, whole);
+    fail(path_, error);
+  }
+}
+
+void MetricsWriter::close() {
+  if (descriptor_ < 0) return;
+  if (const int error = close_synced(std::exchange(descriptor_, -1)); error != 0) {
+    fail(path_, error);
   }
 }
 

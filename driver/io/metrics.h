@@ -34,8 +34,10 @@ class MetricsWriter {
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
   ~MetricsWriter();
-  // One line, handed to the system before it returns.
+  // One line, handed to the system before it returns; WriteError.
   void write(const IterationMetrics& metrics);
+  // Onto the disk; WriteError.
+  void close();
 
  private:
   std::string path_;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <string>
 #include <string_view>
 
 #include <png.h>
@@ -14,6 +15,7 @@
 #include <ATen/Functions.h>
 
 #include "driver/errors.h"
+#include "driver/io/output.h"
 
 namespace ptyle::driver {
 namespace {
@@ -202,15 +204,36 @@ std::pair<double, double> percentiles(const at::Tensor& values, const PanelOptio
 
 // ---- panels ----
 
-// Mean over blocks, so that no picture is wider than kLargestSide. Returns the block's side.
-std::int64_t shrink(at::Tensor& values, std::optional<Region>& region) {
-  const std::int64_t side = std::max(values.size(0), values.size(1));
-  const std::int64_t block = (side + kLargestSide - 1) / kLargestSide;
-  if (block <= 1) return 1;
-  const std::int64_t rows = std::max<std::int64_t>(1, values.size(0) / block);
-  const std::int64_t columns = std::max<std::int64_t>(1, values.size(1) / block);
-  const std::int64_t block_rows = std::min(block, values.size(0));
-  const std::int64_t block_columns = std::min(block, values.size(1));
+// Height over width of a pixel; 1 where unknown.
+double aspect_of(const PanelOptions& options) {
+  if (!options.pixel_A) return 1.0;
+  const double aspect = (*options.pixel_A)[0] / (*options.pixel_A)[1];
+  return std::abs(aspect - 1.0) < 1e-6 ? 1.0 : aspect;
+}
+
+// Rows and columns in units of the narrower side of a pixel, one unit at least.
+NumberPair extent(std::int64_t rows, std::int64_t columns, double aspect) {
+  return {static_cast<double>(rows) * std::max(1.0, aspect),
+          static_cast<double>(columns) * std::max(1.0, 1.0 / aspect)};
+}
+
+// Mean over blocks, so that no picture is wider than kLargestSide. Returns a block's rows and
+// columns.
+std::array<std::int64_t, 2> shrink(at::Tensor& values, double aspect,
+                                   std::optional<Region>& region) {
+  const NumberPair all = extent(values.size(0), values.size(1), aspect);
+  const double least = std::max(all[0], all[1]) / static_cast<double>(kLargestSide);
+  std::array<std::int64_t, 2> block{};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const std::int64_t size = values.size(static_cast<std::int64_t>(axis));
+    const double side = all[axis] / static_cast<double>(size);
+    block[axis] = std::clamp<std::int64_t>(
+        static_cast<std::int64_t>(std::ceil(least / side * (1.0 - 1e-9))), 1, size);
+  }
+  const auto [block_rows, block_columns] = block;
+  if (block_rows == 1 && block_columns == 1) return block;
+  const std::int64_t rows = values.size(0) / block_rows;
+  const std::int64_t columns = values.size(1) / block_columns;
   values = values.narrow(0, 0, rows * block_rows)
                .narrow(1, 0, columns * block_columns)
                .reshape({rows, block_rows, columns, block_columns})
@@ -226,45 +249,52 @@ std::int64_t shrink(at::Tensor& values, std::optional<Region>& region) {
   return block;
 }
 
-std::int64_t enlargement(std::int64_t rows, std::int64_t columns, std::int64_t smallest_side) {
-  const std::int64_t wanted =
-      (smallest_side + std::min(rows, columns) - 1) / std::min(rows, columns);
-  const std::int64_t allowed = std::max<std::int64_t>(1, kEnlargedSide / std::max(rows, columns));
-  return std::clamp<std::int64_t>(wanted, 1, allowed);
+// Pixels of the picture for each unit of `extent`: a whole number, but for what is too large.
+double enlargement(const NumberPair& extent, std::int64_t smallest_side) {
+  const auto [least, most] = std::minmax(extent[0], extent[1]);
+  const double allowed = static_cast<double>(kLargestSide) / most;
+  if (allowed < 1.0) return allowed;
+  const double wanted = std::ceil(static_cast<double>(smallest_side) / least * (1.0 - 1e-9));
+  return std::clamp(wanted, 1.0,
+                    std::max(1.0, std::floor(static_cast<double>(kEnlargedSide) / most)));
 }
 
 // A frame of white with title above and legend below; the picture is left to the caller.
 struct Frame {
   Image image;
-  std::int64_t top = 0, left = kMargin, zoom = 1, legend = 0;
+  std::int64_t top = 0, left = kMargin, legend = 0;
+  std::int64_t rows = 0, columns = 0;  // of the picture
 };
 
-Frame make_frame(std::int64_t rows, std::int64_t columns, std::int64_t block,
+Frame make_frame(std::int64_t rows, std::int64_t columns, std::array<std::int64_t, 2> block,
                  const PanelOptions& options, const std::string& legend,
                  std::int64_t legend_height) {
   Frame frame;
-  frame.zoom = enlargement(rows, columns, options.smallest_side);
+  const double aspect =
+      aspect_of(options) * static_cast<double>(block[0]) / static_cast<double>(block[1]);
+  const NumberPair size = extent(rows, columns, aspect);
+  const double zoom = enlargement(size, options.smallest_side);
+  const auto pixels = [zoom](double units) {
+    return std::max<std::int64_t>(1, std::llround(units * zoom));
+  };
+  frame.rows = pixels(size[0]);
+  frame.columns = pixels(size[1]);
   frame.top = kMargin + (options.title.empty() ? 0 : kLineHeight);
-  std::optional<double> pixel = options.pixel_A;
-  if (pixel) *pixel *= static_cast<double>(block);
-  ScaleBar bar = choose_scale_bar(columns, pixel);
-  // Without a unit the bar still counts pixels of the object, not averaged ones.
-  if (!pixel && block > 1) {
-    bar = choose_scale_bar(columns * block, std::nullopt);
-    bar.pixels /= static_cast<double>(block);
-  }
-  const auto bar_width =
-      static_cast<std::int64_t>(std::llround(bar.pixels * static_cast<double>(frame.zoom)));
-  const std::int64_t picture_rows = rows * frame.zoom;
-  const std::int64_t picture_columns = columns * frame.zoom;
+  // The bar is horizontal: it counts columns, of the object and not averaged ones.
+  const std::int64_t object_columns = columns * block[1];
+  const ScaleBar bar = choose_scale_bar(
+      object_columns,
+      options.pixel_A ? std::optional<double>((*options.pixel_A)[1]) : std::nullopt);
+  const auto bar_width = static_cast<std::int64_t>(std::llround(
+      bar.pixels / static_cast<double>(object_columns) * static_cast<double>(frame.columns)));
   const std::int64_t width =
-      std::max({picture_columns, text_width(options.title),
+      std::max({frame.columns, text_width(options.title),
                 bar_width + kMargin + text_width(bar.label), text_width(legend)}) +
       2 * kMargin;
-  frame.legend = frame.top + picture_rows + kMargin + kLineHeight;
+  frame.legend = frame.top + frame.rows + kMargin + kLineHeight;
   frame.image = white(frame.legend + legend_height + kMargin, width);
   draw_text(frame.image, kMargin, kMargin, options.title);
-  const std::int64_t bar_row = frame.top + picture_rows + kMargin;
+  const std::int64_t bar_row = frame.top + frame.rows + kMargin;
   fill(frame.image, bar_row + 5, kMargin, 5, std::max<std::int64_t>(1, bar_width), kBlack);
   draw_text(frame.image, bar_row, kMargin + bar_width + kMargin, bar.label);
   return frame;
@@ -290,12 +320,18 @@ Colour phase_colour(double phase, double brightness) {
   return colour;
 }
 
+// `rows` x `columns` values over the whole picture.
 template <typename ColourAt>
 void paint(Frame& frame, std::int64_t rows, std::int64_t columns, const ColourAt& colour_at) {
+  std::vector<Colour> colours;
+  colours.reserve(static_cast<std::size_t>(rows * columns));
   for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < columns; ++j) {
-      fill(frame.image, frame.top + i * frame.zoom, frame.left + j * frame.zoom, frame.zoom,
-           frame.zoom, colour_at(i, j));
+    for (std::int64_t j = 0; j < columns; ++j) colours.push_back(colour_at(i, j));
+  }
+  for (std::int64_t y = 0; y < frame.rows; ++y) {
+    const Colour* row = colours.data() + y * rows / frame.rows * columns;
+    for (std::int64_t x = 0; x < frame.columns; ++x) {
+      set_pixel(frame.image, frame.top + y, frame.left + x, row[x * columns / frame.columns]);
     }
   }
 }
@@ -331,9 +367,12 @@ void write_png(const std::string& path, const Image& image) {
   png.width = static_cast<png_uint_32>(image.columns);
   png.height = static_cast<png_uint_32>(image.rows);
   png.format = PNG_FORMAT_RGB;
-  if (png_image_write_to_file(&png, path.c_str(), 0, image.rgb.data(), 0, nullptr) == 0) {
-    throw RunError(path + ": cannot be written: " + png.message);
+  std::string bytes(PNG_IMAGE_PNG_SIZE_MAX(png), '\0');
+  png_alloc_size_t size = bytes.size();
+  if (png_image_write_to_memory(&png, bytes.data(), &size, 0, image.rgb.data(), 0, nullptr) == 0) {
+    throw RunError(path + ": cannot be made into a PNG: " + png.message);
   }
+  replace_file(path, std::string_view(bytes).substr(0, size));
 }
 
 Image read_png(const std::string& path) {
@@ -374,7 +413,7 @@ Image gray_panel(const at::Tensor& values, const PanelOptions& options) {
   at::Tensor matrix = as_matrix(values, at::kDouble);
   if (matrix.numel() == 0) return empty_picture();
   PanelOptions adjusted = options;
-  const std::int64_t block = shrink(matrix, adjusted.contrast_from);
+  const auto block = shrink(matrix, aspect_of(options), adjusted.contrast_from);
   const auto [low, high] = percentiles(matrix, adjusted);
   const std::string unit = options.unit.empty() ? "" : " " + options.unit;
   const std::string black = short_number(low);
@@ -411,7 +450,7 @@ Image complex_panel(const at::Tensor& values, const PanelOptions& options) {
   at::Tensor matrix = as_matrix(values, at::kComplexDouble);
   if (matrix.numel() == 0) return empty_picture();
   std::optional<Region> region = options.contrast_from;
-  const std::int64_t block = shrink(matrix, region);
+  const auto block = shrink(matrix, aspect_of(options), region);
   const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
   const auto* data = matrix.const_data_ptr<c10::complex<double>>();
   double largest = 0.0;
@@ -544,7 +583,7 @@ ObjectSlices slices_of(const at::Tensor& object) {
 }
 
 void write_object_phase(const std::string& path, const ObjectSlices& object, const Region& region,
-                        std::optional<double> pixel_A) {
+                        std::optional<NumberPair> pixel_A) {
   PanelOptions options;
   options.unit = "rad";
   options.pixel_A = pixel_A;
@@ -567,7 +606,7 @@ void write_object_phase(const std::string& path, const ObjectSlices& object, con
 }
 
 void write_object_amplitude(const std::string& path, const ObjectSlices& object,
-                            const Region& region, std::optional<double> pixel_A) {
+                            const Region& region, std::optional<NumberPair> pixel_A) {
   PanelOptions options;
   options.pixel_A = pixel_A;
   options.contrast_from = region;
@@ -588,7 +627,8 @@ void write_object_amplitude(const std::string& path, const ObjectSlices& object,
   write_png(path, side_by_side(panels));
 }
 
-void write_probe(const std::string& path, const at::Tensor& probe, std::optional<double> pixel_A) {
+void write_probe(const std::string& path, const at::Tensor& probe,
+                 std::optional<NumberPair> pixel_A) {
   TORCH_CHECK(probe.dim() == 3, "a probe must have the shape [modes, h, w], got ", probe.sizes());
   const at::Tensor modes = probe.detach().cpu().to(at::kComplexDouble);
   const at::Tensor powers = modes.abs().square().sum(std::vector<std::int64_t>{1, 2});

@@ -9,6 +9,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "driver/config/config.h"
+
 namespace ptyle::driver {
 
 // 8-bit colour, row by row, three bytes a pixel.
@@ -31,12 +33,14 @@ Region scanned_region(const at::Tensor& positions, std::int64_t window_rows,
                       std::int64_t object_columns);
 
 struct PanelOptions {
-  std::string title;                    // above the picture; empty for none
-  std::string unit;                     // of the gray scale's labels, "rad"
-  std::optional<double> pixel_A;        // width of a column, for the scale bar; else in pixels
+  std::string title;  // above the picture; empty for none
+  std::string unit;   // of the gray scale's labels, "rad"
+  // Height of a row and width of a column, for the shape and the scale bar; else square and in
+  // pixels.
+  std::optional<NumberPair> pixel_A;
   std::optional<Region> contrast_from;  // the whole picture where absent
   std::optional<double> low, high;      // fixed contrast instead of the central percentiles
-  std::int64_t smallest_side = 256;     // smaller pictures are enlarged by a whole number
+  std::int64_t smallest_side = 256;     // smaller pictures are enlarged
   bool gray_bar = true;                 // a bar with the values of black and white
 };
 // values [rows, columns] real, black = low, white = high.
@@ -56,12 +60,13 @@ struct ObjectSlices {
 };
 ObjectSlices slices_of(const at::Tensor& object);
 
-// object_phase.png, object_amplitude.png and probe.png. pixel_A: width of a column of the object,
+// object_phase.png, object_amplitude.png and probe.png. pixel_A: (row, column) of the object,
 // absent where unknown.
 void write_object_phase(const std::string& path, const ObjectSlices& object, const Region& region,
-                        std::optional<double> pixel_A);
+                        std::optional<NumberPair> pixel_A);
 void write_object_amplitude(const std::string& path, const ObjectSlices& object,
-                            const Region& region, std::optional<double> pixel_A);
-void write_probe(const std::string& path, const at::Tensor& probe, std::optional<double> pixel_A);
+                            const Region& region, std::optional<NumberPair> pixel_A);
+void write_probe(const std::string& path, const at::Tensor& probe,
+                 std::optional<NumberPair> pixel_A);
 
 }  // namespace ptyle::driver

@@ -1,6 +1,7 @@
 #include "driver/io/problem.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -80,13 +81,13 @@ File open_named(const Config& config, const std::string& key, const std::string&
   return File::open(path);
 }
 
-// A dataset of the data file, or FILE.h5:DATASET.
+// A dataset of the data file, or FILE:DATASET.
 Located locate(const Config& config, const std::string& key, const std::string& value,
                const std::string& file_key, const std::string& default_file) {
-  const std::size_t colon = value.rfind(':');
-  const bool elsewhere = colon != std::string::npos && colon > 0;
-  const std::string path = elsewhere ? value.substr(0, colon) : default_file;
-  const std::string name = elsewhere ? value.substr(colon + 1) : value;
+  const DatasetName parts = split_dataset_name(value);
+  const bool elsewhere = !parts.file.empty();
+  const std::string path = elsewhere ? parts.file : default_file;
+  const std::string& name = parts.dataset;
   Located located{open_named(config, elsewhere ? key : file_key, path), name};
   if (!located.file.is_dataset(name)) {
     const std::string why = located.file.trouble(name);
@@ -708,7 +709,21 @@ void with_kept_type(at::ScalarType type, const Function& function) {
                   number_words(statistics.fault_value) + " at " + shape_words(index));
 }
 
-constexpr std::int64_t kStatistics = 9;  // columns of Problem::statistics
+// A checksum one value further (FNV-1a, but of whole values).
+std::uint64_t mixed(std::uint64_t sum, std::uint64_t value) {
+  sum = (sum ^ value) * 0x100000001B3U;
+  return sum ^ (sum >> 32);
+}
+template <typename T>
+std::uint64_t bits_of(T value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return std::bit_cast<std::uint32_t>(value + 0.0F);  // one zero
+  } else {
+    return static_cast<std::uint64_t>(value);
+  }
+}
+
+constexpr std::int64_t kStatistics = 10;  // columns of Problem::statistics
 
 // Patterns of problem.held, mask and statistics. Values that are not finite or do not fit are told
 // in `evidence` where `tolerant`, else thrown.
@@ -857,11 +872,20 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
     to[4] = static_cast<double>(one.saturated);
     to[5] = static_cast<double>(one.masked);
     to[6] = static_cast<double>(one.at_largest);
+    std::uint64_t seen = 0;
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
       const bool bad = mask.common[static_cast<std::size_t>(pixel)] != 0 ||
                        (each != nullptr && each[k * pixels + pixel] != 0);
       good[pixel] += bad ? 0 : 1;
+      seen = mixed(seen, bad);
     }
+    with_kept_type(kept, [&](auto tag) {
+      const auto* values = static_cast<const decltype(tag)*>(problem.patterns.const_data_ptr());
+      for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
+        seen = mixed(seen, bits_of(values[k * pixels + pixel]));
+      }
+    });
+    to[9] = static_cast<double>(seen >> 12);  // exact in a float64
   }
 
   if (mask.each.defined()) {
@@ -1936,6 +1960,7 @@ void summarise_patterns(const Config& config, Problem& problem) {
   const std::int64_t n = problem.positions.size(0);
   const std::int64_t pixels = problem.window[0] * problem.window[1];
   problem.counts_per_pattern = problem.statistics.select(1, 0).contiguous();
+  problem.pattern_checksums = problem.statistics.select(1, 9).contiguous();
   double largest = -std::numeric_limits<double>::infinity();
   const auto* row = problem.statistics.const_data_ptr<double>();
   for (std::int64_t k = 0; k < n; ++k, row += kStatistics) {

@@ -98,9 +98,9 @@ struct Problem {
   std::vector<std::int64_t> replaced_modes;
 
   // What was found in each pattern, by position: zeros where it is not held.
-  // [positions, 9] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
+  // [positions, 10] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
   // masked, how many have the largest value, sums of counts times row and column from the zero
-  // frequency
+  // frequency, checksum of values and mask
   at::Tensor statistics;
   at::Tensor evidence;       // [positions, FrameEvidence::kColumns] float64, likewise
   at::Tensor pattern_sum;    // [h, w] float64, of the held patterns, masked pixels as 0
@@ -111,6 +111,7 @@ struct Problem {
 
   // From the statistics of all positions. Counts are over unmasked pixels.
   at::Tensor counts_per_pattern;         // [positions] float64
+  at::Tensor pattern_checksums;          // [positions] float64
   std::optional<at::Tensor> good_share;  // [h, w] float64, where not every pattern measured it
   double total_counts = 0.0;
   double mean_counts_per_pattern = 0.0;

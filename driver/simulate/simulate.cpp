@@ -16,6 +16,7 @@
 
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/io/output.h"
 #include "driver/log.h"
 #include "driver/memory.h"
 #include "driver/simulate/specimen.h"
@@ -574,6 +575,7 @@ SimulateSummary simulate(const SimulateOptions& o) {
           plan.noisy ? patterns.to(at::kInt).max().item<double>() : expected.max().item<double>();
       summary.largest_count = std::max(summary.largest_count, most);
       file.write_rows("/data", start, patterns);
+      file.require();  // not after the hours that the rest may take
     }
     file.write("/positions", positions);
     file.write("/probe", stored_probe.to(at::kComplexFloat).contiguous());
@@ -594,7 +596,7 @@ SimulateSummary simulate(const SimulateOptions& o) {
     file.set_attribute("/truth/phase", "unit", "rad");
     file.set_attribute("/truth/phase", "pixel_nm", summary.object_pixel_nm);
   });
-  hdf5::write_text_atomically(config, config_text(plan, o));
+  replace_file(config, config_text(plan, o));
   return summary;
 }
 

@@ -190,7 +190,7 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
   const std::int64_t count = cut.grid.tiles();
   if (count < ranks) {
     throw ConfigError("tiles.grid: must have a tile for each of the " + std::to_string(ranks) +
-                      " ranks, got " + by(tiles));
+                      " ranks (tiles.grid = \"auto\" makes one for each), got " + by(tiles));
   }
   for (const Point& centre : centres_of(positions, window)) {
     cut.tile_of.push_back(cut.grid.tile_at(centre.row, centre.column));

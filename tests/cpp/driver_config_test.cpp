@@ -1,5 +1,6 @@
 // The config: what is read, what is refused and in which words, and that writing it loses nothing.
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -13,6 +14,8 @@
 
 namespace ptyle::driver {
 namespace {
+
+namespace fs = std::filesystem;
 
 const std::string kLeast =
     "[data]\nfile = \"star.h5\"\n[probe]\nfile = \"star.h5\"\n[output]\nfolder = \"star\"\n";
@@ -254,6 +257,55 @@ TEST(Config, WritingAndReadingGivesTheSame) {
                                          "beam.kind=xray"};
   const std::string text = to_toml(parse(kLeast, near));
   EXPECT_EQ(text, to_toml(parse_config(text, "/elsewhere/config.toml")));
+}
+
+TEST(Config, DatasetsOfOtherFilesAreNamedFromTheConfigsFolder) {
+  std::string folder = (fs::temp_directory_path() / "ptyle_config_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  fs::create_directory(folder + "/12:30:00");
+  for (const char* file : {"plain", "a:b.h5", "12:30:00/d.h5"}) std::ofstream(folder + "/" + file);
+  const auto split = [&](const std::string& name) {
+    const DatasetName parts = split_dataset_name(name, folder);
+    return parts.file + "|" + parts.dataset;
+  };
+  // A file that is there, with or without an ending and colons.
+  EXPECT_EQ(split("plain:x"), "plain|x");
+  EXPECT_EQ(split("plain:axis:pos"), "plain|axis:pos");
+  EXPECT_EQ(split("a:b.h5:x"), "a:b.h5|x");
+  EXPECT_EQ(split("12:30:00/d.h5:g/x"), "12:30:00/d.h5|g/x");
+  EXPECT_EQ(split(folder + "/plain:x"), folder + "/plain|x");
+  // One that is not, but looks like a file, so that a message can name it.
+  EXPECT_EQ(split("none.h5:x"), "none.h5|x");
+  EXPECT_EQ(split("none.nxs:axis:pos"), "none.nxs|axis:pos");
+  // A dataset's name.
+  EXPECT_EQ(split("x"), "|x");
+  EXPECT_EQ(split("measurement/axis:pos"), "|measurement/axis:pos");
+  EXPECT_EQ(split(":x"), "|:x");
+  EXPECT_EQ(split("12:30:00"), "|12:30:00");
+
+  // Every key that names a dataset, and written again.
+  const Config config =
+      parse_config(kLeast, folder + "/c.toml",
+                   {"data.patterns=plain:p", "data.positions=plain:q", "data.mask=plain:m",
+                    "detector.dark=plain:d", "probe.dataset=plain:r"});
+  EXPECT_EQ(config.data.patterns, folder + "/plain:p");
+  EXPECT_EQ(config.data.positions, folder + "/plain:q");
+  EXPECT_EQ(config.data.mask, folder + "/plain:m");
+  EXPECT_EQ(config.detector.dark_dataset, folder + "/plain:d");
+  EXPECT_EQ(config.probe.dataset, folder + "/plain:r");
+  EXPECT_EQ(to_toml(parse_config(to_toml(config), "/elsewhere/c.toml")), to_toml(config));
+  fs::remove_all(folder);
+}
+
+TEST(Config, KeysThatNameAPlaceAreKnown) {
+  for (const char* key :
+       {"data.file", "data.patterns", "data.positions", "data.mask", "detector.dark", "probe.file",
+        "probe.dataset", "prior[0].file", "prior[11].file"}) {
+    EXPECT_TRUE(names_a_place(key)) << key;
+  }
+  for (const char* key : {"data.rotation_deg", "beam.energy_keV", "prior[0].kind", "device"}) {
+    EXPECT_FALSE(names_a_place(key)) << key;
+  }
 }
 
 TEST(Config, EveryKeyIsDescribedAndWritten) {

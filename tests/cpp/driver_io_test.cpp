@@ -145,7 +145,7 @@ TEST(Hdf5, AttributesKeepTheirTypes) {
 TEST(Hdf5, ErrorsNameFileAndDataset) {
   const Folder folder;
   EXPECT_THROW(File::open(folder / "none.h5"), DataError);
-  EXPECT_THROW(File::create(folder / "no/such/folder.h5"), RunError);
+  EXPECT_THROW(File::create(folder / "no/such/folder.h5").require(), WriteError);
   std::ofstream(folder / "text.h5") << "this is not HDF5";
   try {
     File::open(folder / "text.h5");
@@ -154,7 +154,7 @@ TEST(Hdf5, ErrorsNameFileAndDataset) {
     EXPECT_NE(std::string(error.what()).find("text.h5"), std::string::npos);
     EXPECT_EQ(error.exit_code(), 3);
   }
-  File::create(folder / "one.h5").write("here", at::zeros({2}));
+  hdf5::write_atomically(folder / "one.h5", [](File& file) { file.write("here", at::zeros({2})); });
   try {
     File::open(folder / "one.h5").read("there");
     FAIL() << "read";

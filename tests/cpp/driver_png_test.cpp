@@ -59,8 +59,9 @@ TEST(Png, AnySizeAndAnyValueIsDrawn) {
   for (const auto& shape : std::vector<std::vector<std::int64_t>>{
            {1, 1}, {1, 7}, {13, 1}, {3, 3000}, {2500, 2500}, {0, 5}}) {
     const at::Tensor values = at::rand(shape, at::kDouble);
-    for (const std::optional<double> pixel :
-         {std::optional<double>(), std::optional<double>(0.37)}) {
+    for (const std::optional<NumberPair>& pixel :
+         {std::optional<NumberPair>(), std::optional<NumberPair>({0.37, 0.37}),
+          std::optional<NumberPair>({0.01, 7.0}), std::optional<NumberPair>({70.0, 0.3})}) {
       PanelOptions options;
       options.title = "title";
       options.pixel_A = pixel;
@@ -75,6 +76,64 @@ TEST(Png, AnySizeAndAnyValueIsDrawn) {
   EXPECT_GT(gray_panel(at::zeros({4, 4}), {}).rows, 0);
   EXPECT_GT(complex_panel(at::zeros({4, 4}, at::kComplexFloat), {}).rows, 0);
   EXPECT_EQ(side_by_side({}).rows, 1);
+}
+
+// A picture without title and gray bar, taken apart: the area of the values, and the scale bar's
+// width, in pixels of the picture.
+struct Parts {
+  std::int64_t rows, columns, bar;
+};
+Parts parts_of(const Image& image) {
+  const std::int64_t margin = 8, below = 44;  // margins, the bar and its label
+  const std::int64_t rows = image.rows - below;
+  std::int64_t bar = 0;
+  const std::int64_t row = margin + rows + margin + 7;
+  while (image.rgb[static_cast<std::size_t>((row * image.columns + margin + bar) * 3)] == 0) ++bar;
+  return {rows, image.columns - 2 * margin, bar};
+}
+
+TEST(Png, ScaleBarAndShapeAreThoseOfThePixels) {
+  PanelOptions options;
+  options.gray_bar = false;
+  struct Case {
+    std::int64_t rows, columns;
+    NumberPair pixel_A;
+    double bar_A;  // the longest of 1, 2, 5, 10, ... A in a third of the width
+  };
+  for (const Case& c : {Case{60, 60, {2.0, 2.0}, 20.0}, Case{40, 60, {10.0, 30.0}, 500.0},
+                        Case{60, 40, {30.0, 10.0}, 100.0}, Case{72, 72, {2.0, 3.0}, 50.0},
+                        Case{100, 150, {10.0, 7.0}, 200.0}, Case{3000, 1500, {1.0, 2.0}, 1000.0},
+                        Case{200, 5000, {50.0, 1.0}, 1000.0}}) {
+    options.pixel_A = c.pixel_A;
+    // A disc as large as the smaller side of the object: round in the picture too.
+    const double height = static_cast<double>(c.rows) * c.pixel_A[0];
+    const double width = static_cast<double>(c.columns) * c.pixel_A[1];
+    const auto line = [](std::int64_t size, double pixel) {
+      return (at::arange(size, at::kDouble) - 0.5 * static_cast<double>(size - 1)) * pixel;
+    };
+    const double radius = 0.45 * std::min(height, width);
+    const at::Tensor disc = (line(c.rows, c.pixel_A[0]).square().unsqueeze(1) +
+                             line(c.columns, c.pixel_A[1]).square().unsqueeze(0))
+                                .lt(radius * radius)
+                                .to(at::kDouble);
+    const Image image = gray_panel(disc, options);
+    const Parts parts = parts_of(image);
+    SCOPED_TRACE(std::to_string(c.rows) + " x " + std::to_string(c.columns));
+    EXPECT_LE(std::max(parts.rows, parts.columns), 2048);
+    const double A_per_pixel = width / static_cast<double>(parts.columns);
+    EXPECT_NEAR(static_cast<double>(parts.rows) * A_per_pixel, height, 2.0 * A_per_pixel);
+    EXPECT_NEAR(static_cast<double>(parts.bar) * A_per_pixel, c.bar_A, 0.51 * A_per_pixel);
+    const auto bright = [&](std::int64_t row, std::int64_t column) {
+      return image.rgb[static_cast<std::size_t>(((8 + row) * image.columns + 8 + column) * 3)] >
+             127;
+    };
+    std::int64_t down = 0, across = 0;
+    for (std::int64_t row = 0; row < parts.rows; ++row) down += bright(row, parts.columns / 2);
+    for (std::int64_t k = 0; k < parts.columns; ++k) across += bright(parts.rows / 2, k);
+    const double pixel = std::max(c.pixel_A[0], c.pixel_A[1]);
+    EXPECT_NEAR(static_cast<double>(down) * A_per_pixel, 2.0 * radius, 2.0 * pixel);
+    EXPECT_NEAR(static_cast<double>(across) * A_per_pixel, 2.0 * radius, 2.0 * pixel);
+  }
 }
 
 TEST(Png, PhaseIsShownWithoutConstantAndRamp) {
@@ -123,11 +182,11 @@ TEST(Png, ObjectAndProbeAreDrawnWithLegends) {
     return keep == nullptr ? temporary(file) : (fs::path(keep) / file).string();
   };
   const Region region{10, 10, 76, 76};
-  write_object_phase(name("object_phase.png"), slices_of(object), region, 0.2);
+  write_object_phase(name("object_phase.png"), slices_of(object), region, NumberPair{0.2, 0.2});
   write_object_amplitude(name("object_amplitude.png"),
                          slices_of(at::polar(1.0 - 0.1 * slice, slice).unsqueeze(0)), region,
                          std::nullopt);
-  write_probe(name("probe.png"), at::stack({probe, 0.2 * probe * x}), 10.0);
+  write_probe(name("probe.png"), at::stack({probe, 0.2 * probe * x}), NumberPair{10.0, 10.0});
   const Image phase = read_png(name("object_phase.png"));
   EXPECT_GT(phase.columns, 3 * 256);  // the sum and two slices
   EXPECT_GT(phase.rows, 256);

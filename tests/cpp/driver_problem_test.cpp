@@ -230,7 +230,7 @@ TEST_F(ProblemTest, MasksSentinelsAndSaturationAreFound) {
   problem = load({"data.mask=each"});
   EXPECT_TRUE(at::equal(*problem.mask, to_corner(each != 0)));
   // The same mask, from a file of its own.
-  File::create(path("m.h5")).write("x/mask", each);
+  hdf5::write_atomically(path("m.h5"), [&](File& file) { file.write("x/mask", each); });
   EXPECT_TRUE(at::equal(*load({"data.mask=m.h5:x/mask"}).mask, to_corner(each != 0)));
   expect_words(refusal<DataError>({"data.mask=wrong"}), {"data.mask", "[3, 5]", "[5, 3]"});
   expect_words(refusal<ConfigError>({"data.mask=none"}), {"data.mask", "dataset", "none"});

@@ -460,7 +460,9 @@ def test_a_trace_that_cannot_be_written_is_refused_at_once(film):
 def test_more_ranks_than_tiles_are_refused(film):
     ends = finish(begin(film, 2, options_of("few", **{"tiles.grid": "[1,1]"})))
     assert [code for code, _ in ends] == [2, 2]
-    assert "tiles.grid: must have a tile for each of the 2 ranks, got 1 x 1" in ends[0][1]
+    words = 'must have a tile for each of the 2 ranks (tiles.grid = "auto" makes one for each)'
+    for rank, (_, stderr) in enumerate(ends):
+        assert f" rank {rank}] error: tiles.grid: {words}, got 1 x 1" in stderr, stderr
 
 
 def test_doubts_and_the_judgement_of_the_fit_do_not_depend_on_the_ranks(film):

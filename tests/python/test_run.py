@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ def start(*arguments, **options):
     )
 
 
-def run(*arguments, code=0):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+def run(*arguments, code=0, cwd=None):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == code, done.stderr
     return done
 
@@ -250,6 +251,86 @@ def test_exchanged_patterns_are_refused_on_resume(star, tmp_path):
         file["data"][:2] = file["data"][:2][::-1]
     refused = run("run", star, *options, "--resume", code=3)
     assert "must be resumed with the data it was made with" in refused.stderr
+
+
+def write_project(folder, patterns=None):
+    """Data, mask, dark and probe in several files, and a config that names them by its folder."""
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[0:8:2, 0:8:2]
+    with h5py.File(folder / "d.h5", "w") as file:
+        file["data"] = rng.poisson(50, (16, 16, 16)) if patterns is None else patterns
+    with h5py.File(folder / "more.h5", "w") as file:
+        file["scan:positions"] = np.stack([rows.ravel(), columns.ravel()], 1).astype(float)
+        file["mask"] = np.zeros((16, 16), np.uint8)
+        file["dark"] = np.full((16, 16), 0.5)
+        file["probe"] = np.ones((16, 16), np.complex64)
+    config = folder / "c.toml"
+    config.write_text(
+        '[data]\nfile = "d.h5"\npositions = "more.h5:scan:positions"\nmask = "more.h5:mask"\n'
+        '[detector]\ndark = "more.h5:dark"\n[probe]\nfile = "d.h5"\ndataset = "more.h5:probe"\n'
+        "[reconstruct]\niterations = 6\nbatches = 4\n[output]\npng = false\n"
+    )
+    return config
+
+
+def test_a_resume_goes_by_the_data_and_not_by_its_place(tmp_path):
+    config = write_project(tmp_path / "one")
+    run("run", config, "--set", "output.folder=whole")
+    whole = result(tmp_path / "one" / "whole")
+    run("run", config, *iterations(3))
+    before = tmp_path / "one"
+
+    moved = tmp_path / "moved"
+    shutil.copytree(before, moved)
+    run("run", moved / "c.toml", "--resume")
+    assert same_bits(result(moved / "c"), whole)
+
+    linked = tmp_path / "linked"
+    shutil.copytree(before, tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    run("run", linked / "c.toml", "--resume")
+    assert same_bits(result(linked / "c"), whole)
+
+    # Other names of files and datasets, from another working directory.
+    renamed = tmp_path / "renamed"
+    shutil.copytree(before, renamed)
+    (renamed / "d.h5").rename(renamed / "counts.h5")
+    with h5py.File(renamed / "counts.h5", "a") as file:
+        file.move("data", "entry/frames")
+    (renamed / "more.h5").rename(renamed / "12:30.h5")
+    text = (renamed / "c.toml").read_text().replace("d.h5", "counts.h5")
+    text = text.replace("more.h5", "12:30.h5").replace(
+        "[detector]", 'patterns = "entry/frames"\n[detector]'
+    )
+    (renamed / "c.toml").write_text(text)
+    run("run", "renamed/c.toml", "--resume", cwd=tmp_path)
+    assert same_bits(result(renamed / "c"), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("d.h5:data", lambda x: x[:, ::-1], "patterns and masks of checksum"),
+        ("d.h5:data", lambda x: x + 1, "counts"),
+        ("d.h5:data", lambda x: x[[1, 0, *range(2, 16)]], "counts per pattern of checksum"),
+        ("more.h5:scan:positions", lambda x: x[::-1], "positions of checksum"),
+        ("more.h5:mask", lambda x: np.eye(16), "masked pixels"),
+        ("more.h5:dark", lambda x: x[::-1] * np.arange(16), "counts"),
+        ("more.h5:probe", lambda x: x * 1j, "a probe of checksum"),
+    ],
+)
+def test_changed_data_are_refused_on_resume_and_the_change_is_named(tmp_path, name, change, words):
+    config = write_project(tmp_path / "one")
+    run("run", config, *iterations(2))
+    file_name, dataset = name.split(":", 1)
+    with h5py.File(tmp_path / "one" / file_name, "a") as file:
+        changed = change(file[dataset][()])
+        del file[dataset]
+        file[dataset] = changed
+    refused = run("run", config, "--resume", code=3)
+    assert "must be resumed with the data it was made with, " in refused.stderr
+    assert words in refused.stderr.splitlines()[-1], refused.stderr
 
 
 def test_a_result_without_a_checkpoint_is_not_started_anew(star, tmp_path):
