@@ -205,8 +205,8 @@ std::string Engine::fingerprint() const {
   out.precision(17);
   out << positions() << " positions; a window of " << problem_.window[0] << " x "
       << problem_.window[1] << "; an object of " << shape[0] << " x " << shape[1] << " x "
-      << shape[2] << "; " << problem_.total_counts << " counts; " << problem_.masked_pixels
-      << " masked pixels; counts per pattern of checksum " << checksum(problem_.counts_per_pattern);
+      << shape[2] << "; " << problem_.masked_pixels << " masked pixels; " << problem_.total_counts
+      << " counts; counts per pattern of checksum " << checksum(problem_.counts_per_pattern);
   if (problem_.pattern_checksums.defined()) {
     out << "; patterns and masks of checksum " << checksum(problem_.pattern_checksums);
   }

@@ -197,15 +197,20 @@ int fsync(int descriptor) {
   return real(descriptor);
 }
 
+static bool grows(int descriptor, off64_t size) {
+  struct stat status {};
+  return fstat(descriptor, &status) == 0 && status.st_size < size;
+}
+
 int ftruncate(int descriptor, off_t size) noexcept {
   static const auto real = next<int (*)(int, off_t)>("ftruncate");
-  if (below(descriptor) && fate(true, false) == Fate::kFails) return -1;
+  if (below(descriptor) && fate(grows(descriptor, size), false) == Fate::kFails) return -1;
   return real(descriptor, size);
 }
 
 int ftruncate64(int descriptor, off64_t size) noexcept {
   static const auto real = next<int (*)(int, off64_t)>("ftruncate64");
-  if (below(descriptor) && fate(true, false) == Fate::kFails) return -1;
+  if (below(descriptor) && fate(grows(descriptor, size), false) == Fate::kFails) return -1;
   return real(descriptor, size);
 }
 
