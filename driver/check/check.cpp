@@ -274,7 +274,7 @@ void require_start(const Config& config, const Problem& problem) {
   if (config.priors.empty()) return;
   const Decomposition cut = decompose(problem.positions, problem.window,
                                       {problem.object_shape[1], problem.object_shape[2]}, 1,
-                                      decomposition_options(config));
+                                      decomposition_options(config, problem));
   const Ranks one;
   Priors(config, cut, one, at::kCPU).try_out(problem.probe.sizes());
 }
