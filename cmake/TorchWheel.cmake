@@ -13,7 +13,7 @@ endif()
 
 set(TorchWheel_FOUND FALSE)
 set(TorchWheel_REASON "")
-set(TORCH_WHEEL_WANTED "2.15.0") # C++ has no binary stability between minor versions of torch
+set(TORCH_WHEEL_WANTED "2.15.0") # exactly: torch promises no binary stability in C++ to any other
 
 get_filename_component(_tw_beside "${CMAKE_CURRENT_LIST_DIR}/../../../../torch" ABSOLUTE)
 if(EXISTS "${_tw_beside}/lib/libtorch_cpu.so")

@@ -114,7 +114,8 @@ void require_standard_output() {
 
 }  // namespace
 
-// The only place where errors become messages and exit codes.
+// Where errors become messages and exit codes; a rank that waits for one that has failed is ended
+// by the watch in tiles/meeting.cpp.
 int main(int argc, char** argv) {
   // Blocks that are freed and allocated in every batch stay with the process: pages fresh from the
   // system cost as much as the work on them.

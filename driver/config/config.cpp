@@ -1058,6 +1058,10 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   std::error_code status;
   if (!fs::exists(path, status)) throw ConfigError(path + ": there is no such config file");
   if (fs::is_directory(path, status)) throw ConfigError(path + ": is a folder, not a config file");
+  // A pipe that nobody writes to would be waited for without end.
+  if (!fs::is_regular_file(path, status)) {
+    throw ConfigError(path + ": must be a regular file, got a pipe or a device");
+  }
   std::ifstream in(path, std::ios::binary);
   std::ostringstream text;
   if (in) text << in.rdbuf();
@@ -1130,25 +1134,6 @@ void print_config_help(std::ostream& out) {
     out << "\n      " << row.meaning << "\n      (" << row.type;
     if (!row.rule.empty()) out << "; must " << row.rule;
     out << ")\n";
-  }
-}
-
-void print_config_markdown(std::ostream& out) {
-  out << "| key | default | what it is | must |\n| --- | --- | --- | --- |\n";
-  bool aberrations = false;
-  for (const KeyDescription& row : describe_keys()) {
-    std::string name = row.key;
-    if (table_of(name).ends_with("]"))
-      name = header_of(table_of(name)).append(" ").append(within_table(name));
-    if (name.starts_with("probe.aberrations.")) {
-      if (std::exchange(aberrations, true)) continue;
-      name = "probe.aberrations.C12_nm` ... `phi56_deg";
-    }
-    out << "| `" << name << "` | ";
-    if (!row.default_value.empty()) out << "`" << row.default_value << "`";
-    out << " | " << row.meaning << " | be " << row.type;
-    if (!row.rule.empty()) out << "; " << row.rule;
-    out << " |\n";
   }
 }
 

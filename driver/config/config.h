@@ -15,7 +15,7 @@ using IntegerPair = std::array<std::int64_t, 2>;  // (row, column)
 using NumberPair = std::array<double, 2>;         // (row, column)
 
 // Every path is absolute after load_config. Meaning, rule and default of each key stand in one
-// table in config.cpp, from which the parser, the help text and the README are made.
+// table in config.cpp, from which the parser, the help text and what to_toml writes are made.
 struct Config {
   // Frames of the data file: a list, or in `text` "auto", "first:end:step" or a dataset.
   struct Frames {
@@ -168,13 +168,12 @@ std::string to_toml(const Config& config);
 // Its lines: (table.key, value), without comments.
 std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string& toml);
 
-// One row of the table of keys, for --help and for the README.
+// One row of the table of keys, for --help-config.
 struct KeyDescription {
   std::string key, type, default_value, rule, meaning;
 };
 std::vector<KeyDescription> describe_keys();
-void print_config_help(std::ostream& out);      // plain text
-void print_config_markdown(std::ostream& out);  // a table
+void print_config_help(std::ostream& out);
 
 // "first:end:step" as Python's slices, without negative numbers; nothing where `text` is no such.
 struct FrameSlice {

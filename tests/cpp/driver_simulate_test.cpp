@@ -302,6 +302,7 @@ TEST(Optics, AnUnderfocusedProbeIsSmallestItsDefocusDownstream) {
   EXPECT_NEAR(intensity(probe).sum().item<double>(), 1.0, 1e-12);
   double best = 0.0;
   double best_distance = 0.0;
+  int64_t brightest = -1;
   for (double distance = -300.0; distance <= 300.0; distance += 20.0) {
     const at::Tensor there = intensity(
         propagated(probe, fresnel_propagator(n, n, pixel, pixel, optics.wavelength_A, distance)));
@@ -309,11 +310,11 @@ TEST(Optics, AnUnderfocusedProbeIsSmallestItsDefocusDownstream) {
     if (peak > best) {
       best = peak;
       best_distance = distance;
-      EXPECT_EQ(there.argmax().item<int64_t>(),
-                distance == 200.0 ? n / 2 * n + n / 2 : there.argmax().item<int64_t>());
+      brightest = there.argmax().item<int64_t>();
     }
   }
   EXPECT_EQ(best_distance, 200.0);
+  EXPECT_EQ(brightest, n / 2 * n + n / 2);  // in the window's middle
 }
 
 TEST(Optics, IntensityOnAHeavyColumnFirstRisesWithDepth) {

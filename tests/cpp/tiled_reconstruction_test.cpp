@@ -198,8 +198,6 @@ TEST(TiledReconstruction, ScansThatAreNoRastersAndTilesWithoutPositions) {
   EXPECT_LT(difference(whole, tiles, problem), 1e-12);
 }
 
-// An interior tile sends its gradient's halo to eight neighbours and its voxels to eight: exactly
-// 2 S b (2 h (t_h + t_w) + 4 h^2) bytes, as messages of no header.
 TEST(AveragedVoxels, AreTheMeanWithEachNeighbourInTurn) {
   const Problem problem = make_problem(1, 8, 6);
   const DecompositionOptions options{Pair{1, 3}, 3, "voxels", 0, true};
@@ -236,6 +234,8 @@ TEST(AveragedVoxels, AreTheMeanWithEachNeighbourInTurn) {
   }
 }
 
+// An interior tile sends its gradient's halo to eight neighbours and its voxels to eight: exactly
+// 2 S b (2 h (t_h + t_w) + 4 h^2) bytes, as messages of no header.
 TEST(TiledReconstruction, DirectSendsWhatTheFormulaSays) {
   Problem problem = make_problem(3, 8, 9);  // 48 x 48
   Config config = config_of("descent");
