@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
+#include <optional>
+#include <sys/resource.h>
 
 #include <malloc.h>
 
@@ -62,14 +64,33 @@ std::int64_t most_tensor_bytes() { return most; }
 
 void restart_most_tensor_bytes() { most.store(alive); }
 
-std::int64_t available_bytes() {
-  std::ifstream in("/proc/meminfo");
+namespace {
+
+// What one of /proc's tables says in KiB.
+std::optional<std::int64_t> kibibytes(const char* table, const std::string& row) {
+  std::ifstream in(table);
   std::string word;
-  while (in >> word && word != "MemAvailable:") {
+  while (in >> word && word != row) {
   }
-  std::int64_t available_KiB = 0;
-  if (!(in >> available_KiB)) return std::numeric_limits<std::int64_t>::max();
-  return available_KiB * 1024;
+  std::int64_t value = 0;
+  if (!(in >> value)) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::int64_t available_bytes() {
+  const auto available = kibibytes("/proc/meminfo", "MemAvailable:");
+  return available ? *available * 1024 : std::numeric_limits<std::int64_t>::max();
+}
+
+std::int64_t peak_resident_bytes() {
+  // Not getrusage: its peak is also that of the process that started this one, a torchrun with
+  // all of torch for instance.
+  if (const auto peak = kibibytes("/proc/self/status", "VmHWM:")) return *peak * 1024;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
 }
 
 std::string gigabytes(double bytes) {

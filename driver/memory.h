@@ -10,6 +10,9 @@ namespace ptyle::driver {
 // Memory that is free, as the system counts it; the largest number where it does not say.
 std::int64_t available_bytes();
 
+// The most memory that this process has held, as the system counts it.
+std::int64_t peak_resident_bytes();
+
 std::string gigabytes(double bytes);  // "3.2 GB"
 
 // Counts the bytes of tensors from now on.

@@ -12,7 +12,6 @@
 #include <set>
 #include <sstream>
 #include <string>
-#include <sys/resource.h>
 #include <utility>
 #include <vector>
 
@@ -92,12 +91,6 @@ class Signals {
   std::array<struct sigaction, 3> before_{};
 };
 
-std::int64_t peak_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
-}
-
 // Of all ranks.
 IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks,
                             const at::Device& device, bool with_priors) {
@@ -114,7 +107,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   m[0] = work.compute_seconds;
   m[1] = work.pack_seconds;
   m[2] = work.wait_seconds;
-  m[3] = static_cast<double>(peak_bytes());
+  m[3] = static_cast<double>(peak_resident_bytes());
   m[4] = static_cast<double>(most_bytes(device));
   m[5] = work.prior_seconds;
   sum.data_ptr<std::int64_t>()[0] = work.bytes;

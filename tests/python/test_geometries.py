@@ -119,14 +119,15 @@ def test_a_near_field_run_finds_the_object_and_its_bits_do_not_depend_on_ranks(n
     one = run(folder, "near.toml", **{"output.folder": "one"})
     found = result(one)
     assert found["history/amplitude_error"][-1] < 0.01
-    # where at least a tenth of the brightest place's light falls
+    # where at least half of the brightest place's light falls
     lit = np.zeros(truth.shape)
     for a in range(0, SIDE * STEP, STEP):
         for b in range(0, SIDE * STEP, STEP):
             lit[a : a + SIZE, b : b + SIZE] += np.abs(probe) ** 2
-    where = lit > 0.1 * lit.max()
-    got = found["object"][0]
-    assert got.shape == truth.shape
+    where = lit > 0.5 * lit.max()
+    with h5py.File(one / "result.h5") as file:
+        row, column = (int(x) for x in file["positions"][0])  # of a window that begins at (0, 0)
+    got = found["object"][0, row : row + truth.shape[0], column : column + truth.shape[1]]
     phase = np.vdot(got[where], truth[where])
     error = np.abs(got * phase / abs(phase) - truth)[where]
     assert error.max() < 0.05 and np.sqrt((error**2).mean()) < 0.01
@@ -182,7 +183,16 @@ def test_streamed_patterns_have_the_same_bits_on_one_rank_and_two(film):
         (1, {}),
         (1, {"reconstruct.momentum": 0.3, "reconstruct.precision": "double"}),
         (1, {"reconstruct.optimizer": "adam", "probe.modes": 3, "object.slices": 1}),
-        (1, {"reconstruct.optimizer": "lbfgs", "reconstruct.batches": 1}),
+        # its memory is full after as many iterations as it keeps pairs
+        (
+            1,
+            {
+                "reconstruct.optimizer": "lbfgs",
+                "reconstruct.batches": 1,
+                "reconstruct.history": 4,
+                "reconstruct.iterations": 7,
+            },
+        ),
         (1, {"data.stream": "true", "tiles.grid": "[3,3]"}),
         (2, {"tiles.grid": "[2,2]"}),
         (2, {"tiles.grid": "[4,4]", "tiles.exchange": "passes"}),
@@ -252,10 +262,10 @@ def tile_of(column, cut):
 def test_what_a_truncated_halo_cuts_off_is_as_computed_by_hand(halves, halo):
     folder, probe, corners, patterns = halves
     text = check(folder, "halves.toml", "--halo-error", **{"tiles.halo": halo})
-    rows, columns = 3 + WINDOW, 44 + WINDOW
+    rows, columns = 4 + WINDOW, 45 + WINDOW  # a pixel more, for fractions
     assert f"1 slice of {rows} x {columns}" in text
     cut = columns // 2
-    assert f"from {rows} x {cut} to {rows} x {cut} pixels, with 12 to 12 positions" in text
+    assert f"from {rows} x {cut} to {rows} x {cut + 1} pixels, with 12 to 12 positions" in text
     frames = frames_of(columns, cut, halo)
     light = (np.abs(probe) ** 2).sum(axis=0)
     outside, all_light = np.zeros(2), np.zeros(2)
