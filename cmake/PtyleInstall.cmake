@@ -1,12 +1,13 @@
-# Two layouts. A plain prefix: lib, include, lib/cmake/ptyle, bin. A wheel: the same inside the
-# Python package (ptyle/lib, ptyle/include, ptyle/lib/cmake/ptyle), and the program among the
-# environment's scripts. All RUNPATHs are relative in a wheel, so that it works wherever it is put.
+# Two layouts. A plain prefix: lib, include, lib/cmake/ptyle, share/doc/ptyle, bin. A wheel: the same
+# inside the Python package (ptyle/lib, ptyle/include, ptyle/lib/cmake/ptyle, ptyle/docs), and the
+# program among the environment's scripts. All RUNPATHs are relative in a wheel, so that it works wherever it is put.
 include_guard(GLOBAL)
 include(CMakePackageConfigHelpers)
 
 if(PTYLE_WHEEL)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(PTYLE_INSTALL_BASE "ptyle/")
+  set(PTYLE_INSTALL_DOCS "ptyle/docs")
   set(PTYLE_INSTALL_BIN "bin")
   if(SKBUILD_SCRIPTS_DIR)
     set(PTYLE_INSTALL_BIN "${SKBUILD_SCRIPTS_DIR}")
@@ -16,6 +17,7 @@ if(PTYLE_WHEEL)
   set(PTYLE_RPATH_LIBRARY "$ORIGIN" "$ORIGIN/../../torch/lib" "$ORIGIN/../../nvidia/cu13/lib")
 else()
   set(PTYLE_INSTALL_BASE "")
+  set(PTYLE_INSTALL_DOCS "share/doc/ptyle")
   set(PTYLE_INSTALL_BIN "bin")
   set(_wheel_libraries "${PTYLE_TORCH_DIR}/lib" "${PTYLE_NVIDIA_DIR}/cu13/lib")
   set(PTYLE_RPATH_PROGRAM "$ORIGIN/../lib" ${_wheel_libraries})
@@ -41,6 +43,8 @@ function(ptyle_install_package)
   endif()
 
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/ops/include/" DESTINATION "${PTYLE_INSTALL_INCLUDE}")
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/ops/docs/" DESTINATION "${PTYLE_INSTALL_DOCS}"
+          FILES_MATCHING PATTERN "*.md")
   install(EXPORT ptyleTargets NAMESPACE ptyle:: DESTINATION "${PTYLE_INSTALL_CMAKE}")
   configure_package_config_file(
     "${PROJECT_SOURCE_DIR}/cmake/ptyleConfig.cmake.in" "${PROJECT_BINARY_DIR}/ptyleConfig.cmake"

@@ -12,6 +12,8 @@
 #include <CLI/CLI.hpp>
 #include <malloc.h>
 
+#include <c10/util/Exception.h>
+
 #include <ptyle/ops.h>
 
 #include "driver/check/check.h"
@@ -24,6 +26,13 @@
 namespace {
 
 using ptyle::driver::Config;
+
+// What operators and torch warn of is a line of the log.
+struct WarningsInLog : c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    ptyle::driver::log_warning() << warning.msg();
+  }
+};
 
 struct ConfigArguments {
   std::string path;
@@ -117,6 +126,8 @@ void require_standard_output() {
 // Where errors become messages and exit codes; a rank that waits for one that has failed is ended
 // by the watch in tiles/meeting.cpp.
 int main(int argc, char** argv) {
+  static WarningsInLog warnings;
+  c10::WarningUtils::set_warning_handler(&warnings);
   // Blocks that are freed and allocated in every batch stay with the process: pages fresh from the
   // system cost as much as the work on them.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);

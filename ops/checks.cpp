@@ -133,10 +133,18 @@ void check_data(const char* name, const at::Tensor& probe, const at::Tensor& pos
     case at::kInt:
     case at::kFloat:
     case at::kDouble:
+    case at::kBool:  // these are brought into one of those above, in every call
+    case at::kChar:
+    case at::kUInt32:
+    case at::kLong:
+    case at::kUInt64:
+    case at::kHalf:
+    case at::kBFloat16:
       break;
     default:
       TORCH_CHECK_TYPE(false, "ptyle::", name,
-                       ": patterns must be uint8, int16, uint16, int32, float32 or float64, got ",
+                       ": patterns must be counts, integers or real numbers of a type such as "
+                       "uint16 or float32, got ",
                        patterns.scalar_type());
   }
   const at::ScalarType real = at::toRealValueType(probe.scalar_type());

@@ -25,7 +25,7 @@ PTYLE_API void check_model(const char* name, const at::Tensor& object, const at:
 PTYLE_API void check_detector(const char* name, const at::Tensor& probe,
                               const std::optional<at::Tensor>& detector);
 
-// patterns [n, h, w] uint8, int16, uint16, int32, float32 or float64; weights [n] real; mask [h, w]
+// patterns [n, h, w] of any real type (see counts.h); weights [n] real; mask [h, w]
 // or [n, h, w] bool or uint8, nonzero = bad pixel; background [h, w] or [n, h, w] real.
 PTYLE_API void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
                           const at::Tensor& patterns, const std::optional<at::Tensor>& weights,

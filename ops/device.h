@@ -1,5 +1,5 @@
-// What the program and the halo operators need of CUDA beside the operators. The CUDA library
-// offers it when it is loaded; nothing else links CUDA.
+// What the program and the halo operators need beside the operators. What they need of CUDA the
+// CUDA library offers when it is loaded; nothing else links CUDA.
 #pragma once
 
 #include <chrono>
@@ -57,6 +57,9 @@ class CudaServices {
 
 // Loads the CUDA library where it is not yet; throws c10::Error where it cannot be.
 PTYLE_API const CudaServices& cuda_services();
+// From now on no operator warns of windows whose sizes make it slow: the program has said it.
+PTYLE_API void silence_slow_sizes();
+
 // For the CUDA library, when it is loaded.
 PTYLE_API void offer_cuda_services(const CudaServices* services);
 

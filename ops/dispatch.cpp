@@ -89,6 +89,8 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
 
 std::string cpu_kernels(int64_t height, int64_t width) { PTYLE_CALL(cpu_kernels, height, width); }
 
+int64_t good_size(int64_t size, bool down) { PTYLE_CALL(good_size, size, down); }
+
 std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
                                     at::IntArrayRef column_cuts, at::IntArrayRef halo,
                                     at::IntArrayRef owners, std::string_view group) {

@@ -61,6 +61,7 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,
                         c10::SymIntArrayRef shape, c10::SymIntArrayRef origin);
 std::string cpu_kernels(int64_t height, int64_t width);
+int64_t good_size(int64_t size, bool down);
 std::vector<at::Tensor> halo_insert(at::TensorList owned, at::IntArrayRef row_cuts,
                                     at::IntArrayRef column_cuts, at::IntArrayRef halo,
                                     at::IntArrayRef owners, std::string_view group);

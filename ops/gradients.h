@@ -13,6 +13,7 @@
 #include "csrc/likelihood.h"
 #include "csrc/scalar.h"
 #include "ops/checks.h"
+#include "ops/counts.h"
 
 namespace ptyle {
 
@@ -94,7 +95,7 @@ inline Gradients given_gradients(const std::optional<at::Tensor>& object,
 
 // Everything about the measurement, as plain memory.
 struct Measurement {
-  at::Tensor patterns;    // [n, h, w] as stored
+  at::Tensor patterns;    // [n, h, w], see readable_counts
   at::Tensor weights;     // [n], or undefined
   at::Tensor mask;        // [h, w] or [n, h, w] bytes, nonzero = bad pixel, or undefined
   at::Tensor background;  // [h, w] or [n, h, w], or undefined
@@ -140,7 +141,7 @@ inline Measurement checked_measurement(const char* name, const at::Tensor& objec
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_detector(name, probe, detector);
   check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
-  return {plain(patterns), plain(weights), plain(mask), plain(background),
+  return {readable_counts(name, patterns, mask), plain(weights), plain(mask), plain(background),
           likelihood_from(name, likelihood)};
 }
 

@@ -52,6 +52,8 @@ std::string cpu_kernels(int64_t height, int64_t width) {
   return dispatch::cpu_kernels(height, width);
 }
 
+int64_t good_size(int64_t size, bool down) { return dispatch::good_size(size, down); }
+
 std::vector<at::Tensor> halo_insert(const std::vector<at::Tensor>& owned, const Tiling& tiling) {
   return dispatch::halo_insert(owned, tiling.row_cuts, tiling.column_cuts, tiling.halo,
                                tiling.owners, tiling.group);

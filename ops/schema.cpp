@@ -67,6 +67,8 @@ TORCH_LIBRARY(ptyle, library) {
 
   // Which CPU kernels work on a window: "fused v4", "reference"
   library.def("cpu_kernels(int height, int width) -> str", tags);
+  // The nearest number without prime factors but 2, 3 and 5
+  library.def("good_size(int size, *, bool down=False) -> int", tags);
 
   // Tiles of a grid over the object: owned [slices, rows, columns] of this rank's tiles, ascending
   // -> extended ones, halos filled from their owners. owners: the rank of every tile.

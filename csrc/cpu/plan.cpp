@@ -63,12 +63,20 @@ std::vector<int32_t> radices(int64_t n) {
 
 }  // namespace
 
+constexpr int64_t kLargest = int64_t{1} << 24;
+
 bool has_plan(int64_t n) {
-  if (n < 1 || n > (int64_t{1} << 24)) return false;
+  if (n < 1 || n > kLargest) return false;
   for (const int factor : {2, 3, 5}) {
     while (n % factor == 0) n /= factor;
   }
   return n == 1;
+}
+
+int64_t good_size(int64_t n, bool down) {
+  if (down) n = std::min(n, kLargest);
+  while (n >= 1 && n <= kLargest && !has_plan(n)) n += down ? -1 : 1;
+  return has_plan(n) ? n : 0;
 }
 
 void set_allocate(Allocate to) { allocate = to; }

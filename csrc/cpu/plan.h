@@ -13,6 +13,9 @@ namespace ptyle::cpu {
 
 // Whether n >= 1 has no prime factors but 2, 3 and 5.
 bool has_plan(int64_t n);
+// The nearest size with a plan: the largest not above n >= 1, or the smallest not below it (0 where
+// there is none).
+int64_t good_size(int64_t n, bool down);
 
 // Where scratch memory comes from, aligned to 64 bytes; operator new until something else is set.
 using Allocate = std::shared_ptr<void> (*)(std::size_t bytes);

@@ -11,6 +11,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/StringUtil.h>
 
 #include <ptyle/ops.h>
 
@@ -327,10 +328,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   }
   const std::string kernels = cpu_kernels(h, w);
   line("window", by(h, w) + " pixels");
-  line("kernels", kernels + (kernels == "reference"
-                                 ? ": sizes with no prime factors but 2, 3 and 5 are several times "
-                                   "faster (detector.crop or detector.pad)"
-                                 : ""));
+  line("kernels",
+       kernels + (good_size(h) != h || good_size(w) != w ? ", slow: see the doubts" : ""));
   line("positions",
        std::to_string(n) + " from " +
            (config.data.raster_step ? "a raster" : "\"" + config.data.positions + "\"") +

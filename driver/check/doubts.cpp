@@ -8,12 +8,15 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 
+#include <ptyle/ops.h>
+
 #include "driver/check/parts.h"
 #include "driver/check/words.h"
 #include "driver/engine/priors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
 #include "driver/tiles/decomposition.h"
+#include "ops/device.h"
 
 namespace ptyle::driver {
 namespace {
@@ -94,6 +97,37 @@ std::int64_t overhanging(const Problem& problem) {
     count += over ? 1 : 0;
   }
   return count;
+}
+
+// "[60, 64]", of windows as data.crop and data.pad take them.
+std::string pair_words(std::int64_t rows, std::int64_t columns) {
+  return c10::str("[", rows, ", ", columns, "]");
+}
+
+// What crop or pad makes of a window that the fast CPU kernels are not for; empty where they are.
+std::string doubt_of_sizes(const Config& config, const Problem& problem) {
+  std::array<std::int64_t, 2> crop{}, pad{}, padded{};
+  bool slow = false;
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const std::int64_t size = problem.window[axis], had = config.detector.pad[axis];
+    slow = slow || good_size(size) != size;
+    crop[axis] = (good_size(size, true) - 2 * had) * config.detector.bin[axis];
+    padded[axis] = good_size(size);  // pad adds as much on both sides
+    while ((padded[axis] - size) % 2 != 0) padded[axis] = good_size(padded[axis] + 1);
+    pad[axis] = had + (padded[axis] - size) / 2;
+  }
+  if (!slow) return "";
+  const std::int64_t h = problem.window[0], w = problem.window[1];
+  std::string proposals;
+  if (crop[0] > 0 && crop[1] > 0 && config.detector.crop.size() != 4) {
+    proposals = "detector.crop = " + pair_words(crop[0], crop[1]) + " makes " +
+                by(good_size(h, true), good_size(w, true)) + " of them, ";
+  }
+  return "windows of " + by(h, w) +
+         " pixels take torch's Fourier transforms, 6 to 15 times slower on the CPU than sizes with "
+         "no prime factors but 2, 3 and 5: " +
+         proposals + "detector.pad = " + pair_words(pad[0], pad[1]) + " makes " +
+         by(padded[0], padded[1]);
 }
 
 }  // namespace
@@ -237,6 +271,12 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
   if (const std::int64_t over = overhanging(problem); over > 0) {
     doubt(std::to_string(over) +
           " windows hang over the edge of the object, where there is vacuum");
+  }
+  if (config.device != "cuda") {
+    if (const std::string text = doubt_of_sizes(config, problem); !text.empty()) {
+      doubt(text);
+      silence_slow_sizes();  // the operators would say it once more
+    }
   }
   if (config.reconstruct.batches > n) {
     doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +

@@ -60,6 +60,7 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     return dispatch::diffraction(object, probe, positions, propagator, origin, detector);
   }
+  forbid_functorch("diffraction");
   return Diffraction::apply(object, probe, positions, propagator, origin.vec(), detector, needs);
 }
 

@@ -117,6 +117,7 @@ std::tuple<at::Tensor, at::Tensor> diffraction_loss(
     return dispatch::diffraction_loss(object, probe, positions, propagator, patterns, weights, mask,
                                       background, likelihood, origin, detector);
   }
+  forbid_functorch(name);
   const variable_list result =
       DiffractionLoss::apply(object, probe, positions, propagator, patterns, weights, mask,
                              background, std::string(likelihood), origin.vec(), detector, needs);

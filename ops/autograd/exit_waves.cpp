@@ -55,6 +55,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     return dispatch::exit_waves(object, probe, positions, propagator, origin);
   }
+  forbid_functorch("exit_waves");
   return ExitWaves::apply(object, probe, positions, propagator, origin.vec(), needs);
 }
 

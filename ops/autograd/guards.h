@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include <ATen/FuncTorchTLS.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 
@@ -16,11 +17,28 @@ inline bool wants_gradient(const std::optional<at::Tensor>& tensor) {
   return tensor && wants_gradient(*tensor);
 }
 
+constexpr const char* kReference = "ptyle.reference has the same physics in plain torch";
+
 inline void forbid_tangent(const char* name, const char* argument, const at::Tensor& tensor) {
   TORCH_CHECK_NOT_IMPLEMENTED(!tensor._fw_grad(/*level=*/0).defined(), "ptyle::", name, ": ",
                               argument,
                               " must not carry a forward-mode tangent: only reverse-mode "
-                              "derivatives are implemented, got a dual tensor");
+                              "derivatives are implemented (",
+                              kReference, "), got a dual tensor");
+}
+
+// Before every Function::apply, whose own error says nothing of what to do.
+inline void forbid_functorch(const char* name) {
+  const auto& functorch = at::functorch::functorchTLSAccessor();
+  if (!functorch) return;
+  try {
+    functorch->checkSupportsCppAutogradFunction();
+  } catch (const c10::Error&) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "ptyle::", name,
+                                ": functorch transforms (torch.func.grad, vjp, jacrev, hessian) do "
+                                "not reach operators in C++: ",
+                                kReference, ", and backward() differentiates this one");
+  }
 }
 inline void forbid_tangent(const char* name, const char* argument,
                            const std::optional<at::Tensor>& tensor) {

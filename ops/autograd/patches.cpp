@@ -107,6 +107,7 @@ at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions
   forbid_tangent("extract_patches", "object", object);
   forbid_tangent("extract_patches", "positions", positions);
   if (wants_gradient(object) || wants_gradient(positions)) {
+    forbid_functorch("extract_patches");
     return ExtractPatches::apply(object, positions, window.vec(), origin.vec(), outside,
                                  derivative.vec());
   }
@@ -120,6 +121,7 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
   forbid_tangent("add_patches", "patches", patches);
   forbid_tangent("add_patches", "positions", positions);
   if (wants_gradient(patches) || wants_gradient(positions)) {
+    forbid_functorch("add_patches");
     return AddPatches::apply(patches, positions, shape.vec(), origin.vec(), derivative.vec());
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;

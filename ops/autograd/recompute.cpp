@@ -150,6 +150,7 @@ FourTensors differentiable_gradients(const DifferentiableInputs& inputs, std::ar
   recipe->kernel = std::move(kernel);
   recipe->formula = std::move(formula);
   recipe->needs = needs;
+  forbid_functorch("derivative");
   const variable_list result = Gradients::apply(inputs.gradient, inputs.object, inputs.probe,
                                                 inputs.positions, inputs.propagator, recipe);
   return {result[0], result[1], result[2], result[3]};

@@ -1,5 +1,6 @@
 #include "ops/cpu/fused.h"
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,8 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #include <torch/library.h>
+
+#include "ops/device.h"
 
 namespace ptyle::cpu {
 namespace {
@@ -70,6 +73,30 @@ const InstructionSet* fused_kernels(int64_t height, int64_t width) {
 
 namespace {
 
+std::atomic<bool> warns_of_slow_sizes = true;
+
+void warn_of_slow_size(int64_t height, int64_t width) {
+  if (has_plan(height) && has_plan(width)) return;  // PTYLE_ISA=reference: as was asked for
+  if (!warns_of_slow_sizes.exchange(false)) return;
+  TORCH_WARN("ptyle: windows of ", height, " x ", width,
+             " take torch's Fourier transforms, several times slower than sizes with no prime "
+             "factors but 2, 3 and 5: crop to ",
+             good_size(height, true), " x ", good_size(width, true), " or pad to ",
+             good_size(height, false), " x ", good_size(width, false),
+             " (ptyle.good_size). This is said once.");
+}
+
+}  // namespace
+
+const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe) {
+  if (object.size(0) == 0) return nullptr;
+  const InstructionSet* const set = fused_kernels(probe.size(1), probe.size(2));
+  if (set == nullptr) warn_of_slow_size(probe.size(1), probe.size(2));
+  return set;
+}
+
+namespace {
+
 std::string cpu_kernels(int64_t height, int64_t width) {
   TORCH_CHECK_VALUE(height > 0 && width > 0,
                     "ptyle::cpu_kernels: height and width must be at least 1, got ", height,
@@ -78,9 +105,18 @@ std::string cpu_kernels(int64_t height, int64_t width) {
   return set != nullptr ? std::string("fused ") + set->name : "reference";
 }
 
+int64_t nearest_good_size(int64_t size, bool down) {
+  const int64_t nearest = size < 1 ? 0 : good_size(size, down);
+  TORCH_CHECK_VALUE(nearest > 0, "ptyle::good_size: size must be from 1 to 16777216, got ", size);
+  return nearest;
+}
+
 }  // namespace
 }  // namespace ptyle::cpu
 
+void ptyle::silence_slow_sizes() { ptyle::cpu::warns_of_slow_sizes = false; }
+
 TORCH_LIBRARY_IMPL(ptyle, CompositeImplicitAutograd, library) {
   library.impl("cpu_kernels", &ptyle::cpu::cpu_kernels);
+  library.impl("good_size", &ptyle::cpu::nearest_good_size);
 }

@@ -17,10 +17,9 @@ namespace ptyle::cpu {
 // The instruction set whose kernels work on windows [height, width], or null for the reference
 // path. Throws a ValueError where PTYLE_ISA names what is not there.
 const InstructionSet* fused_kernels(int64_t height, int64_t width);
-// The same for a call; without slices there is nothing to fuse.
-inline const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe) {
-  return object.size(0) > 0 ? fused_kernels(probe.size(1), probe.size(2)) : nullptr;
-}
+// The same for a call; without slices there is nothing to fuse. Warns, once a process, where the
+// sizes make the call slow.
+const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe);
 
 template <typename T>
 class Fused {

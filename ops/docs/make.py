@@ -2,9 +2,9 @@
 
     .venv/bin/python ops/docs/make.py [--check]
 
-The pages of this folder come from the docstrings and from the operator table of the tests,
-`ptyle/_torch_ops.py` from the schemas. --check writes nothing and fails where a file is not up to
-date.
+The pages of this folder come from the docstrings, from csrc/README.md (the formulae) and from the
+operator table of the tests, `ptyle/_torch_ops.py` from the schemas. --check writes nothing and
+fails where a file is not up to date.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import ptyle  # noqa: E402
 import torch  # noqa: E402
 
 SOURCE = "<!-- Made by ops/docs/make.py from the docstrings: change those, not this page. -->\n"
+FORMULAE_SOURCE = "<!-- Made by ops/docs/make.py from csrc/README.md. -->\n"
 TABLE_SOURCE = "<!-- Made by ops/docs/make.py from tests/python/operator_table.py. -->\n"
 
 # page: (title, what it is about, functions of `ptyle` in reading order)
@@ -59,6 +60,7 @@ PAGES = {
             "raster_positions",
             "object_shape",
             "cpu_kernels",
+            "good_size",
         ),
     ),
 }
@@ -141,6 +143,7 @@ def first_page() -> str:
         listed = ", ".join(f"`{f}`" for f in functions)
         lines.append(f"| [{title}]({name}.md) | {listed} |")
     lines += [
+        "| [Formulae](formulae.md) | the model and its gradients, as the kernels have them |",
         "| [Operator table](table.md) | every operator in every way in which torch calls it |",
         "",
         "The same words everywhere:",
@@ -151,9 +154,20 @@ def first_page() -> str:
         "",
         markdown(rules),
         "",
-        "Formulae: [csrc/README.md](../../csrc/README.md). Every example here is run by the tests.",
+        "Every example here is run by the tests. These pages are in the package too, in the folder",
+        '`Path(ptyle.__file__).parent / "docs"`.',
         "",
     ]
+    return "\n".join(lines)
+
+
+def formulae_page() -> str:
+    """The sections of csrc/README.md that are about the model, not about its kernels."""
+    parts = re.split(r"^## ", (ROOT / "csrc" / "README.md").read_text(), flags=re.MULTILINE)
+    wanted = {part.split("\n", 1)[0]: part for part in parts}
+    lines = [FORMULAE_SOURCE + "# Formulae", ""]
+    lines += ["`ptyle.reference` is the same in plain torch, to read and to compare with.", ""]
+    lines += [f"## {wanted[title].rstrip()}\n" for title in ("The model", "Gradients")]
     return "\n".join(lines)
 
 
@@ -207,6 +221,7 @@ TYPES = {
     "List[bool]": "Sequence[bool]",
     "int": "int",
     "float": "float",
+    "bool": "bool",
     "str": "str",
 }
 
@@ -268,6 +283,7 @@ def files() -> dict[Path, str]:
     folder = ROOT / "ops" / "docs"
     made = {folder / f"{name}.md": page(name) for name in PAGES}
     made[folder / "README.md"] = first_page()
+    made[folder / "formulae.md"] = formulae_page()
     made[folder / "table.md"] = table_page()
     made[ROOT / "ops" / "python" / "ptyle" / "_torch_ops.py"] = torch_ops()
     return made

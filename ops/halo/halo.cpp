@@ -16,6 +16,7 @@
 #include "ops/autograd/guards.h"
 #include "ops/dispatch.h"
 #include "ops/gradients.h"
+#include "ops/halo/agreement.h"
 #include "ops/halo/exchange.h"
 
 namespace ptyle {
@@ -130,6 +131,25 @@ std::vector<at::Tensor> views_of_owned(const TileGrid& grid, const std::vector<i
   return views;
 }
 
+// Whether the call on this thread is recorded for a gradient: all ranks' are, or none, because
+// backward communicates too.
+thread_local bool is_recorded = false;
+
+struct Recording {
+  Recording() : before(std::exchange(is_recorded, true)) {}
+  ~Recording() { is_recorded = before; }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+  const bool before;
+};
+
+void agree(const char* name, const char* argument, at::TensorList tensors, const Arguments& tiling,
+           const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
+  check_agreement({name, argument, tiling.row_cuts, tiling.column_cuts, tiling.halo, tiling.owners,
+                   tensors, is_recorded},
+                  group);
+}
+
 std::vector<at::Tensor> insert(at::TensorList owned, at::IntArrayRef row_cuts,
                                at::IntArrayRef column_cuts, at::IntArrayRef halo,
                                at::IntArrayRef owners, std::string_view group) {
@@ -138,6 +158,7 @@ std::vector<at::Tensor> insert(at::TensorList owned, at::IntArrayRef row_cuts,
   const int64_t rank = process_group ? process_group->getRank() : 0;
   const auto [grid, tiles] = checked("halo_insert", "owned", owned, false, tiling, rank,
                                      process_group ? process_group->getSize() : 1);
+  agree("halo_insert", "owned", owned, tiling, process_group);
   const c10::OptionalDeviceGuard device(at::device_of(owned));
   HaloExchange exchange(grid, owners.vec(), rank, process_group);
   std::vector<at::Tensor> from, to;
@@ -161,6 +182,7 @@ std::vector<at::Tensor> add(at::TensorList extended, at::IntArrayRef row_cuts,
   const int64_t rank = process_group ? process_group->getRank() : 0;
   const auto [grid, tiles] = checked("halo_add", "extended", extended, true, tiling, rank,
                                      process_group ? process_group->getSize() : 1);
+  agree("halo_add", "extended", extended, tiling, process_group);
   const c10::OptionalDeviceGuard device(at::device_of(extended));
   HaloExchange exchange(grid, owners.vec(), rank, process_group);
   std::vector<at::Tensor> from, to;
@@ -211,6 +233,7 @@ struct Halo : torch::autograd::Function<Halo<insert>> {
     context->saved_data["owners"] = owners;
     context->saved_data["group"] = group;
     const auto call = insert ? &dispatch::halo_insert : &dispatch::halo_add;
+    const Recording recorded;
     return call(tensors, row_cuts, column_cuts, halo, owners, group);
   }
 
@@ -236,6 +259,7 @@ std::vector<at::Tensor> differentiable(at::TensorList tensors, at::IntArrayRef r
     wanted = wanted || autograd::wants_gradient(tensor);
   }
   if (wanted) {
+    autograd::forbid_functorch(name);
     return Halo<insert>::apply(tensors, row_cuts.vec(), column_cuts.vec(), halo.vec(), owners.vec(),
                                std::string(group));
   }

@@ -29,23 +29,8 @@ else # a call before this one was killed
   restore
 fi
 
-fail() {
-  echo "packages: $*" >&2
-  exit 1
-}
-
-platlib() { # PYTHON
-  "$1" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
-}
-
-quietly() { # LOG COMMAND...: shows the output only where the command fails
-  local log=$work/$1.log
-  shift
-  "$@" > "$log" 2>&1 < /dev/null || {
-    tail -n 40 "$log" >&2
-    fail "failed: $*"
-  }
-}
+# shellcheck source=tests/consume/environment.sh
+source "$root/tests/consume/environment.sh"
 
 # outside NAME SOURCES TARGET OPTION...: configure and compile an outside project from nothing
 outside() {
@@ -83,20 +68,8 @@ make_wheel() {
     -w "$work/wheel" "$root"
 }
 
-# An environment with the wheel in it. torch takes 4 GB: its folders, and all others that ptyle's
-# environment holds, are linked to; in the place where they would be installed.
 make_environment() {
-  local site entry name
-  rm -rf "$environment"
-  "$python" -m venv --without-pip "$environment"
-  site=$(platlib "$environment/bin/python")
-  for entry in "$(platlib "$python")"/*; do
-    name=${entry##*/}
-    case "$name" in
-      ptyle | ptyle-* | pip | pip-* | __pycache__) ;;
-      *) ln -s "$entry" "$site/$name" ;;
-    esac
-  done
+  link_environment "$python" "$environment"
   quietly install "$python" -m pip --python "$environment/bin/python" install \
     --disable-pip-version-check --no-input --no-index --no-deps "$work"/wheel/ptyle-*.whl
 }
@@ -172,6 +145,8 @@ check_wheel_files
 check_wheel_runs
 check_prefix
 "$work/from-wheel/consume"
+"$environment/bin/python" "$sources/loader.py" "$work/loader.pt"
+"$work/from-wheel/loader" "$work/loader.pt"
 outside experiments "$root/models/experiments" all -DCMAKE_PREFIX_PATH="$site/ptyle"
 "$environment/bin/python" -m ptyle.models export huber -o "$work/tv.pt" > "$work/export.log" 2>&1
 "$environment/bin/python" "$root/models/experiments/scripted.py" "$work/scripted.pt"
@@ -181,8 +156,9 @@ outside experiments "$root/models/experiments" all -DCMAKE_PREFIX_PATH="$site/pt
 outside twice-from-wheel "$sources/twice" all -DCMAKE_PREFIX_PATH="$site/ptyle"
 "$work/twice-from-wheel/twice"
 restore
-outside from-prefix "$sources" consume "${prefix_options[@]}"
+outside from-prefix "$sources" all "${prefix_options[@]}"
 "$work/from-prefix/consume"
+"$work/from-prefix/loader" "$work/loader.pt"
 outside twice-from-prefix "$sources/twice" all "${prefix_options[@]}"
 "$work/twice-from-prefix/twice"
 echo "packages: wheel $(du -ch "$work"/wheel/*.whl | awk 'END { print $1 }')B," \

@@ -531,8 +531,9 @@ TEST(Errors, NameTheOperatorTheArgumentTheRuleAndTheValue) {
       ptyle::diffraction_loss(in.object, in.probe, in.positions, in.propagator, patterns, options);
     };
   };
-  expect_error(loss(in.patterns.to(at::kLong), {}),
-               "patterns must be uint8, int16, uint16, int32, float32 or float64, got Long");
+  expect_error(loss(in.patterns.to(at::kComplexFloat), {}),
+               "patterns must be counts, integers or real numbers of a type such as uint16 or "
+               "float32, got ComplexFloat");
   expect_error(loss(in.patterns.slice(0, 0, 2), {}),
                "patterns must have as many entries as there are positions, 4, got shape [2, 5, 7]");
   ptyle::LossOptions options;

@@ -203,3 +203,32 @@ def test_help_has_an_example_for_every_verb():
         result = ptyle(verb, "--help")
         assert result.returncode == 0
         assert f"ptyle {verb}" in result.stdout
+
+
+def test_slow_sizes_are_doubted_with_what_to_do(tmp_path):
+    random = np.random.default_rng(1)
+    with h5py.File(tmp_path / "star.h5", "w") as file:
+        file["data"] = random.poisson(5.0, (4, 63, 62)).astype(np.uint16)
+        file["positions"] = random.uniform(0.0, 6.0, (4, 2))
+        file["probe"] = np.ones((63, 62), np.complex64)
+        file["cropped"] = np.ones((60, 60), np.complex64)
+        file["padded"] = np.ones((75, 64), np.complex64)
+    config = tmp_path / "star.toml"
+    config.write_text(CONFIG)
+    told = ptyle("check", config)
+    assert told.returncode == 0, told.stderr
+    assert "windows of 63 x 62 pixels take torch's Fourier transforms, 6 to 15 times" in told.stdout
+    assert "detector.crop = [60, 60] makes 60 x 60 of them" in told.stdout
+    assert "detector.pad = [6, 1] makes 75 x 64" in told.stdout
+    run = ptyle("run", config)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stderr.splitlines() if "take torch's Fourier" in line]
+    assert len(lines) == 1, run.stderr
+    for settings in (
+        ["detector.crop=[60, 60]", "probe.dataset=cropped"],
+        ["detector.pad=[6, 1]", "probe.dataset=padded"],
+    ):
+        quick = ptyle("check", config, *(word for s in settings for word in ("--set", s)))
+        assert quick.returncode == 0, quick.stderr
+        assert "take torch's Fourier transforms" not in quick.stdout
+        assert "slow" not in quick.stdout

@@ -2,7 +2,9 @@
 
 import doctest
 import inspect
+import re
 import sys
+from pathlib import Path
 
 import ptyle
 import pytest
@@ -18,7 +20,11 @@ SCHEMAS = ROOT / "tests" / "python" / "schemas.txt"
 
 
 def test_what_is_made_is_up_to_date():
-    stale = [str(p.relative_to(ROOT)) for p, text in make.files().items() if p.read_text() != text]
+    stale = [
+        str(p.relative_to(ROOT))
+        for p, text in make.files().items()
+        if not p.exists() or p.read_text() != text
+    ]
     assert not stale, "run: .venv/bin/python ops/docs/make.py"
 
 
@@ -97,3 +103,14 @@ def test_functions_have_the_arguments_of_the_schema(name):
         assert (ours.name, ours.kind) == (theirs.name, theirs.kind)
         if theirs.default is not theirs.empty:
             assert ours.default == theirs.default
+
+
+def test_the_pages_are_in_the_package():
+    docs = Path(ptyle.__file__).parent / "docs"
+    pages = {p.name: p.read_text() for p in (ROOT / "ops" / "docs").glob("*.md")}
+    assert {p.name: p.read_text() for p in docs.iterdir()} == pages
+    for text in pages.values():  # every link between them leads somewhere
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            assert target in pages
+    assert "Nyquist rows and columns cos(pi f)" in pages["formulae.md"]
+    assert "``cos(pi f)``" in ptyle.exit_waves.__doc__

@@ -1,5 +1,6 @@
 """halo_insert and halo_add: adjoint, derivatives, every way in which torch calls them, ranks."""
 
+import json
 import os
 import pathlib
 import socket
@@ -177,20 +178,20 @@ def free_port():
         return taken.getsockname()[1]
 
 
-@pytest.mark.timeout(180)
-def test_training_over_four_ranks_is_training_over_one(tmp_path):
-    """Ten lines with loss.backward(); nobody holds the whole object."""
-    one = tmp_path / "one.pt"
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    subprocess.run([sys.executable, SCRIPT, one, "0,23", "0,26"], check=True, timeout=60, env=clean)
+def clean_environment():
+    return {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+
+
+def run_ranks(ranks, script, *arguments):
+    """The script as so many ranks; all of them must succeed."""
     port = str(free_port())
     processes = []
-    for rank in range(4):
-        there = dict(RANK=str(rank), WORLD_SIZE="4", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    for rank in range(ranks):
+        there = dict(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1")
         processes.append(
             subprocess.Popen(
-                [sys.executable, SCRIPT, tmp_path / "four.pt", "0,11,23", "0,9,9,17,26"],
-                env=clean | there | dict(OMP_NUM_THREADS="1"),
+                [sys.executable, script, *arguments],
+                env=clean_environment() | there | dict(MASTER_PORT=port, OMP_NUM_THREADS="1"),
                 stderr=subprocess.PIPE,
             )
         )
@@ -201,7 +202,56 @@ def test_training_over_four_ranks_is_training_over_one(tmp_path):
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.mark.timeout(180)
+def test_training_over_four_ranks_is_training_over_one(tmp_path):
+    """Ten lines with loss.backward(); nobody holds the whole object."""
+    one = tmp_path / "one.pt"
+    subprocess.run(
+        [sys.executable, SCRIPT, one, "0,23", "0,26"],
+        check=True,
+        timeout=60,
+        env=clean_environment(),
+    )
+    run_ranks(4, SCRIPT, tmp_path / "four.pt", "0,11,23", "0,9,9,17,26")
     (whole, losses), (tiled, tiled_losses) = torch.load(one), torch.load(tmp_path / "four.pt")
     torch.testing.assert_close(tiled_losses, losses, rtol=1e-10, atol=0)
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-9)
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.timeout(180)
+def test_ranks_that_call_differently_are_named(tmp_path):
+    """On every rank the same sentence instead of an abort in Gloo, and the next call is right."""
+    run_ranks(3, SCRIPT.with_name("halo_disagreement.py"), tmp_path / "found")
+    found = [json.loads((tmp_path / f"found.{rank}").read_text()) for rank in range(3)]
+
+    def same(what, left, right):
+        return (
+            f"ptyle::halo_insert: {what} must be the same on all ranks, got {left} on rank 0 and "
+            f"{right} on rank 2"
+        )
+
+    expected = {
+        "row_cuts": same("row_cuts", "[0, 4, 8, 12]", "[0, 5, 8, 12]"),
+        "more rows": same("row_cuts", "[0, 4, 8, 12]", "[0, 4, 8, 13]"),
+        "more tiles": same("row_cuts", "[0, 4, 8, 12]", "[0, 4, 6, 8, 12]"),
+        "column_cuts": same("column_cuts", "[0, 8]", "[0, 9]"),
+        "halo": same("halo", "(2, 1)", "(1, 1)"),
+        "owners": same("owners", "[0, 1, 2]", "[1, 0, 2]"),
+        "slices": same("the number of slices of owned", "2", "3"),
+        "type": same("the type of owned", "Float", "Double"),
+        "complex": same("the type of owned", "Float", "ComplexFloat"),
+        "gradient": same("requires_grad of owned", "False", "True"),
+        "operator": same("the call", "halo_insert", "halo_add"),
+    }
+    for rank, results in enumerate(found):
+        for name in ("right", "right again"):  # rows of the extended tile, columns, slices
+            assert results.pop(name) == str([6, 8, 6][rank] * 8 * 2)
+        for name, text in results.items():
+            wanted = expected[name]
+            if rank == 2 and name == "operator":  # by its own name there
+                wanted = wanted.replace("ptyle::halo_insert:", "ptyle::halo_add:")
+            assert text.splitlines()[0] == wanted
+        assert results.keys() == expected.keys()

@@ -242,4 +242,4 @@ def test_the_table_has_every_column_and_every_operator_that_is_not_a_gradient():
     operators = {s.removeprefix("ptyle::") for s in schemas if s.startswith("ptyle::")}
     rest = {n for n in operators if not n.endswith(("_backward", "_gradients"))}
     # two communicate (test_halo.py), one takes no tensors (test_operators.py)
-    assert rest == {*BY_NAME, "halo_insert", "halo_add", "cpu_kernels"}
+    assert rest == {*BY_NAME, "halo_insert", "halo_add", "cpu_kernels", "good_size"}

@@ -2,6 +2,7 @@
 anything of ptyle's is loaded. tests/consume/check.sh holds the package in other places."""
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -88,3 +89,24 @@ def test_one_version_everywhere():
     assert ptyle.__version__ == ptyle.version() == version
     program = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
     assert version in program.stdout
+
+
+def test_a_gpu_without_the_cuda_library_is_told(tmp_path):
+    shutil.copytree(
+        _library.FOLDER.parent,
+        tmp_path / "ptyle",
+        ignore=shutil.ignore_patterns("libptyle_ops_cuda.so", "__pycache__", "models", "include"),
+    )
+    code = (
+        "import torch, warnings\n"
+        "torch.cuda.is_available = lambda: {}\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import ptyle\n"
+        "print(ptyle.__file__, [str(w.message) for w in caught])\n"
+    )
+    result = python(code.format(True), tmp_path)
+    assert str(tmp_path) in result.stdout, result.stderr
+    assert "built without CUDA (PTYLE_CUDA=off)" in result.stdout
+    assert result.stdout.count("ptyle: torch sees a GPU") == 1
+    assert python(code.format(False), tmp_path).stdout.endswith(" []\n")

@@ -11,14 +11,16 @@
 //   detector    [h, w]                   complex transfer function from the exit plane to a
 //                                        near-field detector that stands still relative to the
 //                                        beam, zero frequency at [0, 0]; none for the far field
-//   patterns    [n, h, w]                uint8, int16, uint16, int32, float32 or float64 counts,
-//                                        zero frequency at [0, 0] in the far field
+//   patterns    [n, h, w]                counts, zero frequency at [0, 0] in the far field: uint8,
+//                                        int16, uint16, int32, float32 or float64 as they are;
+//                                        other integers and floats are copied into one of these in
+//                                        every call, where they fit
 // clang-format on
 //
 // All tensors on one device, in one precision (complex64 with float32, complex128 with float64).
 // `origin` is the corner of the given object in the frame of the positions. Gradients follow torch:
 // dL/dRe + i dL/dIm. Wrong arguments throw c10::Error with the operator, the argument, the rule and
-// the value. Formulae: csrc/README.md.
+// the value. Formulae: ops/docs/formulae.md, in the package ptyle/docs.
 #pragma once
 
 #include <array>
@@ -118,6 +120,10 @@ PTYLE_API at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& po
 // reference overrides what the processor would choose; it must name what the processor runs.
 PTYLE_API std::string cpu_kernels(int64_t height, int64_t width);
 
+// The nearest size of a window whose only prime factors are 2, 3 and 5, which our transforms are
+// for: the smallest not below `size`, to pad to, or the largest not above it, to crop to.
+PTYLE_API int64_t good_size(int64_t size, bool down = false);
+
 // A grid of tiles over an object, and which rank holds which tile.
 struct Tiling {
   // Ascending from 0 to the object's rows and columns; tiles are numbered line by line.
@@ -131,7 +137,8 @@ struct Tiling {
 // Extended tiles from owned ones: owned [slices, rows, columns], one for each of this rank's tiles,
 // ascending -> the same with halos, filled from their owners, on whatever rank. Every rank of the
 // group makes the call; differentiable, and then so does backward: tensors require a gradient on
-// all ranks or on none.
+// all ranks or on none. Where the ranks' calls differ all of them throw, naming two ranks and what
+// they have (in groups with a backend for the CPU).
 PTYLE_API std::vector<at::Tensor> halo_insert(const std::vector<at::Tensor>& owned,
                                               const Tiling& tiling);
 

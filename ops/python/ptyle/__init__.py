@@ -16,8 +16,9 @@ Shapes and words, the same everywhere in ptyle:
                 is small at the window's edge.
 ``propagator``  ``[h, w]`` or ``[slices - 1, h, w]`` complex transfer function between slices, zero
                 frequency at ``[0, 0]``; None for one slice.
-``patterns``    ``[n, h, w]`` uint8, int16, uint16, int32, float32 or float64 counts, zero frequency
-                at ``[0, 0]`` in the far field.
+``patterns``    ``[n, h, w]`` counts, zero frequency at ``[0, 0]`` in the far field: uint8, int16,
+                uint16, int32, float32 or float64 as they are; other integers and floats are copied
+                into one of these in every call, where they fit.
 ``origin``      (row, column), whole pixels: where the object's corner lies in the frame of the
                 positions.
 
@@ -30,6 +31,7 @@ mode is an error, and torch does not let ``torch.func.grad`` and its relatives i
 C++: for those there is ``ptyle.reference``.
 """
 
+from ptyle import reference
 from ptyle._library import load_cuda, version
 from ptyle._operators import (
     add_patches,
@@ -39,6 +41,7 @@ from ptyle._operators import (
     diffraction_loss_accumulate_,
     exit_waves,
     extract_patches,
+    good_size,
     halo_add,
     halo_insert,
     illumination,
@@ -68,6 +71,7 @@ __all__ = [
     "exit_waves",
     "extract_patches",
     "fresnel_propagator",
+    "good_size",
     "halo_add",
     "halo_insert",
     "hermite_modes",
@@ -76,6 +80,7 @@ __all__ = [
     "object_shape",
     "ops",
     "raster_positions",
+    "reference",
     "version",
     "window_stack",
 ]

@@ -1,10 +1,15 @@
 """Finds and loads the operator libraries, after a check that they fit the installed torch."""
 
 import importlib.metadata
+import sys
+import warnings
 from pathlib import Path
 
 TORCH_VERSION = "2.15.0"  # C++ has no stable interface between torch's minor versions
-FOLDER = Path(__file__).parent / "lib"
+# of an editable installation the Python files lie in the source tree, the libraries where they were
+# installed: both are folders of the package
+FOLDERS = [Path(folder) / "lib" for folder in sys.modules["ptyle"].__path__]
+FOLDER = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
 
 
 def _check_torch() -> None:
@@ -42,5 +47,13 @@ def load_cuda() -> None:
         raise RuntimeError(f"ptyle.load_cuda: {path.name} cannot be loaded: {error}") from error
 
 
-if torch.cuda.is_available() and (FOLDER / "libptyle_ops_cuda.so").exists():
-    load_cuda()
+if torch.cuda.is_available():
+    if (FOLDER / "libptyle_ops_cuda.so").exists():
+        load_cuda()
+    else:
+        warnings.warn(
+            "ptyle: torch sees a GPU, but this ptyle was built without CUDA (PTYLE_CUDA=off): its "
+            "operators work on the CPU alone",
+            RuntimeWarning,
+            stacklevel=1,
+        )

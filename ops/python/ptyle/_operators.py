@@ -1,9 +1,23 @@
-"""The operators as plain functions. Formulae: csrc/README.md in the source tree."""
+"""The operators as plain functions. Formulae: ``ptyle.reference`` has them in plain torch."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ptyle._arguments import (
+    check_optional_tensors,
+    check_tensors,
+    check_text,
+    integer,
+    integers,
+    list_of_tensors,
+    number,
+    pair,
+)
+
+LIKELIHOODS = '"amplitude", "poisson" or "gaussian"'
+GROUP = "the name of a process group (its group_name)"
 
 
 def exit_waves(
@@ -17,8 +31,9 @@ def exit_waves(
     """Waves behind the last slice, by the multislice method.
 
     ``psi_{s+1} = F^-1[H_s F(psi_s O_s)]`` (Cowley & Moodie 1957, Acta Cryst. 10, 609); one slice
-    is the product of probe and object. Differentiable, to any order, in object, probe, positions
-    and propagator.
+    is the product of probe and object. psi_0 is the probe, moved by the position's fraction f:
+    ``F^-1[exp(-2 pi i k.f) F P]``, where h or w is even with ``cos(pi f)`` in the row or column of
+    the Nyquist frequency. Differentiable, to any order, in object, probe, positions and propagator.
 
     Args:
         object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians.
@@ -49,7 +64,10 @@ def exit_waves(
         >>> waves.abs().square().sum().backward()
         >>> optimizer.step()
     """
-    return torch.ops.ptyle.exit_waves(object, probe, positions, propagator, origin=list(origin))
+    check_tensors("exit_waves", object=object, probe=probe, positions=positions)
+    check_optional_tensors("exit_waves", propagator=propagator)
+    origin = pair("exit_waves", "origin", origin)
+    return torch.ops.ptyle.exit_waves(object, probe, positions, propagator, origin=origin)
 
 
 def diffraction(
@@ -99,8 +117,11 @@ def diffraction(
         >>> torch.allclose(intensity[0].sum(), probe.abs().square().sum())  # a phase absorbs none
         True
     """
+    check_tensors("diffraction", object=object, probe=probe, positions=positions)
+    check_optional_tensors("diffraction", propagator=propagator, detector=detector)
+    origin = pair("diffraction", "origin", origin)
     return torch.ops.ptyle.diffraction(
-        object, probe, positions, propagator, origin=list(origin), detector=detector
+        object, probe, positions, propagator, origin=origin, detector=detector
     )
 
 
@@ -137,7 +158,8 @@ def diffraction_loss(
         positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
         propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
             for one slice.
-        patterns: ``[n, h, w]`` uint8, int16, uint16, int32, float32 or float64 counts.
+        patterns: ``[n, h, w]`` counts: uint8, int16, uint16, int32, float32 or float64 as they are;
+            other integers and floats are copied into one of these in every call, where they fit.
         weights: ``[n]`` real factors of the patterns' losses in the sum.
         mask: ``[h, w]`` or ``[n, h, w]`` bool or uint8, nonzero = bad pixel.
         background: ``[h, w]`` or ``[n, h, w]`` real.
@@ -170,6 +192,18 @@ def diffraction_loss(
         >>> ptyle.diffraction_loss(phase, probe, positions, None, patterns)[0] < 1e-6 * loss
         tensor(True)
     """
+    name = "diffraction_loss"
+    check_tensors(name, object=object, probe=probe, positions=positions, patterns=patterns)
+    check_optional_tensors(
+        name,
+        propagator=propagator,
+        weights=weights,
+        mask=mask,
+        background=background,
+        detector=detector,
+    )
+    check_text(name, "likelihood", likelihood, LIKELIHOODS)
+    origin = pair(name, "origin", origin)
     return torch.ops.ptyle.diffraction_loss(
         object,
         probe,
@@ -180,7 +214,7 @@ def diffraction_loss(
         mask=mask,
         background=background,
         likelihood=likelihood,
-        origin=list(origin),
+        origin=origin,
         detector=detector,
     )
 
@@ -244,6 +278,24 @@ def diffraction_loss_accumulate_(
         >>> bool((losses > 0).all()), gradient.abs().sum().item() > 0
         (True, True)
     """
+    name = "diffraction_loss_accumulate_"
+    check_tensors(
+        name, object=object, probe=probe, positions=positions, patterns=patterns, losses=losses
+    )
+    check_optional_tensors(
+        name,
+        propagator=propagator,
+        weights=weights,
+        mask=mask,
+        background=background,
+        detector=detector,
+        grad_object=grad_object,
+        grad_probe=grad_probe,
+        grad_positions=grad_positions,
+        grad_propagator=grad_propagator,
+    )
+    check_text(name, "likelihood", likelihood, LIKELIHOODS)
+    origin = pair(name, "origin", origin)
     torch.ops.ptyle.diffraction_loss_accumulate_(
         object,
         probe,
@@ -254,7 +306,7 @@ def diffraction_loss_accumulate_(
         mask=mask,
         background=background,
         likelihood=likelihood,
-        origin=list(origin),
+        origin=origin,
         detector=detector,
         grad_object=grad_object,
         grad_probe=grad_probe,
@@ -306,13 +358,15 @@ def extract_patches(
         >>> ptyle.extract_patches(object, positions, (2, 2))[:, 0].tolist()
         [[[1.0, 2.0], [5.0, 6.0]], [[11.0, 0.0], [0.0, 0.0]]]
     """
+    name = "extract_patches"
+    check_tensors(name, object=object, positions=positions)
     return torch.ops.ptyle.extract_patches(
         object,
         positions,
-        list(window),
-        origin=list(origin),
-        outside=outside,
-        derivative=list(derivative),
+        integers(name, "window", window, "two integers (h, w)"),
+        origin=pair(name, "origin", origin),
+        outside=number(name, "outside", outside),
+        derivative=integers(name, "derivative", derivative, "two integers (rows, columns)"),
     )
 
 
@@ -339,6 +393,12 @@ def window_stack(patches: Tensor) -> tuple[Tensor, Tensor]:
         >>> ptyle.diffraction(windows, probe, corners, detector=detector).shape
         torch.Size([2, 4, 4])
     """
+    check_tensors("window_stack", patches=patches)
+    if patches.dim() != 4:
+        raise ValueError(
+            "ptyle::window_stack: patches must have shape [n, slices, h, w], got "
+            f"{list(patches.shape)}"
+        )
     n, slices, h, w = patches.shape
     positions = torch.zeros(n, 2, dtype=torch.double, device=patches.device)
     positions[:, 0] = h * torch.arange(n, device=patches.device)
@@ -378,8 +438,14 @@ def add_patches(
         >>> ptyle.add_patches(torch.ones(2, 1, 2, 2), positions, (2, 4)).tolist()
         [[[1.0, 2.0, 1.0, 0.0], [1.0, 2.0, 1.0, 0.0]]]
     """
+    name = "add_patches"
+    check_tensors(name, patches=patches, positions=positions)
     return torch.ops.ptyle.add_patches(
-        patches, positions, list(shape), origin=list(origin), derivative=list(derivative)
+        patches,
+        positions,
+        integers(name, "shape", shape, "two integers (rows, columns)"),
+        origin=pair(name, "origin", origin),
+        derivative=integers(name, "derivative", derivative, "two integers (rows, columns)"),
     )
 
 
@@ -428,7 +494,8 @@ def halo_insert(
         ``[slices, rows, columns]`` with halos, in the same order.
 
     Raises:
-        ValueError, TypeError: naming the argument, the rule and the value received.
+        ValueError, TypeError: naming the argument, the rule and the value received; on all ranks,
+            naming two of them, where their calls differ (in groups with a backend for the CPU).
         RuntimeError: another rank does not answer; it is named.
 
     Example:
@@ -439,8 +506,14 @@ def halo_insert(
         >>> extended[0][0, 0].tolist(), extended[1][0, 0].tolist()
         ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0])
     """
+    check_text("halo_insert", "group", group, GROUP)
     return torch.ops.ptyle.halo_insert(
-        list(owned), list(row_cuts), list(column_cuts), list(halo), list(owners), group=group
+        list_of_tensors("halo_insert", "owned", owned),
+        integers("halo_insert", "row_cuts", row_cuts),
+        integers("halo_insert", "column_cuts", column_cuts),
+        integers("halo_insert", "halo", halo, "two integers (rows, columns)"),
+        integers("halo_insert", "owners", owners),
+        group=group,
     )
 
 
@@ -472,7 +545,8 @@ def halo_add(
         ``[slices, rows, columns]`` owned, in the same order.
 
     Raises:
-        ValueError, TypeError: naming the argument, the rule and the value received.
+        ValueError, TypeError: naming the argument, the rule and the value received; on all ranks,
+            naming two of them, where their calls differ (in groups with a backend for the CPU).
         RuntimeError: another rank does not answer; it is named.
 
     Example:
@@ -482,8 +556,14 @@ def halo_add(
         >>> owned[0][0, 0].tolist(), owned[1][0, 0].tolist()
         ([1.0, 2.0], [2.0, 1.0, 1.0])
     """
+    check_text("halo_add", "group", group, GROUP)
     return torch.ops.ptyle.halo_add(
-        list(extended), list(row_cuts), list(column_cuts), list(halo), list(owners), group=group
+        list_of_tensors("halo_add", "extended", extended),
+        integers("halo_add", "row_cuts", row_cuts),
+        integers("halo_add", "column_cuts", column_cuts),
+        integers("halo_add", "halo", halo, "two integers (rows, columns)"),
+        integers("halo_add", "owners", owners),
+        group=group,
     )
 
 
@@ -510,7 +590,35 @@ def cpu_kernels(height: int, width: int) -> str:
         >>> ptyle.cpu_kernels(64, 97)
         'reference'
     """
-    return torch.ops.ptyle.cpu_kernels(height, width)
+    name = "cpu_kernels"
+    return torch.ops.ptyle.cpu_kernels(
+        integer(name, "height", height), integer(name, "width", width)
+    )
+
+
+def good_size(size: int, *, down: bool = False) -> int:
+    """The nearest size of a window that the fast CPU kernels are for.
+
+    Those are the numbers without prime factors but 2, 3 and 5. Other sizes take torch's transforms
+    on the CPU, six to fifteen times slower; the first such call of a process warns.
+
+    Args:
+        size: rows or columns of a window, 1 to 16777216.
+        down: the largest good size not above `size`, to crop patterns to, instead of the smallest
+            not below it, to pad them to.
+
+    Returns:
+        The size; `size` itself where it is a good one.
+
+    Raises:
+        ValueError, TypeError: naming the argument, the rule and the value received.
+
+    Example:
+        >>> import ptyle
+        >>> ptyle.good_size(63), ptyle.good_size(63, down=True), ptyle.good_size(64)
+        (64, 60, 64)
+    """
+    return torch.ops.ptyle.good_size(integer("good_size", "size", size), down=bool(down))
 
 
 def illumination(
@@ -540,4 +648,7 @@ def illumination(
         >>> ptyle.illumination(probe, positions, (2, 4)).tolist()
         [[4.0, 8.0, 4.0, 0.0], [4.0, 8.0, 4.0, 0.0]]
     """
-    return torch.ops.ptyle.illumination(probe, positions, list(shape), origin=list(origin))
+    check_tensors("illumination", probe=probe, positions=positions)
+    shape = integers("illumination", "shape", shape, "two integers (rows, columns)")
+    origin = pair("illumination", "origin", origin)
+    return torch.ops.ptyle.illumination(probe, positions, shape, origin=origin)

@@ -203,6 +203,15 @@ class _ExtractPatches(Protocol):
         ...
 
 
+class _GoodSize(Protocol):
+    @property
+    def default(self) -> Self: ...
+
+    def __call__(self, size: int, *, down: bool = False) -> int:
+        """See `ptyle.good_size`."""
+        ...
+
+
 class _HaloAdd(Protocol):
     @property
     def default(self) -> Self: ...
@@ -268,6 +277,7 @@ class TorchOps(Protocol):
     exit_waves: _ExitWaves
     exit_waves_backward: _ExitWavesBackward
     extract_patches: _ExtractPatches
+    good_size: _GoodSize
     halo_add: _HaloAdd
     halo_insert: _HaloInsert
     illumination: _Illumination

@@ -2,7 +2,8 @@
 
 Every function takes the arguments of its namesake in `ptyle`, shapes and units as described there,
 checks none of them, keeps every wave in memory and is differentiable by torch itself, so also in
-forward mode and by ``torch.func``. Needs at least one slice.
+forward mode and by ``torch.func``. Needs at least one slice. The formulae stand in
+``docs/formulae.md`` in the package.
 """
 
 import math
