@@ -15,6 +15,7 @@ import torch
 
 from . import amortised, evaluation, files, specimens, training
 from .regulariser import HuberVariation
+from .repeats import Repeats
 
 
 def number(kind: type, rule: str, holds: Callable) -> Callable:
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--quick", action="store_true", help="a small network in half a minute")
     train.add_argument("--steps", type=count(1_000_000), help="[900]")
-    train.add_argument("--batch", type=count(4096), help="images or experiments a step [16; 2]")
+    train.add_argument("--batch", type=count(4096), help="images or experiments a step [10; 2]")
     train.add_argument("--width", type=count(1024), help="features of hidden layers [24; 16]")
     train.add_argument("--rate", type=POSITIVE, help="of Adam, at its largest [0.002]")
     train.add_argument("--seed", type=SEED, help="of everything drawn [0]")
@@ -109,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="overwrite an existing file")
     export.add_argument(
         "--isa", type=choice("v3", "native"), help="of a .pt2: v3 (AVX2) [default] or native"
+    )
+    export.add_argument(
+        "--repeats", action="store_true", help="average first what repeats, as crystals do (.pt)"
     )
     export.add_argument(
         "--channels", type=CHANNELS, help="of huber: phase [default], object, probe"
@@ -196,7 +200,10 @@ def export(options: argparse.Namespace) -> None:
         raise Wrong(f"--output: must end in .pt or .pt2, got {str(options.output)!r}")
     if options.output.suffix == ".pt":
         refuse(options, ["isa"], "is for a .pt2")
+    else:
+        refuse(options, ["repeats"], "is for a .pt")
     if options.model == "huber":
+        refuse(options, ["repeats"], "is for a denoiser")
         if options.output.suffix == ".pt2":
             raise Wrong("--output: must end in .pt for a regulariser (a .pt2 has no gradient), got "
                         f"{str(options.output)!r}")  # fmt: skip
@@ -213,16 +220,19 @@ def export(options: argparse.Namespace) -> None:
         if "error" not in content:
             raise Wrong(f"model: {options.model} must be trained to its end (train --resume), got "
                         f"step {content['step']} of {settings['steps']}")  # fmt: skip
+        if options.repeats:
+            model = Repeats(model)
         found = files.card(
             "denoiser",
             files.CHANNELS[settings["channels"]],
             model.radius,
             noise=dict(zip(("least", "most"), specimens.NOISE, strict=True)),
             trained_on=", ".join(specimens.TRAINING) + " and drawn images",
-            contrast_rad=list(specimens.CONTRAST),
+            noise_of_contrast=list(specimens.NOISE_OF_CONTRAST),
             seed=settings["seed"],
             steps=settings["steps"],
             error=content["error"],
+            repeats=options.repeats,
         )
     start = time.monotonic()
     files.export(model, found, options.output, options.isa or "v3")

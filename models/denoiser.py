@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Dilation of every 3 x 3 layer. Their sum is the radius.
-DILATIONS = (1, 1, 2, 2, 2, 2, 1, 1)
+DILATIONS = (1, 2, 4, 8, 8, 4, 2, 1)
 
 
 class Denoiser(nn.Module):
@@ -52,6 +52,7 @@ class Denoiser(nn.Module):
             nn.init.zeros_(layer.bias)
         with torch.no_grad():  # an untrained denoiser changes little
             self.layers[-1].weight.mul_(0.1)
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def inside(self, x: Tensor, noise: Tensor) -> Tensor:
         """The same without padding: ``[n, channels, rows - 2 radius, columns - 2 radius]``."""

@@ -1,15 +1,16 @@
 """Images to train on: true phases of simulated specimens, and noise like a reconstruction's.
 
 An image is ``[rows, columns]`` float32 whose 0.5th and 99.5th percentiles are 0 and 1. They come
-from `ptyle simulate` (crystals under electrons, a star of gold under X-rays) and from a generator
-of blobs, plates and smooth fields, so that a network does not learn two lattices by heart.
+from `ptyle simulate` (crystals under electrons, a star of gold under X-rays) and from
+generators of crystals that do not exist and of blobs, plates and smooth fields, so that a network
+does not learn a lattice by heart. Strontium titanate is not trained on: it is what `evaluate` and
+tests/bench/priors.py judge by.
 
 What `batch` makes of them: pieces turned by any angle, mirrored, magnified 0.7 to 1.4 times,
-blurred by 0 to 1 pixels (reconstructions are less sharp than potentials), cut off at 0.35 to 0.8
-cycles a pixel and stretched to a contrast of 0.02 to 1 rad, uniform in the logarithm. Noise has a
-standard deviation of 0.005 to 0.3 rad, uniform in the logarithm, and the same band limit as its
-piece: a detector's edge limits both. Its power falls with frequency (`noise_like`), as it does in
-reconstructions.
+blurred by 0 to 1 pixels (reconstructions are less sharp than potentials) and cut off at 0.35 to 0.8
+cycles a pixel. Noise has a standard deviation of 0.005 to 0.5 rad, 0.03 to 1.5 of the piece's
+contrast, both uniform in the logarithm, and the same band limit as its piece: a detector's edge
+limits both. Its power falls with frequency (`noise_like`), as it does in reconstructions.
 """
 
 import math
@@ -26,11 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CONTRAST = (0.02, 1.0)  # rad between the percentiles
-NOISE = (0.005, 0.3)  # rad
+NOISE = (0.005, 0.5)  # rad
+NOISE_OF_CONTRAST = (0.03, 1.5)  # of what lies between the percentiles
 # Options of `ptyle simulate`; the patterns are not used, hence as few as possible.
 TRAINING = {
-    "strontium titanate, 4 nm": "SrTiO3 --thickness-nm 4 --phonons 1 --step-nm 4",
     "lead titanate, 4 nm": "PbTiO3 --thickness-nm 4 --phonons 1 --step-nm 4 --max-angle-mrad 36",
     "lead titanate along 100, 8 nm": "PbTiO3 --orientation 100 --step-nm 4 --max-angle-mrad 50",
     "star, 500 nm": "star --step-nm 1000",
@@ -106,6 +106,79 @@ def drawn(size: int, generator: torch.Generator) -> Tensor:
     return stretch(image)
 
 
+def lattice(size: int, generator: torch.Generator) -> Tensor:
+    """A stretched image ``[size, size]`` of a crystal that does not exist, seen along its columns.
+
+    Cells of 7 to 22 pixels, square, rectangular, hexagonal or oblique, with one to five columns of
+    atoms, up to ten times weaker than the strongest, often at half the cell's edges; columns of
+    0.5 to 1.3 pixels with wider tails. A little disorder and thickness that varies; in some a
+    tenth of the columns is missing, some end in vacuum along a line, or in another grain.
+    """
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    def grain() -> Tensor:
+        a = math.exp(uniform(math.log(7), math.log(22)))
+        kind = uniform(0, 1)
+        b = a if kind < 0.5 else a * uniform(0.7, 1.4)
+        angle = 90.0 if kind < 0.7 else (120.0 if kind < 0.8 else uniform(75, 105))
+        turn, angle = uniform(0, 2 * math.pi), math.radians(angle)
+        ways = torch.tensor([[a * math.cos(turn), a * math.sin(turn)],
+                             [b * math.cos(turn + angle), b * math.sin(turn + angle)]])  # fmt: skip
+        count = int(uniform(1, 6))
+        places = 0.5 * torch.randint(0, 2, (count, 2), generator=generator)
+        free = torch.rand(count, 1, generator=generator) < 0.4
+        places = torch.where(free, torch.rand(count, 2, generator=generator), places)
+        places = places + 0.08 * (torch.rand(count, 2, generator=generator) - 0.5)
+        heights = torch.exp(-math.log(10) * torch.rand(count, generator=generator))
+        heights[0] = 1
+        widths = uniform(0.5, 1.3) * (0.85 + 0.3 * torch.rand(count, generator=generator))
+        reach = int(0.75 * size / min(a, b) / math.sin(angle)) + 2
+        steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+        cells = torch.cartesian_prod(steps, steps)[:, None] + places  # [cells, atoms, 2]
+        atoms = (cells @ ways).flatten(0, 1) + size / 2
+        heights, widths = heights.repeat(len(cells)), widths.repeat(len(cells))
+        atoms = atoms + uniform(0, 0.2) * torch.randn(atoms.shape, generator=generator)
+        heights = heights * (1 + uniform(0, 0.15) * torch.randn(heights.shape, generator=generator))
+        if uniform(0, 1) < 0.2:
+            heights = heights * (torch.rand(heights.shape, generator=generator) > 0.1)
+        inside = ((atoms > -8) & (atoms < size + 7)).all(1)
+        return stamped(size, atoms[inside], heights[inside], widths[inside])
+
+    rows = torch.arange(size, dtype=torch.float32)[:, None] / size - 0.5
+    image = grain()
+    if (kind := uniform(0, 1)) < 0.4:
+        turn, offset = uniform(0, 2 * math.pi), uniform(-0.3, 0.3)
+        side = torch.sigmoid(size * (math.cos(turn) * rows + math.sin(turn) * rows.T - offset))
+        image = image * side + (grain() * (1 - side) if kind < 0.2 else 0)
+    coarse = torch.randn(1, 1, 5, 5, generator=generator)
+    thickness = functional.interpolate(coarse, (size, size), mode="bicubic")[0, 0]
+    image = image * (1 + uniform(0, 0.2) * thickness) + uniform(0, 0.1) * thickness
+    return stretch(image)
+
+
+def stamped(size: int, atoms: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """``[size, size]``: the sum of peaks, three quarters of each narrow, the rest twice as wide.
+
+    atoms: ``[n, 2]`` (row, column); heights, widths (standard deviations in pixels): ``[n]``
+    """
+    half = 8
+    corners = atoms.round()
+    offsets = torch.arange(-half, half + 1, dtype=torch.float32)
+    squares = (offsets + (corners - atoms)[..., None]).square()  # [n, 2, 17]
+    image = torch.zeros(size + 4 * half, size + 4 * half)
+    wide = torch.zeros_like(image)
+    first = corners.long() + half
+    index = (first[:, :1, None] + torch.arange(2 * half + 1)[:, None]) * image.shape[1]
+    index = index + first[:, 1:, None] + torch.arange(2 * half + 1)
+    for into, factor, share in ((image, 1.0, 0.75), (wide, 2.0, 0.25)):
+        peak = torch.exp(-squares / (2 * (factor * widths)[:, None, None].square()))
+        peaks = (share * heights)[:, None, None] * peak[:, 0, :, None] * peak[:, 1, None, :]
+        into.view(-1).index_add_(0, index.flatten(), peaks.flatten())
+    return (image + wide)[2 * half : 2 * half + size, 2 * half : 2 * half + size]
+
+
 def images(which_ones: dict[str, str], folder: str | Path | None, seed: int) -> dict[str, Tensor]:
     """The specimens of TRAINING or HELD_OUT and drawn ones.
 
@@ -122,6 +195,8 @@ def images(which_ones: dict[str, str], folder: str | Path | None, seed: int) -> 
             found[name] = simulated(options, place / f"{stem}.h5")
     for number in range(2 if which_ones is HELD_OUT else 6):
         found[f"drawn {number + 1}"] = drawn(256, generator)
+    for number in range(2 if which_ones is HELD_OUT else 24):
+        found[f"lattice {number + 1}"] = lattice(256, generator)
     return found
 
 
@@ -236,11 +311,12 @@ def batch(
     """
     limit = 0.35 + 0.45 * torch.rand(n, 1, 1, 1, generator=generator)
     piece = pieces(sources, n, size, generator, limit=limit)
-    truth = piece * logarithmic(n, CONTRAST, generator)
+    noise = logarithmic(n, NOISE, generator)
+    contrast = noise / logarithmic(n, NOISE_OF_CONTRAST, generator)
+    truth = piece * contrast
     if channels == 2:
         power = 0.5 + torch.rand(n, 1, 1, 1, generator=generator)
-        depth = logarithmic(n, (0.01, 0.3), generator)
+        depth = (contrast * logarithmic(n, (0.05, 0.5), generator)).clamp_max(0.3)
         truth = torch.cat([truth, 1 - depth * piece.clamp(0, 1).pow(power)], 1)
-    noise = logarithmic(n, NOISE, generator)
     noisy = truth + noise * noise_like(n, channels, size, generator, limit)
     return truth, noisy, noise.flatten()

@@ -23,7 +23,7 @@ from .files import CHANNELS, load_checkpoint, save_checkpoint
 HELD_OUT_NOISE = (0.01, 0.03, 0.1, 0.3)  # rad, of `denoiser_errors`
 # For every kind what `train` begins with; all of it is kept in the checkpoint.
 DEFAULTS = {
-    "denoiser": {"steps": 900, "rate": 2e-3, "batch": 16, "size": 40, "width": 24},
+    "denoiser": {"steps": 900, "rate": 2e-3, "batch": 10, "size": 40, "width": 24},
     "amortised": {"steps": 900, "rate": 2e-3, "batch": 2, "size": 32, "width": 16},
 }
 QUICK = {
@@ -42,14 +42,15 @@ def build(settings: dict) -> nn.Module:
 
 
 def denoiser_loss(model: nn.Module, sources: list[Tensor], settings: dict, step: int) -> Tensor:
-    """Mean squared error in units of the noise's variance, so that every level counts the same.
+    """Mean squared error, in units of the noise's variance and of the specimen's, added: what is
+    left of little noise and what is lost of a faint specimen count alike.
 
-    Three steps of four compute only what no padding reaches, the fourth the whole piece.
+    Seven steps of eight compute only what no padding reaches, the eighth the whole piece.
     """
     generator = torch.Generator().manual_seed(settings["seed"] * 1_000_003 + step)
     channels = len(CHANNELS[settings["channels"]])
     r, n = model.radius, settings["batch"]
-    if step % 4 == 3:
+    if step % 8 == 7:
         truth, noisy, noise = specimens.batch(sources, n, settings["size"] + r, channels, generator)
         error = model(noisy, noise) - truth
     else:
@@ -57,7 +58,9 @@ def denoiser_loss(model: nn.Module, sources: list[Tensor], settings: dict, step:
             sources, n, settings["size"] + 2 * r, channels, generator
         )
         error = model.inside(noisy, noise) - truth[:, :, r:-r, r:-r]
-    return (error / noise[:, None, None, None]).square().mean()
+    variance = noise.square()[:, None, None, None]
+    held = truth.var((2, 3), keepdim=True) + 0.05 * variance
+    return (error.square() * (1 / variance + 1 / held)).mean()
 
 
 @torch.no_grad()

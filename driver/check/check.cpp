@@ -277,7 +277,7 @@ void require_start(const Config& config, const Problem& problem) {
                                       {problem.object_shape[1], problem.object_shape[2]}, 1,
                                       decomposition_options(config, problem));
   const Ranks one;
-  Priors(config, cut, one, at::kCPU).try_out(problem.probe.sizes());
+  Priors(config, problem, cut, one, at::kCPU).try_out(problem.probe.sizes());
 }
 
 }  // namespace
@@ -458,16 +458,23 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns * complex_bytes(config)));
+  double noise = 0.0;  // that the counts leave in a phase
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     const Config::Prior& prior = config.priors[k];
     const PriorCard card = load_prior(config, k, cut, at::kCPU)->card();
+    if (k == 0) noise = counting_noise(problem, cut, Ranks());
     line("prior", prior.kind + " on the " + prior.on + ", a " + card.kind + " that sees " +
                       (card.receptive_field < 0
                            ? std::string("all of the image")
                            : std::to_string(card.receptive_field) + " pixels around each") +
                       ", from " + prior.file);
     std::string how = "strength " + number(prior.strength);
-    if (prior.noise) how += ", noise " + number(*prior.noise);
+    if (card.kind == "denoiser") {
+      how += ", noise " + number(noise_of(prior, card, noise));
+      if (prior.on != "probe") {
+        how += prior.noise ? " (the counts leave " + number(noise, 3) + ")" : " (of the counts)";
+      }
+    }
     how += prior.every == 0 ? ", once an iteration"
                             : ", every " + std::to_string(prior.every) + " batches";
     if (prior.start > 0) how += ", after " + std::to_string(prior.start) + " iterations";
@@ -496,6 +503,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     const std::string shortage = memory_shortage(config, problem, cut, 0, choose_device(config));
     if (!shortage.empty()) found.push_back({"a run here " + shortage, ""});
   }
+  for (const std::string& text : too_much_noise(config, noise)) found.push_back({text, ""});
   for (const Doubt& doubt : found) out << "doubtful: " << doubt.text << '\n';
   if (found.empty()) out << "nothing doubtful\n";
   out.flush();

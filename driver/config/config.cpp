@@ -480,8 +480,8 @@ void visit_keys(Config& c, Visitor& v) {
                                 "aberration of the computed probe, Krivanek's notation");
     if (value) c.probe.aberrations[name] = *value;
   }
-  v.template key<Integer>("probe.modes", c.probe.modes, within<std::int64_t>(1, Config::Probe::kMostModes),
-                          "incoherent modes");
+  v.template key<Integer>("probe.modes", c.probe.modes,
+                          within<std::int64_t>(1, Config::Probe::kMostModes), "incoherent modes");
   v.template key<PowerCodec>("probe.power", c.probe, any<Config::Probe>(),
                              "the probe's power: from the data, as it is, or in counts");
 

@@ -14,6 +14,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
@@ -90,7 +91,7 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
       batches_(problem.positions, config.reconstruct.batches,
                static_cast<std::uint64_t>(config.reconstruct.seed)),
       exchange_(make_exchange(decomposition, ranks)),
-      priors_(config, decomposition, ranks, device, probe_ramp(problem)) {
+      priors_(config, problem, decomposition, ranks, device) {
   priors_.try_out(problem.probe.sizes());
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -
@@ -561,6 +562,9 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
   if (measured) {
     refresh_halos(state);
     work_.error_before_priors = amplitude_error(state, batch);
+    State vacuum = state;
+    for (TileState& tile : vacuum.tiles) tile.object = at::ones_like(tile.object);
+    work_.error_of_vacuum = amplitude_error(vacuum, batch);
   }
   priors_.apply(state, batches_.count());
   if (measured) {

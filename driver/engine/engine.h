@@ -31,7 +31,7 @@ struct IterationWork {
   std::int64_t messages = 0, bytes = 0;
   // Of all ranks: the amplitude error of the last batch before and after priors replaced the
   // object; absent where none did.
-  std::optional<double> error_before_priors, error_after_priors, prior_descent;
+  std::optional<double> error_before_priors, error_after_priors, error_of_vacuum, prior_descent;
 };
 
 // What a state leaves unexplained, over all positions; the same on every rank.
@@ -83,6 +83,8 @@ class Engine {
                const std::function<void(std::int64_t)>& batch_done);
   // Some rank was asked to stop; all ranks know it after the same batch.
   bool stopped() const { return stopped_; }
+  // What the counts leave in a phase, for priors; 0 without any.
+  double counting_noise() const { return priors_.counting_noise(); }
 
   std::int64_t positions() const { return problem_.positions.size(0); }
   // The object's gradient at `state`, of the first batch, in every tile's owned pixels: complete,

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -25,6 +26,8 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
+
+#include <ptyle/ops.h>
 
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
@@ -50,11 +53,6 @@ std::vector<std::string> channels_of(const std::string& on) {
   if (on == "phase") return {"phase"};
   if (on == "object") return {"phase", "amplitude"};
   return {"real", "imaginary"};
-}
-
-// Not set: the middle of what the model was trained with.
-double noise_of(const Config::Prior& settings, const PriorCard& card) {
-  return settings.noise.value_or(std::sqrt(card.least_noise * card.most_noise));
 }
 
 // [slices, rows, columns] complex -> [slices, channels, rows, columns] float32.
@@ -94,8 +92,8 @@ std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
         "be a model of " + list_of(channels_of(settings.on)) + " for on = \"" + settings.on + "\"",
         "one of " + list_of(card.channels));
   }
-  if (wanted == "denoiser") {
-    const double noise = noise_of(settings, card);
+  if (wanted == "denoiser" && settings.noise) {
+    const double noise = *settings.noise;
     if (noise < card.least_noise || noise > card.most_noise) {
       refuse("noise",
              "be what the model was trained with, from " + std::to_string(card.least_noise) +
@@ -138,6 +136,58 @@ std::vector<std::string> never_used(const Config& config) {
   return found;
 }
 
+double noise_of(const Config::Prior& settings, const PriorCard& card, double counting_noise) {
+  if (settings.noise) return *settings.noise;
+  if (settings.on == "probe") return std::sqrt(card.least_noise * card.most_noise);
+  return std::clamp(counting_noise, card.least_noise, card.most_noise);
+}
+
+double counting_noise(const Problem& problem, const Decomposition& cut, const Ranks& ranks) {
+  const OneThread one_thread;
+  const auto tiles = static_cast<std::int64_t>(cut.tiles.size());
+  at::Tensor sums = at::zeros({2, tiles}, at::kDouble);
+  const double* p = problem.positions.const_data_ptr<double>();
+  for (const std::int64_t number : cut.tiles_of_rank(ranks.rank())) {
+    const Rectangle& area = cut.tiles[static_cast<std::size_t>(number)].owned;
+    if (area.empty()) continue;
+    std::vector<std::int64_t> lighting;
+    for (std::int64_t n = 0; n < problem.positions.size(0); ++n) {
+      // a probe between two pixels reaches one further
+      const Rectangle window{static_cast<std::int64_t>(std::floor(p[2 * n])),
+                             static_cast<std::int64_t>(std::floor(p[2 * n + 1])),
+                             problem.window[0] + 1, problem.window[1] + 1};
+      if (!intersection(window, area).empty()) lighting.push_back(n);
+    }
+    if (lighting.empty()) continue;
+    const at::Tensor there = at::empty({static_cast<std::int64_t>(lighting.size())}, at::kLong);
+    std::copy(lighting.begin(), lighting.end(), there.data_ptr<std::int64_t>());
+    const at::Tensor light = illumination(problem.probe, problem.positions.index_select(0, there),
+                                          {area.rows, area.columns}, {area.row, area.column})
+                                 .to(at::kDouble);
+    sums.select(0, 0).select(0, number).copy_(light.sum());
+    sums.select(0, 1).select(0, number).copy_(light.square().sum());
+  }
+  ranks.gather(sums);
+  const double sum = total(sums[0]), square = total(sums[1]);
+  const auto slices = static_cast<double>(std::max<std::int64_t>(1, problem.object_shape[0]));
+  return square > 0 ? std::sqrt(sum / square / slices) : 0.0;
+}
+
+std::vector<std::string> too_much_noise(const Config& config, double counting_noise) {
+  constexpr double kMuch = 2.0;
+  std::vector<std::string> found;
+  for (std::size_t k = 0; k < config.priors.size(); ++k) {
+    const Config::Prior& one = config.priors[k];
+    if (one.on == "probe" || !one.noise || *one.noise <= kMuch * counting_noise) continue;
+    std::ostringstream text;
+    text << place(k) << ".noise = " << *one.noise << " is " << *one.noise / counting_noise
+         << " times what the counts leave in a phase, " << counting_noise
+         << " rad: a denoiser takes the specimen for noise then";
+    found.push_back(text.str());
+  }
+  return found;
+}
+
 std::string checksums_of_priors(const Config& config) {
   std::string facts;
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
@@ -169,20 +219,21 @@ struct Priors::Task {
   Rectangle area, seen;
 };
 
-Priors::Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
-               const at::Device& device, const std::optional<at::Tensor>& probe_ramp)
+Priors::Priors(const Config& config, const Problem& problem, const Decomposition& cut,
+               const Ranks& ranks, const at::Device& device)
     : config_(config),
       cut_(cut),
       ranks_(ranks),
       device_(device),
-      probe_ramp_(probe_ramp),
+      probe_ramp_(probe_ramp(problem)),
       mine_(cut.tiles_of_rank(ranks.rank())) {
+  if (!config.priors.empty()) counting_noise_ = driver::counting_noise(problem, cut, ranks);
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     auto one = std::make_unique<One>();
     one->settings = config.priors[k];
     one->model = load_prior(config, k, cut, device);
     const PriorCard& card = one->model->card();
-    one->noise = noise_of(one->settings, card);
+    one->noise = noise_of(one->settings, card, counting_noise_);
     one->whole = card.receptive_field < 0;
     // A pixel's gradient has the energies of all that see it.
     one->reach = one->whole ? 0 : card.receptive_field * (card.kind == "regulariser" ? 2 : 1);

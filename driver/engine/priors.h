@@ -17,6 +17,7 @@
 
 #include "driver/config/config.h"
 #include "driver/engine/state.h"
+#include "driver/io/problem.h"
 #include "driver/priors/prior.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
@@ -28,8 +29,21 @@ namespace ptyle::driver {
 std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
                                   const Decomposition& cut, const at::Device& device);
 
+// What counting leaves in a phase, radians: 1 / sqrt(N), N the counts that light a pixel of the
+// object, sum(I^2) / sum(I) over its illumination I, so that no edge of the scan has to be drawn.
+// Twice what the best of measurements could reach, and what reconstructions of few counts have.
+// Several slices share N's information about their sum: that much for each of them over their root.
+// The same on every rank.
+double counting_noise(const Problem& problem, const Decomposition& cut, const Ranks& ranks);
+
+// What a denoiser is told: its table's noise, or where that has none what the data hold, within
+// what it was trained with (the middle of it for a probe).
+double noise_of(const Config::Prior& settings, const PriorCard& card, double counting_noise);
+
 // A sentence for every prior that the run ends before using.
 std::vector<std::string> never_used(const Config& config);
+// and for every one that is told of much more noise than the counts leave.
+std::vector<std::string> too_much_noise(const Config& config, double counting_noise);
 
 // "; prior[0].file of checksum 1234" and so on: what must be the same on all ranks and on a
 // restart.
@@ -38,12 +52,12 @@ std::string checksums_of_priors(const Config& config);
 class Priors {
  public:
   // Loads them all. ConfigError where one does not fit its table. All must outlive it.
-  // probe_ramp: what the state's probe carries (Problem::probe); models see it without.
-  Priors(const Config& config, const Decomposition& cut, const Ranks& ranks,
-         const at::Device& device, const std::optional<at::Tensor>& probe_ramp = std::nullopt);
+  Priors(const Config& config, const Problem& problem, const Decomposition& cut, const Ranks& ranks,
+         const at::Device& device);
   ~Priors();
 
   bool any() const { return !list_.empty(); }
+  double counting_noise() const { return counting_noise_; }  // 0 without priors
   // Runs each once on a made-up image of the size that it will see, so that a model which fails
   // does so before hours of work. ConfigError with its reason. probe: [modes, rows, columns].
   void try_out(at::IntArrayRef probe) const;
@@ -93,7 +107,8 @@ class Priors {
   const Decomposition& cut_;
   const Ranks& ranks_;
   at::Device device_;
-  std::optional<at::Tensor> probe_ramp_;
+  std::optional<at::Tensor> probe_ramp_;  // that the state's probe carries; models see it without
+  double counting_noise_ = 0.0;
   std::vector<std::int64_t> mine_;  // tiles of this rank
   std::vector<std::unique_ptr<One>> list_;
   int calls_ = 0;

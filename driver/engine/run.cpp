@@ -122,6 +122,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   if (with_priors) row.prior_seconds = m[5];
   row.prior_error_before = work.error_before_priors;
   row.prior_error_after = work.error_after_priors;
+  row.prior_error_vacuum = work.error_of_vacuum;
   row.prior_descent = work.prior_descent;
   row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
   row.messages_sent = sum.data_ptr<std::int64_t>()[1];
@@ -151,6 +152,28 @@ void warn_of_growth(const Config& config, const State& state, const IterationMet
          << row.iteration << ": do the priors work against the data?";
   }
   if (!text.str().empty()) log_warning() << text.str() << " (prior.strength, noise, every)";
+}
+
+// A prior that leaves little of what the object explains beyond what vacuum does: what it takes off
+// is the specimen. Once, and not before the object has formed.
+void warn_of_wiping_out(const Config& config, const IterationMetrics& row) {
+  static bool warned = false;
+  constexpr double kLittle = 0.2;
+  constexpr std::int64_t kFormed = 5;  // iterations
+  if (warned || !row.prior_error_vacuum || !row.prior_error_before || !row.prior_error_after ||
+      row.iteration < std::min(kFormed, config.reconstruct.iterations)) {
+    return;
+  }
+  const double explained = *row.prior_error_vacuum - *row.prior_error_before;
+  const double left = *row.prior_error_vacuum - *row.prior_error_after;
+  if (!(explained > 0) || left > kLittle * explained) return;
+  warned = true;
+  log_warning() << "priors wipe the object out: after them "
+                << 100 * std::max(0.0, left / explained)
+                << " % is left of what it explained of a batch in iteration " << row.iteration
+                << " (amplitude error " << *row.prior_error_before << " before them, "
+                << *row.prior_error_after << " after, " << *row.prior_error_vacuum
+                << " of vacuum; prior.strength, noise, every)";
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.
@@ -201,9 +224,8 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
     if (counts_here(n) && stays[static_cast<std::size_t>(n)]) continue;
     const auto row = static_cast<std::int64_t>(k);
     problem.good_patterns.sub_(good_of(problem, row));
-    problem.pattern_sum.sub_(problem.source->rows(at::full({1}, row, at::kLong))
-                                 .patterns.select(0, 0)
-                                 .to(at::kDouble));
+    problem.pattern_sum.sub_(
+        problem.source->rows(at::full({1}, row, at::kLong)).patterns.select(0, 0).to(at::kDouble));
   }
   ranks.sum(problem.good_patterns);
   ranks.sum(problem.pattern_sum);
@@ -335,6 +357,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   if (ranks.first()) {
     const OneThread one_thread;
     remarks.doubts = doubts(config, problem, cut);
+    for (const std::string& text : too_much_noise(config, engine.counting_noise())) {
+      remarks.doubts.push_back({text, ""});
+    }
     for (const Doubt& doubt : remarks.doubts) log_warning() << "doubtful: " << doubt.text;
   }
   State state;
@@ -395,7 +420,10 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
       const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
-      if (ranks.first()) warn_of_growth(config, state, row);
+      if (ranks.first()) {
+        warn_of_growth(config, state, row);
+        warn_of_wiping_out(config, row);
+      }
       if (ranks.first()) {
         saving.attempt([&] { metrics->write(row); });
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);

@@ -126,7 +126,7 @@ TEST_F(PriorFiles, AnEnergyOfTheWholeImageIsThatOfItsPixels) {
   EXPECT_LT(difference(map, scalar, problem), 1e-6);
   EXPECT_NEAR(map.loss.back(), scalar.loss.back(), 1e-6 * map.loss.back());
   const Decomposition cut = cut_up(problem, 1, {Pair{2, 1}, std::nullopt, "direct", 0});
-  EXPECT_THROW(Priors(whole, cut, Ranks(), at::kCPU), ConfigError);
+  EXPECT_THROW(Priors(whole, problem, cut, Ranks(), at::kCPU), ConfigError);
 }
 
 // L-BFGS searches along lines of loss and energy together: the energy that joins has the slope that
@@ -147,7 +147,7 @@ TEST_F(PriorFiles, WhereAnAmplitudeVanishesNothingGrows) {
   Config config = with_prior(denoiser("phase.pt", 1), "red", "phase");
   config.priors[0].every = 1;
   const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
-  Priors priors(config, cut, Ranks(), at::kCPU);
+  Priors priors(config, problem, cut, Ranks(), at::kCPU);
   const Rectangle size = cut.grid.object();
   torch::manual_seed(5);
   const at::Tensor phase = at::rand({1, size.rows, size.columns}, at::kDouble);
@@ -213,7 +213,7 @@ TEST_F(PriorFiles, WhatDoesNotFitIsSaid) {
   const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
   const auto priors = [&](const Config& config) {
     try {
-      Priors(config, cut, Ranks(), at::kCPU).try_out({1, 16, 16});
+      Priors(config, problem, cut, Ranks(), at::kCPU).try_out({1, 16, 16});
     } catch (const ConfigError& error) {
       return std::string(error.what());
     }

@@ -1,7 +1,9 @@
 """Learned priors: what a denoiser sees, tiles and the whole, files with cards, training, the
 command line. `models` is tested from the source tree where it is not installed."""
 
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,6 +55,71 @@ def make_denoiser(channels=1, seed=0):
     return model.eval()
 
 
+def make_repeats(channels=1):
+    """A mean over what repeats, with an untrained network behind it."""
+    from ptyle.models.denoiser import Denoiser
+    from ptyle.models.repeats import Repeats
+
+    torch.manual_seed(4)
+    network = Denoiser(channels, 8, (1, 1))
+    with torch.no_grad():
+        network.layers[-1].weight.mul_(5)
+    return Repeats(network).eval()
+
+
+def columns_of_atoms(size, turn=0.3):
+    """A crystal [1, 1, size, size] seen along its columns: peaks of 1 in cells of 11.3 x 12.9."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    u = (y * math.cos(turn) - x * math.sin(turn)) / 11.3
+    v = (y * math.sin(turn) + x * math.cos(turn)) / 12.9
+    peaks = 20 * (torch.cos(2 * math.pi * u) + torch.cos(2 * math.pi * v) - 2) / 4
+    return torch.exp(peaks)[None, None]
+
+
+@torch.no_grad()
+def test_what_repeats_is_averaged_and_what_does_not_stays():
+    model = make_repeats()
+    r = model.around
+    generator = torch.Generator().manual_seed(6)
+    noise = torch.tensor([0.3])
+    truth = columns_of_atoms(60 + 2 * r)
+    noisy = truth + 0.3 * torch.randn(truth.shape, generator=generator)
+    mean, left = model.averaged(noisy, noise)
+    error = (mean - truth[:, :, r:-r, r:-r]).std()
+    assert error < 0.35 * 0.3 and left.mean() < 0.35, (error, left.mean())
+    # of n measurements the n-th part of the variance is left
+    assert 0.5 < error / (0.3 * left.square().mean().sqrt()) < 2
+
+    only_noise = noisy - truth
+    mean, left = model.averaged(only_noise, noise)
+    assert (mean - only_noise[:, :, r:-r, r:-r]).std() < 0.01 and left.min() > 0.9
+
+    # an atom that is missing, in noise that hides none, is not filled in from its neighbours
+    middle = 30 + r
+    window = truth[0, 0, middle - 8 : middle + 8, middle - 8 : middle + 8]
+    row, column = divmod(int(window.argmax()), 16)
+    row, column = row + middle - 8, column + middle - 8
+    height = float(truth[0, 0, row, column])
+    there = (slice(row - 4, row + 5), slice(column - 4, column + 5))
+    truth[0, 0][there] = truth[0, 0].min()
+    noisy = truth + 0.05 * torch.randn(truth.shape, generator=generator)
+    mean, left = model.averaged(noisy, torch.tensor([0.05]))
+    assert float(mean[0, 0, row - r, column - r]) < 0.25 * height
+    assert left.mean() < 0.5
+
+
+def test_repeats_are_exported_as_torchscript_with_their_reach(tmp_path):
+    from ptyle.models import files
+
+    model = make_repeats()
+    card = files.card("denoiser", ["phase"], model.radius, noise={"least": 0.01, "most": 1})
+    files.export(model, card, tmp_path / "repeats.pt")
+    loaded, _ = files.load(tmp_path / "repeats.pt")
+    x, noise = columns_of_atoms(50) + 0.2 * torch.randn(2, 1, 50, 50), torch.tensor([0.2, 0.1])
+    with torch.no_grad():
+        assert (loaded(x, noise) - model(x, noise)).abs().max() <= 2e-6
+
+
 def make_prior(name):
     """(function of an image [1, 1, rows, columns], radius)"""
     from ptyle.models.regulariser import HuberVariation
@@ -60,7 +127,7 @@ def make_prior(name):
     if name == "regulariser":
         model = HuberVariation()
         return (lambda x: model(x)[:, None]), model.radius
-    model = make_denoiser()
+    model = make_denoiser() if name == "denoiser" else make_repeats()
     return (lambda x: model(x, torch.tensor([0.3]))), model.radius
 
 
@@ -82,13 +149,23 @@ def test_a_pixel_sees_exactly_the_declared_surroundings(name):
     assert (rows - centre).abs().max() <= r and (columns - centre).abs().max() <= r
 
 
-@pytest.mark.parametrize("name", ["denoiser", "regulariser"])
-@pytest.mark.parametrize("shape", [(61, 53), (40, 97), (13, 64), (7, 5), (1, 31), (1, 1)])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *itertools.product(
+            ("denoiser", "regulariser"),
+            ((61, 53), (40, 97), (13, 64), (7, 5), (1, 31), (1, 1)),
+        ),
+        ("repeats", (97, 40)),
+    ],
+)
 def test_tiles_give_what_the_whole_gives(name, shape):
     model, r = make_prior(name)
     rows, columns = shape
     torch.manual_seed(2)
     x = 3 + torch.randn(1, 1, rows, columns)
+    if name == "repeats":
+        x = 0.3 * x + columns_of_atoms(100)[:, :, :rows, :columns]
     with torch.no_grad():
         whole = model(x)
         joined = torch.full_like(whole, float("nan"))
@@ -105,8 +182,9 @@ def test_tiles_give_what_the_whole_gives(name, shape):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_units_and_offsets_do_not_matter(channels):
-    model = make_denoiser(channels)
+@pytest.mark.parametrize("make", ["network", "repeats"])
+def test_units_and_offsets_do_not_matter(channels, make):
+    model = make_denoiser(channels) if make == "network" else make_repeats(channels)
     torch.manual_seed(3)
     x, noise = torch.randn(2, channels, 30, 31), torch.tensor([0.2, 0.7])
     with torch.no_grad():
@@ -115,6 +193,7 @@ def test_units_and_offsets_do_not_matter(channels):
         assert torch.allclose(model(8 * x, 8 * noise), 8 * once, atol=1e-5)
         assert torch.allclose(model(x + 2.5, noise), once + 2.5, atol=1e-5)
         assert torch.equal(model(x, torch.zeros(2)), x)
+        assert not model(torch.zeros_like(x), noise).isnan().any()
         # every image has the noise of its own
         assert torch.allclose(model(x[1:], noise[1:]), once[1:], atol=1e-6)
 
@@ -155,8 +234,8 @@ def test_export_keeps_numbers_and_carries_a_card(trained, tmp_path, ending, caps
     card = json.loads(record)
     assert card["format"] == "ptyle.prior" and card["version"] == 1
     assert card["kind"] == "denoiser" and card["channels"] == ["phase"] and card["units"] == ["rad"]
-    assert card["receptive_field"] == 12 and card["smallest"] == [1, 1] and card["seed"] == 0
-    assert card["noise"] == {"least": 0.005, "most": 0.3}
+    assert card["receptive_field"] == 30 and card["smallest"] == [1, 1] and card["seed"] == 0
+    assert card["noise"] == {"least": 0.005, "most": 0.5}
     assert [row["noise"] for row in card["error"]] == [0.01, 0.03, 0.1, 0.3]
     assert card["ptyle"] == ptyle.__version__ and card["torch"] == torch.__version__
     capsys.readouterr()
@@ -318,7 +397,7 @@ def test_the_drawn_noise_has_the_declared_deviation():
     truth, noisy, noise = specimens.batch([specimens.drawn(128, generator)], 200, 48, 2, generator)
     measured = (noisy - truth).std((1, 2, 3)) / noise
     assert (measured - 1).abs().max() < 0.2 and abs(float(measured.mean()) - 1) < 0.02
-    assert noise.min() >= 0.005 and noise.max() <= 0.3
+    assert noise.min() >= 0.005 and noise.max() <= 0.5
     assert truth[:, 1].max() <= 1 and truth[:, 1].min() >= 0.7
 
 
@@ -419,6 +498,8 @@ def test_the_amortised_network_places_what_it_sees(window):
         ("export huber -o a.pt --delta 0",
          "--delta: must be a number from 1e-06 to 1e+06, got '0'"),
         ("export old.pt -o a.pt --delta 1", "--delta: is for huber, got 1.0"),
+        ("export old.pt -o a.pt2 --repeats", "--repeats: is for a .pt, got True"),
+        ("export huber -o a.pt --repeats", "--repeats: is for a denoiser, got True"),
         ("evaluate old.pt", "old.pt: must be a prior with a card"),
         ("evaluate none.pt", "model: must be an existing file, got 'none.pt'"),
         ("evaluate old.pt --noise -1", "--noise: must be a number from 1e-06 to 1000, got '-1'"),

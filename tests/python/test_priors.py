@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +219,58 @@ def test_check_tells_of_priors(folder):
     assert "strength 0.7, noise 0.1, every 3 batches\n" in checked.stdout
     checked = check(folder, "prior[0].start=100")
     assert "doubtful: prior[0] is never used" in checked.stdout
+
+
+def test_the_noise_proposed_is_that_of_the_counts(folder):
+    """1 / sqrt(N), N the counts that light a pixel of the object, found here with whole windows."""
+    with h5py.File(folder / "film.h5") as file:
+        power = (np.abs(file["probe"][:]) ** 2).sum(0)
+        positions, counts = file["positions"][:], float(file["data"][:].sum())
+    positions = np.rint(positions - positions.min(0)).astype(int)
+    light = np.zeros(positions.max(0) + power.shape)
+    for row, column in positions:
+        light[row : row + power.shape[0], column : column + power.shape[1]] += power
+    light *= counts / light.sum()
+    expected = (light.sum() / (light**2).sum()) ** 0.5
+    text = (folder / "film.toml").read_text().replace("noise = 0.1\n", "")
+    (folder / "unsaid.toml").write_text(text)
+    command = [PTYLE, "check", "unsaid.toml", "--set", "tiles.grid=[2,2]"]
+    checked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    said = re.search(r", noise ([0-9.e+-]+) \(of the counts\)", checked.stdout)
+    assert said, checked.stdout + checked.stderr
+    assert float(said[1]) == pytest.approx(expected, rel=0.02)
+    assert f"noise 0.1 (the counts leave {float(said[1]):.3g})" in check(folder).stdout
+
+    # what is not said is what is proposed, to the last bit on any tiles
+    assert run(folder, "unsaid", config="unsaid.toml")[0] == 0
+    assert run(folder, "said", f"prior[0].noise={said[1]}")[0] == 0
+    assert np.abs(object_of(folder, "unsaid") - object_of(folder, "said")).max() < 1e-4
+
+
+def test_a_prior_that_is_told_of_too_much_noise_is_reported(folder):
+    words = "times what the counts leave in a phase"
+    for noise, found in ("0.4", True), ("0.1", False):
+        settings = [f"prior[0].noise={noise}"]
+        code, error = run(folder, "loud", *settings, more=["--overwrite"])
+        assert code == 0 and (f"prior[0].noise = {noise} is" in error and words in error) == found
+        assert ("doubtful: prior[0].noise" in check(folder, *settings).stdout) == found
+
+
+def test_a_prior_that_wipes_the_object_out_is_reported(folder):
+    class Flat(torch.nn.Module):
+        def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return x - x
+
+    card = files.card("denoiser", ["phase"], 0, noise={"least": 0.01, "most": 0.5})
+    files.export(Flat(), card, folder / "flat.pt")
+    settings = [f"prior[0].file={folder}/flat.pt", "prior[0].every=0"]
+    for strength, found in ("1", True), ("0.2", False):
+        code, error = run(folder, f"flat_{strength}", *settings, f"prior[0].strength={strength}")
+        assert code == 0 and ("warning: priors wipe the object out" in error) == found, error
+        rows = [json.loads(line) for line in (folder / f"flat_{strength}/metrics.jsonl").open()]
+        last = rows[-1]
+        assert last["prior_error_before"] < last["prior_error_after"]
+        assert last["prior_error_after"] < 1.2 * last["prior_error_vacuum"]
 
 
 def test_a_prior_against_the_data_is_reported(folder):
