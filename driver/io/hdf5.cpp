@@ -457,7 +457,7 @@ at::Tensor File::read_block(const std::string& name, const std::vector<std::int6
 }
 
 at::Tensor File::read(const std::string& name) const {
-  if (!writable_) {
+  if (!writable()) {
     if (const Gaps holes = gaps(name, 0); holes.any()) {
       fail("dataset \"" + name + "\" has values that are not stored: " + holes.reasons[0]);
     }

@@ -841,10 +841,10 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
       for (std::int64_t i = 0; i < h; ++i) {
         double row = 0.0, columns = 0.0;
         for (std::int64_t j = 0; j < w; ++j) {
-          const auto count = static_cast<double>(*counts++);
-          *sums++ += count;
-          row += count;
-          columns += count * from_zero(j, w);
+          const auto value = static_cast<double>(*counts++);
+          *sums++ += value;
+          row += value;
+          columns += value * from_zero(j, w);
         }
         moments[0] += row * from_zero(i, h);
         moments[1] += columns;
@@ -1465,7 +1465,8 @@ struct Choice {
     const std::vector<std::int64_t> those = of_used(far);
     if (those.empty()) return far;
     const auto pair = [](double row, double column) {
-      return "(" + number_words(row) + ", " + number_words(column) + ")";
+      return std::string("(").append(number_words(row)).append(", ").append(number_words(column)) +
+             ")";
     };
     std::string words;
     constexpr std::size_t kNamed = 3;
