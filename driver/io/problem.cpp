@@ -1465,8 +1465,9 @@ struct Choice {
     const std::vector<std::int64_t> those = of_used(far);
     if (those.empty()) return far;
     const auto pair = [](double row, double column) {
-      return std::string("(").append(number_words(row)).append(", ").append(number_words(column)) +
-             ")";
+      std::string text = "(";
+      text.append(number_words(row)).append(", ").append(number_words(column)).append(")");
+      return text;
     };
     std::string words;
     constexpr std::size_t kNamed = 3;
@@ -1658,6 +1659,39 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
   }
 }
 
+// Pixels that are far brighter than all around them in most of some patterns [k, h, w], as no probe
+// makes them; the beam itself may be that sharp.
+std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field) {
+  constexpr double kHot = 30.0;
+  constexpr std::int64_t kAround = 2;
+  const std::int64_t k = patterns.size(0), h = patterns.size(1), w = patterns.size(2);
+  const at::Tensor sum = patterns.sum(0).contiguous();
+  const at::Tensor lit = patterns.gt(0.0).to(at::kDouble).sum(0).contiguous();
+  const double* sums = sum.const_data_ptr<double>();
+  const double* lits = lit.const_data_ptr<double>();
+  std::vector<std::int64_t> hot;
+  for (std::int64_t i = 0; i < h; ++i) {
+    for (std::int64_t j = 0; j < w; ++j) {
+      const double here = sums[i * w + j];
+      if (here < kHot * static_cast<double>(k) ||
+          4.0 * lits[i * w + j] < 3.0 * static_cast<double>(k)) {
+        continue;
+      }
+      const std::int64_t from_row = std::min(i, h - i), from_column = std::min(j, w - j);
+      if (far_field && from_row <= kAround && from_column <= kAround) continue;
+      double around = 0.0;
+      for (std::int64_t a = -kAround; a <= kAround; ++a) {
+        for (std::int64_t b = -kAround; b <= kAround; ++b) {
+          if (a == 0 && b == 0) continue;
+          around = std::max(around, sums[(i + a + h) % h * w + (j + b + w) % w]);
+        }
+      }
+      if (here > kHot * around) hot.push_back(i * w + j);
+    }
+  }
+  return hot;
+}
+
 void look_at_some(const Config& config, const Stack& stack, const PixelMap& map, Problem& problem) {
   constexpr std::int64_t kSome = 16, kFewest = 3;
   const auto n = static_cast<std::int64_t>(problem.frames.size());
@@ -1723,6 +1757,20 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   Problem sample = for_reading(problem);
   sample.held = positions;
   read_patterns(config, stack, map, /*tolerant=*/true, sample);
+  const std::vector<std::int64_t> hot =
+      hot_pixels(sample.patterns.to(at::kDouble), config.detector.geometry == "far");
+  if (!hot.empty()) {
+    std::string words;
+    constexpr std::size_t kNamed = 10;
+    for (std::size_t k = 0; k < std::min(kNamed, hot.size()); ++k) {
+      const std::int64_t stored = map.source[static_cast<std::size_t>(hot[k] * map.per_pixel)];
+      words += (k > 0 ? ", " : "") + shape_words({stored / map.stored[1], stored % map.stored[1]});
+    }
+    problem.found.push_back(std::to_string(hot.size()) +
+                            (hot.size() == 1 ? " pixel is" : " pixels are") +
+                            " 30 times brighter than all around in every frame: hot (" + words +
+                            " of the stored pattern; data.mask)?");
+  }
   const std::vector<std::uint8_t> blocks = blocks_of(map.window);
   constexpr auto kAll = static_cast<std::size_t>(kBlocks * kBlocks);
   std::vector<std::vector<double>> shares(kAll);

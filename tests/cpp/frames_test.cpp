@@ -240,6 +240,15 @@ TEST_F(FramesTest, MarksThatComeAndGoAreDoubtedAndDarkValuesAreNone) {
   expect_words(joined(doubted.found), {"220 of 256 pixels hold -1", "detector.dark"});
 }
 
+TEST_F(FramesTest, HotPixelsAreNamedAndTheBeamIsNone) {
+  at::Tensor hot = counts_.clone();
+  hot.select(1, 3).select(1, 5).fill_(9000);
+  hot.select(1, 8).select(1, 8).fill_(9000);  // the zero frequency
+  const Problem problem = load(hot.to(at::kInt));
+  ASSERT_EQ(problem.found.size(), 1U) << joined(problem.found);
+  expect_words(problem.found[0], {"1 pixel is 30 times brighter", "([3, 5] of the stored"});
+}
+
 TEST_F(FramesTest, OneFactFromTwoSources) {
   const at::Tensor four = counts_.reshape({5, 8, 16, 16}).to(at::kInt);
   const Sets raster = {"data.raster.step=2.0"};

@@ -40,10 +40,11 @@ def film(tmp_path_factory):
         attributes = dict(file["data"].attrs)
         del file["data"]
         data = data.astype("uint32")
+        brightest = data.max()
         data[EMPTY] = 0
         data[BRIGHT] *= 50
         data[HALF, :16] = 0
-        data[PIXEL, 3, 4] = 200 * data.max()
+        data[PIXEL, 3, 4] = 60 * brightest
         file["data"] = data
         file["data"].attrs.update(attributes)
     return folder
