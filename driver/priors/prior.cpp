@@ -268,6 +268,10 @@ std::unique_ptr<Prior> load_prior(const std::string& path, const at::Device& dev
   if (std::filesystem::is_directory(path, status)) {
     throw ConfigError("must be a file, got the folder " + path);
   }
+  // A pipe that nobody writes to would be waited for without end.
+  if (!std::filesystem::is_regular_file(path, status)) {
+    throw ConfigError("must be a regular file, got the pipe or device " + path);
+  }
   try {
     caffe2::serialize::PyTorchStreamReader reader(path);
     const Format format = format_of(path, reader);
