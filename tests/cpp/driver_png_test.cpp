@@ -1,4 +1,6 @@
 // Pictures: what is written comes back, contrast and colours are as promised, odd sizes are drawn.
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <set>
@@ -55,7 +57,8 @@ TEST(Png, GrayRisesWithTheValueAndIsTakenFromTheRegion) {
   EXPECT_LT(gray(150, 150), gray(180, 150));
 }
 
-TEST(Png, AnySizeAndAnyValueIsDrawn) {
+TEST(Png, AnySizeIsDrawn) {
+  at::manual_seed(5);
   for (const auto& shape : std::vector<std::vector<std::int64_t>>{
            {1, 1}, {1, 7}, {13, 1}, {3, 3000}, {2500, 2500}, {0, 5}}) {
     const at::Tensor values = at::rand(shape, at::kDouble);
@@ -65,17 +68,63 @@ TEST(Png, AnySizeAndAnyValueIsDrawn) {
       PanelOptions options;
       options.title = "title";
       options.pixel_A = pixel;
+      options.gray_bar = false;  // its grays would hide that the picture has none
+      SCOPED_TRACE(std::to_string(shape[0]) + " x " + std::to_string(shape[1]));
       const Image gray = gray_panel(values, options);
-      EXPECT_EQ(gray.rgb.size(), static_cast<std::size_t>(gray.rows * gray.columns * 3));
+      ASSERT_EQ(gray.rgb.size(), static_cast<std::size_t>(gray.rows * gray.columns * 3));
+      const std::set<std::uint8_t> grays(gray.rgb.begin(), gray.rgb.end());
+      // white, the black of text, and the values': seven at least have other grays than these
+      EXPECT_GE(grays.size(), values.numel() == 0 ? 1U : values.numel() == 1 ? 3U : 6U);
+      EXPECT_LE(std::max(gray.rows, gray.columns), 2500);
       const Image colour = complex_panel(at::complex(values, values), options);
-      EXPECT_EQ(colour.rgb.size(), static_cast<std::size_t>(colour.rows * colour.columns * 3));
+      ASSERT_EQ(colour.rgb.size(), static_cast<std::size_t>(colour.rows * colour.columns * 3));
+      if (values.numel() == 0) EXPECT_EQ(colour.rgb, (std::vector<std::uint8_t>{255, 255, 255}));
     }
   }
-  const at::Tensor odd = at::full({4, 4}, std::nan(""), at::kDouble);
-  EXPECT_GT(gray_panel(odd, {}).rows, 0);
-  EXPECT_GT(gray_panel(at::zeros({4, 4}), {}).rows, 0);
-  EXPECT_GT(complex_panel(at::zeros({4, 4}, at::kComplexFloat), {}).rows, 0);
-  EXPECT_EQ(side_by_side({}).rows, 1);
+}
+
+// The colour of value (i, j) of a 2 x 2 picture without a title: each fills 128 x 128 pixels.
+std::array<int, 3> colour_of(const Image& image, std::int64_t i, std::int64_t j) {
+  const auto at =
+      static_cast<std::size_t>(((8 + 64 + 128 * i) * image.columns + 8 + 64 + 128 * j) * 3);
+  return {image.rgb.at(at), image.rgb.at(at + 1), image.rgb.at(at + 2)};
+}
+
+TEST(Png, ValuesHaveTheColoursTheyShould) {
+  using Colours = std::array<int, 3>;
+  PanelOptions fixed;
+  fixed.low = 0.0;
+  fixed.high = 1.0;
+  const at::Tensor odd = at::tensor({-3.0, 2.0, std::nan(""), 0.5}, at::kDouble).reshape({2, 2});
+  const Image gray = gray_panel(odd, fixed);
+  EXPECT_EQ(colour_of(gray, 0, 0), (Colours{0, 0, 0}));
+  EXPECT_EQ(colour_of(gray, 0, 1), (Colours{255, 255, 255}));
+  EXPECT_EQ(colour_of(gray, 1, 0), (Colours{0, 0, 0}));  // what is no number is black
+  EXPECT_EQ(colour_of(gray, 1, 1), (Colours{128, 128, 128}));
+  // What is flat is a middle gray, also where nothing is finite.
+  EXPECT_EQ(colour_of(gray_panel(at::full({2, 2}, 7.0, at::kDouble), {}), 1, 1),
+            (Colours{128, 128, 128}));
+  EXPECT_EQ(colour_of(gray_panel(at::full({2, 2}, std::nan(""), at::kDouble), {}), 1, 1),
+            (Colours{0, 0, 0}));
+
+  // Red, green and blue are 0.55 + 0.45 cos(phase - 0, 120, 240 degrees), times the amplitude.
+  at::Tensor complex = at::zeros({2, 2}, at::kComplexDouble);
+  complex[0][0] = c10::complex<double>(2.0, 0.0);
+  complex[0][1] = c10::complex<double>(0.0, 1.0);
+  complex[1][0] = c10::complex<double>(std::nan(""), 1.0);
+  const Image colours = complex_panel(complex, {});
+  EXPECT_EQ(colour_of(colours, 0, 0), (Colours{255, 83, 83}));
+  EXPECT_EQ(colour_of(colours, 0, 1), (Colours{70, 120, 20}));
+  EXPECT_EQ(colour_of(colours, 1, 0), (Colours{0, 0, 0}));
+  EXPECT_EQ(colour_of(colours, 1, 1), (Colours{0, 0, 0}));
+
+  // Side by side: widths add up, and the second begins where the first ends.
+  const Image two = side_by_side({gray, colours});
+  ASSERT_EQ(two.columns, gray.columns + colours.columns);
+  ASSERT_EQ(two.rows, std::max(gray.rows, colours.rows));
+  const auto place = static_cast<std::size_t>(((8 + 64) * two.columns + gray.columns + 8 + 64) * 3);
+  EXPECT_EQ(two.rgb[place + 1], 83);
+  EXPECT_EQ(side_by_side({}).rgb, (std::vector<std::uint8_t>{255, 255, 255}));
 }
 
 // A picture without title and gray bar, taken apart: the area of the values, and the scale bar's
