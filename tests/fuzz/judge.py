@@ -24,8 +24,8 @@ FOREIGN = re.compile(
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|runtime error: ")
 # Ends of a run that are nobody's mistake in the input.
 WHILE_RUNNING = re.compile(
-    r"must fit into the memory|memory|must stay finite|diverge|free port|No space left"
-    r"|amplitude_error"
+    r"memory|must stay finite|diverge|grew|free port|No space left|File too large|the prior "
+    r"|amplitude.error"
 )
 CODES = {0, 1, 2, 3, 75, 130}
 
