@@ -12,11 +12,11 @@ x and all x(. + d). With s the image without its noisiest and its slowest freque
     f_d = max(0, F((s - s_d)^2) - 2 v) / 2 v,        and just here: an atom that is missing
     weight_d = (rho_d / largest rho)^4 gate / (1 + (e_d / 0.6)^2 + (f_d / 4)^2)
 
-and gate rises from 0 to 1 while the largest rho goes from 0.2, what noise alone reaches, to 0.4,
-times a second one, while that goes from 0.35 to 0.55 of what a perfect crystal has, 1 - v / E(s^2).
-Where nothing repeats, x stays; where much does, x's noise falls to `left` of what it was. Two
-passes of a network follow, told of all the noise and of a third of it, and `left` says how much of
-each is taken.
+and gate rises from 0 to 1 while the largest rho goes from 0.2 to 0.4, times a second one, while
+that goes from 0.35 to 0.55 of what a perfect crystal has, 1 - v / E(s^2). (Noise alone has 0.3:
+where there is nothing else, it is averaged too.) Where there is a specimen and nothing repeats, x
+stays; where much does, x's noise falls to `left` of what it was. Two passes of a network follow,
+told of all the noise and of a third of it, and `left` says how much of each is taken.
 """
 
 import torch

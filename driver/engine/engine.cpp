@@ -530,7 +530,7 @@ void Engine::refresh_halos(const State& state) {
   exchange_->finish_objects(objects(state));
 }
 
-double Engine::amplitude_error(const State& state, std::int64_t batch) {
+double Engine::error(const State& state, std::int64_t batch, const std::string& likelihood) {
   std::vector<std::vector<at::Tensor>> blocks(tiles_.size());
   for (std::size_t k = 0; k < tiles_.size(); ++k) {
     const TileBatch& tile = plan_[static_cast<std::size_t>(batch)][k];
@@ -539,6 +539,7 @@ double Engine::amplitude_error(const State& state, std::int64_t batch) {
         const PatternBlock measured = feed_.take(block.rows);
         LossOptions options;
         options.mask = measured.mask;
+        options.likelihood = likelihood;
         const at::Tensor losses =
             at::zeros({block.rows.numel()}, at::TensorOptions().dtype(at::kDouble).device(device_));
         accumulate(state.tiles[k].object, state.probe, tiles_[k], block, measured.patterns, {},
@@ -559,17 +560,26 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
   if (!priors_.replace(state, batches_.count())) return;
   const Trace::Box box(trace_, "priors");
   const bool measured = !priors_.replace_again(state, batches_.count());
+  // What the object explains is a matter of the run's own likelihood: at few counts vacuum's
+  // amplitude error may be less than that of the truth.
+  const std::string& likelihood = config_.reconstruct.likelihood;
+  double own_before = 0.0;
   if (measured) {
     refresh_halos(state);
-    work_.error_before_priors = amplitude_error(state, batch);
-    State vacuum = state;
-    for (TileState& tile : vacuum.tiles) tile.object = at::ones_like(tile.object);
-    work_.error_of_vacuum = amplitude_error(vacuum, batch);
+    work_.error_before_priors = error(state, batch, "amplitude");
+    own_before =
+        likelihood == "amplitude" ? *work_.error_before_priors : error(state, batch, likelihood);
   }
   priors_.apply(state, batches_.count());
   if (measured) {
     refresh_halos(state);
-    work_.error_after_priors = amplitude_error(state, batch);
+    work_.error_after_priors = error(state, batch, "amplitude");
+    const double own_after =
+        likelihood == "amplitude" ? *work_.error_after_priors : error(state, batch, likelihood);
+    State vacuum = state;
+    for (TileState& tile : vacuum.tiles) tile.object = at::ones_like(tile.object);
+    const double nothing = error(vacuum, batch, likelihood);
+    if (nothing > own_before) work_.left_by_priors = (nothing - own_after) / (nothing - own_before);
   }
 }
 

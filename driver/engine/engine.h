@@ -31,7 +31,7 @@ struct IterationWork {
   std::int64_t messages = 0, bytes = 0;
   // Of all ranks: the amplitude error of the last batch before and after priors replaced the
   // object; absent where none did.
-  std::optional<double> error_before_priors, error_after_priors, error_of_vacuum, prior_descent;
+  std::optional<double> error_before_priors, error_after_priors, left_by_priors, prior_descent;
 };
 
 // What a state leaves unexplained, over all positions; the same on every rank.
@@ -145,8 +145,8 @@ class Engine {
   // Halos are what their owners have.
   void refresh_halos(const State& state);
   void apply_priors(State& state, std::int64_t batch);
-  // Of a batch's positions, per unmasked pixel.
-  double amplitude_error(const State& state, std::int64_t batch);
+  // A likelihood's loss of a batch's positions, per unmasked pixel.
+  double error(const State& state, std::int64_t batch, const std::string& likelihood);
   bool refines_probe(const State& state) const;
   void check_finite(const State& state) const;
   // Keeps the probe's power at its start by one scalar, moved into the object: where both are

@@ -122,7 +122,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   if (with_priors) row.prior_seconds = m[5];
   row.prior_error_before = work.error_before_priors;
   row.prior_error_after = work.error_after_priors;
-  row.prior_error_vacuum = work.error_of_vacuum;
+  row.prior_left = work.left_by_priors;
   row.prior_descent = work.prior_descent;
   row.bytes_sent = sum.data_ptr<std::int64_t>()[0];
   row.messages_sent = sum.data_ptr<std::int64_t>()[1];
@@ -160,20 +160,14 @@ void warn_of_wiping_out(const Config& config, const IterationMetrics& row) {
   static bool warned = false;
   constexpr double kLittle = 0.2;
   constexpr std::int64_t kFormed = 5;  // iterations
-  if (warned || !row.prior_error_vacuum || !row.prior_error_before || !row.prior_error_after ||
+  if (warned || !row.prior_left || *row.prior_left > kLittle ||
       row.iteration < std::min(kFormed, config.reconstruct.iterations)) {
     return;
   }
-  const double explained = *row.prior_error_vacuum - *row.prior_error_before;
-  const double left = *row.prior_error_vacuum - *row.prior_error_after;
-  if (!(explained > 0) || left > kLittle * explained) return;
   warned = true;
-  log_warning() << "priors wipe the object out: after them "
-                << 100 * std::max(0.0, left / explained)
-                << " % is left of what it explained of a batch in iteration " << row.iteration
-                << " (amplitude error " << *row.prior_error_before << " before them, "
-                << *row.prior_error_after << " after, " << *row.prior_error_vacuum
-                << " of vacuum; prior.strength, noise, every)";
+  log_warning() << "priors wipe the object out: of what it explains of a batch beyond vacuum "
+                << 100 * std::max(0.0, *row.prior_left) << " % is left after them in iteration "
+                << row.iteration << " (prior.strength, noise, every)";
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.

@@ -74,7 +74,7 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   optional("prior_seconds", metrics.prior_seconds);
   optional("prior_error_before", metrics.prior_error_before);
   optional("prior_error_after", metrics.prior_error_after);
-  optional("prior_error_vacuum", metrics.prior_error_vacuum);
+  optional("prior_left", metrics.prior_left);
   optional("prior_descent", metrics.prior_descent);
   const std::string line = json.dump() + "\n";
   const off_t whole = ::lseek(descriptor_, 0, SEEK_END);
