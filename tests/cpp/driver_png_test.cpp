@@ -78,7 +78,9 @@ TEST(Png, AnySizeIsDrawn) {
       EXPECT_LE(std::max(gray.rows, gray.columns), 2500);
       const Image colour = complex_panel(at::complex(values, values), options);
       ASSERT_EQ(colour.rgb.size(), static_cast<std::size_t>(colour.rows * colour.columns * 3));
-      if (values.numel() == 0) EXPECT_EQ(colour.rgb, (std::vector<std::uint8_t>{255, 255, 255}));
+      if (values.numel() == 0) {
+        EXPECT_EQ(colour.rgb, (std::vector<std::uint8_t>{255, 255, 255}));
+      }
     }
   }
 }
