@@ -98,8 +98,9 @@ void doubt_centre(const Config& config, const Problem& problem, std::vector<Doub
                      "the order of the patterns (data.zero_frequency)"});
     return;
   }
+  constexpr std::int64_t kEnough = 9;  // patterns: the specimen's structure is not averaged out
   const std::optional<Point> where = zero_frequency_of(problem);
-  if (!where) return;
+  if (!where || problem.positions.size(0) < kEnough) return;
   const Point off = {(*where)[0] - problem.zero_offset[0], (*where)[1] - problem.zero_offset[1]};
   // A specimen's mean gradient of the phase moves the pattern by less, as a rule.
   constexpr double kOff = 0.3;
