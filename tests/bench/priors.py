@@ -36,7 +36,7 @@ def main() -> int:
     if options.checkpoint:
         shutil.copy(options.checkpoint, options.folder / "phase.ckpt")
         (options.folder / "phase.pt").unlink(missing_ok=True)
-    demo.make_priors(options.folder, print)
+    demo.make_prior(options.folder, print)
     tables, better = {}, True
     for title, name, arguments in (
         ("PbTiO3, 0.78 nm, 200 e/A^2 (trained on)", "trained", demo.faint_arguments),

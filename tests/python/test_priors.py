@@ -221,6 +221,36 @@ def test_check_tells_of_priors(folder):
     assert "doubtful: prior[0] is never used" in checked.stdout
 
 
+def test_the_plain_methods_of_the_demo_do_what_they_are_named_after():
+    from ptyle import compare, demo
+
+    generator = np.random.default_rng(2)
+    truth = np.where(np.hypot(*(np.indices((64, 64)) - 31.5)) < 14, 1.0, 0.0)
+    noisy = truth + 0.3 * generator.standard_normal(truth.shape)
+    given = compare.without_ramp(noisy)
+    one = compare.Comparison(0.0, (0, 0), given, compare.without_ramp(truth), 1.0, None)
+    smooth = demo.less_variation(one, 0.3)
+    assert smooth.error < 0.5 * one.error and smooth.correlation > 0.95
+
+    def energy(phase):
+        rows, columns = (
+            np.diff(phase, axis=axis, append=np.take(phase, [-1], axis)) for axis in (0, 1)
+        )
+        return ((phase - given) ** 2).sum() / 2 + 0.3 * np.hypot(rows, columns).sum()
+
+    for other in given, 0.9 * smooth.phase, 1.1 * smooth.phase, one.truth:
+        assert energy(smooth.phase) < energy(other)
+
+    impulse = np.zeros((64, 64))
+    impulse[30, 33] = 1
+    one.phase = impulse
+    made = demo.blurred(one, 1.5).phase
+    made = made - np.median(made)
+    rows = np.indices(made.shape)[0][22:39, 25:42] - 30
+    part = made[22:39, 25:42]
+    assert (part * rows**2).sum() / part.sum() == pytest.approx(1.5**2, rel=0.05)
+
+
 def test_the_noise_proposed_is_that_of_the_counts(folder):
     """1 / sqrt(N), N the counts that light a pixel of the object, found here with whole windows."""
     with h5py.File(folder / "film.h5") as file:
