@@ -585,7 +585,8 @@ void visit_keys(Config& c, Visitor& v) {
         table + "noise", prior.noise,
         optionally(Rule<double>{"be at least 0", [](const double& x) { return x >= 0.0; }}),
         "standard deviation that a denoiser takes for noise, radians (of a probe: in "
-        "units of its largest amplitude); not set: the middle of what it was trained with");
+        "units of its largest amplitude, not set: the middle of what it was trained with); not "
+        "set: what the counts leave in a phase, 1 / sqrt(counts that light a pixel)");
     v.template key<Integer>(table + "every", prior.every, within<std::int64_t>(0, 1'000'000),
                             "batches from one use to the next; 0 = once an iteration");
     v.template key<Integer>(table + "start", prior.start, at_least<std::int64_t>(0),

@@ -127,7 +127,7 @@ struct Config {
     std::string kind = "plug-and-play";  // plug-and-play | red | gradient
     std::string on = "phase";            // phase | object | probe
     double strength = 1.0;
-    std::optional<double> noise = std::nullopt;  // of a denoiser; absent: the middle of its range
+    std::optional<double> noise = std::nullopt;  // of a denoiser; absent: of the counts
     std::int64_t every = 0;                      // batches; 0: once an iteration
     std::int64_t start = 0;                      // iterations before
   };
