@@ -836,7 +836,7 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
           config.detector.geometry == "far" ? (i + size / 2) % size - size / 2 : i);
     };
     for (std::int64_t k = 0; k < n; ++k) {
-      double* moments = numbers + held[static_cast<std::size_t>(k)] * kStatistics + 7;
+      double* moments = numbers + positions[static_cast<std::size_t>(k)] * kStatistics + 7;
       auto* sums = problem.pattern_sum.data_ptr<double>();
       for (std::int64_t i = 0; i < h; ++i) {
         double row = 0.0, columns = 0.0;

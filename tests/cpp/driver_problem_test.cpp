@@ -600,6 +600,22 @@ TEST_F(ProblemTest, TheCentreMovesTheWindowBeforeTheCropAndAnEvenBinByHalfAPixel
   EXPECT_TRUE(at::equal(problem.patterns.to(at::kLong), patterns));
 }
 
+TEST_F(ProblemTest, MomentsAreThoseOfTheFramesThatTakePart) {
+  const at::Tensor patterns = counts({6, 4, 4}) + 1;
+  write(patterns);
+  const Problem problem = load({"data.select=[1, 5]"});
+  ASSERT_EQ(problem.statistics.size(0), 2);
+  const at::Tensor from_middle = at::arange(4, at::kDouble) - 2;
+  const std::vector<int64_t> frames = {1, 5};
+  for (int64_t k = 0; k < 2; ++k) {
+    const at::Tensor one = patterns.select(0, frames[static_cast<size_t>(k)]).to(at::kDouble);
+    for (int64_t axis = 0; axis < 2; ++axis) {
+      EXPECT_NEAR(problem.statistics.select(0, k).select(0, 7 + axis).item<double>(),
+                  (one.sum(1 - axis) * from_middle).sum().item<double>(), 1e-9);
+    }
+  }
+}
+
 TEST_F(ProblemTest, CheckPrintsTheGeometryAndItsDoubts) {
   at::Tensor patterns = at::ones({4, 16, 16}, at::kByte);
   patterns.select(1, 3).select(1, 5).fill_(250);  // far from the centre
