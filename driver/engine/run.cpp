@@ -216,10 +216,7 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
   for (std::size_t k = 0; k < problem.held.size(); ++k) {
     const std::int64_t n = problem.held[k];
     if (counts_here(n) && stays[static_cast<std::size_t>(n)]) continue;
-    const auto row = static_cast<std::int64_t>(k);
-    problem.good_patterns.sub_(good_of(problem, row));
-    problem.pattern_sum.sub_(
-        problem.source->rows(at::full({1}, row, at::kLong)).patterns.select(0, 0).to(at::kDouble));
+    uncount(problem, static_cast<std::int64_t>(k));
   }
   ranks.sum(problem.good_patterns);
   ranks.sum(problem.pattern_sum);

@@ -18,7 +18,6 @@
 #include <ATen/ops/conj_physical.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -1901,13 +1900,16 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
   problem.source = std::make_shared<FilePatterns>(config, problem);
 }
 
-at::Tensor good_of(const Problem& problem, std::int64_t held) {
-  const at::Tensor row = at::full({1}, held, at::kLong);
-  std::optional<at::Tensor> mask = problem.mask;
-  if (!mask && problem.streams()) mask = problem.source->rows(row).mask;
-  if (!mask) return at::ones({problem.window[0], problem.window[1]}, at::kLong);
+void uncount(Problem& problem, std::int64_t held) {
+  const PatternBlock one = problem.source->rows(at::full({1}, held, at::kLong));
+  problem.pattern_sum.sub_(one.patterns.select(0, 0).to(at::kDouble));
+  std::optional<at::Tensor> mask = problem.mask ? problem.mask : one.mask;
+  if (!mask) {
+    problem.good_patterns.sub_(1);
+    return;
+  }
   if (mask->dim() == 3) mask = mask->select(0, problem.streams() ? 0 : held);
-  return mask->logical_not().to(at::kLong);
+  problem.good_patterns.sub_(mask->logical_not().to(at::kLong));
 }
 
 std::vector<bool> judge_frames(const Config& config, Problem& problem) {
@@ -2051,7 +2053,7 @@ Problem load_problem(const Config& config) {
   load_patterns(config, problem, std::move(all));
   const std::vector<bool> stays = judge_frames(config, problem);
   for (std::size_t k = 0; k < stays.size(); ++k) {
-    if (!stays[k]) problem.good_patterns.sub_(good_of(problem, static_cast<std::int64_t>(k)));
+    if (!stays[k]) uncount(problem, static_cast<std::int64_t>(k));
   }
   keep_positions(config, problem, stays);
   summarise_patterns(config, problem);

@@ -147,7 +147,8 @@ void summarise_patterns(const Config& config, Problem& problem);
 // are. All of them, with words in `found`, unless data.skip is "auto"; the same on every rank.
 std::vector<bool> judge_frames(const Config& config, Problem& problem);
 // Patterns measured by pixel: [h, w] int64.
-at::Tensor good_of(const Problem& problem, std::int64_t held);  // by one held pattern
+// Takes a held pattern out of good_patterns and pattern_sum.
+void uncount(Problem& problem, std::int64_t held);
 // Forgets all positions but those that stay. `good_patterns` is left to the caller.
 void keep_positions(const Config& config, Problem& problem, const std::vector<bool>& stays);
 
