@@ -45,7 +45,6 @@ def write_data(path, near=False):
         file.create_dataset("pieces", data=counts, chunks=(3, 5, 7), shuffle=True, fletcher32=True)
         file["group/inner"] = np.arange(6.0)
         file["data"].attrs["unit"] = "counts"
-        file["probe"].attrs["pixel_nm"] = 0.02
         file.attrs["note"] = "made by a model of its own"
 
 
