@@ -10,6 +10,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/abs.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -563,12 +564,19 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
   // What the object explains is a matter of the run's own likelihood: at few counts vacuum's
   // amplitude error may be less than that of the truth.
   const std::string& likelihood = config_.reconstruct.likelihood;
-  double own_before = 0.0;
+  double own_before = 0.0, nothing = 0.0;
   if (measured) {
     refresh_halos(state);
     work_.error_before_priors = error(state, batch, "amplitude");
     own_before =
         likelihood == "amplitude" ? *work_.error_before_priors : error(state, batch, likelihood);
+    // without what priors work on: the phase alone, or all of the object
+    State without = state;
+    for (TileState& tile : without.tiles) {
+      tile.object = priors_.replace_phases_alone() ? at::abs(tile.object).to(type_)
+                                                   : at::ones_like(tile.object);
+    }
+    nothing = error(without, batch, likelihood);
   }
   priors_.apply(state, batches_.count());
   if (measured) {
@@ -576,9 +584,6 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
     work_.error_after_priors = error(state, batch, "amplitude");
     const double own_after =
         likelihood == "amplitude" ? *work_.error_after_priors : error(state, batch, likelihood);
-    State vacuum = state;
-    for (TileState& tile : vacuum.tiles) tile.object = at::ones_like(tile.object);
-    const double nothing = error(vacuum, batch, likelihood);
     if (nothing > own_before) work_.left_by_priors = (nothing - own_after) / (nothing - own_before);
   }
 }

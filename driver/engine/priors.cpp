@@ -302,6 +302,12 @@ bool Priors::replace(const State& state, std::int64_t batches) const {
   });
 }
 
+bool Priors::replace_phases_alone() const {
+  return std::all_of(list_.begin(), list_.end(), [](const std::unique_ptr<One>& one) {
+    return !one->replaces() || one->settings.on == "phase";
+  });
+}
+
 bool Priors::replace_again(const State& state, std::int64_t batches) const {
   for (std::int64_t done = state.batch + 1; done <= batches; ++done) {
     for (const auto& one : list_) {

@@ -64,6 +64,8 @@ class Priors {
   // Whether one joins gradients in the batch that is `done` batches after the start.
   bool join_gradients(const State& state, std::int64_t batches) const;
   bool replace(const State& state, std::int64_t batches) const;
+  // Of those of kind "plug-and-play": whether all work on phases.
+  bool replace_phases_alone() const;
   // Whether one does so after a later batch of this iteration.
   bool replace_again(const State& state, std::int64_t batches) const;
 

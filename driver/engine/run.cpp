@@ -165,7 +165,7 @@ void warn_of_wiping_out(const Config& config, const IterationMetrics& row) {
     return;
   }
   warned = true;
-  log_warning() << "priors wipe the object out: of what it explains of a batch beyond vacuum "
+  log_warning() << "priors wipe the object out: of what they work on and explains a batch "
                 << 100 * std::max(0.0, *row.prior_left) << " % is left after them in iteration "
                 << row.iteration << " (prior.strength, noise, every)";
 }

@@ -19,9 +19,10 @@ struct IterationMetrics {
   std::int64_t bytes_sent = 0, messages_sent = 0;  // sum over ranks
   // With priors: largest over ranks; the amplitude error of one batch before and after
   // "plug-and-play" replaced the object for the last time, and what was left then of the loss that
-  // the object spares against vacuum, 1: all; and of "red" and "gradient", where they joined for
-  // the last time, how much they change the data's descent, to first order: Re <data's gradient,
-  // theirs> / |data's gradient|^2. -1: they undo all of it, the two are balanced.
+  // the object (its phase, where priors work on phases alone) spares, 1: all; and of "red" and
+  // "gradient", where they joined for the last time, how much they change the data's descent, to
+  // first order: Re <data's gradient, theirs> / |data's gradient|^2. -1: they undo all of it, the
+  // two are balanced.
   std::optional<double> prior_seconds, prior_error_before, prior_error_after, prior_left;
   std::optional<double> prior_descent;
   // Largest over ranks: of the process since its start, and of all tensors during the iterations.
