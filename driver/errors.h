@@ -6,11 +6,19 @@
 
 namespace ptyle::driver {
 
+// What a message quotes may hold line breaks and other control characters: a message is one line.
+inline std::string in_one_line(std::string message) {
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return message;
+}
+
 // Base of every error that the program reports in one sentence; main turns it into an exit code.
 class Error : public std::runtime_error {
  public:
   Error(const std::string& message, int exit_code)
-      : std::runtime_error(message), exit_code_(exit_code) {}
+      : std::runtime_error(in_one_line(message)), exit_code_(exit_code) {}
   int exit_code() const noexcept { return exit_code_; }
 
  private:

@@ -168,7 +168,10 @@ class Agreement : public testing::Test {
     hdf5::write_atomically(root_ + "/other.h5", all);
     fs::copy_file(root_ + "/data.h5", root_ + "/broken.h5");
     fs::resize_file(root_ + "/broken.h5", 3000);
-    replace_file(root_ + "/c.toml", "data.file = \"data.h5\"\nprobe.file = \"data.h5\"\n");
+    // Steps short enough for batches of three positions.
+    replace_file(root_ + "/c.toml",
+                 "data.file = \"data.h5\"\nprobe.file = \"data.h5\"\nreconstruct.step = 0.1\n"
+                 "reconstruct.probe_step = 0.1\n");
   }
 
   struct Verdict {

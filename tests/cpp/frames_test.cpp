@@ -315,6 +315,7 @@ TEST_F(FramesTest, AStoredProbeIsResampledOrRefused) {
     file.write("probe", coarse);
     file.set_attribute("/probe", "pixel_size_nm", std::vector<double>{pixel_nm, pixel_nm});
     if (wavelength_pm > 0) file.set_attribute("/probe", "wavelength_pm", wavelength_pm);
+    file.close();
   };
   const Sets sets = {"probe.file=probe.h5", "detector.object_pixel_nm=0.05", "beam.energy_keV=200"};
   const at::Tensor patterns = counts_.to(at::kInt);

@@ -180,9 +180,10 @@ TEST_F(StorageTest, VirtualDatasetsNameTheSourceThatIsGone) {
   expect_words(refusal("v.h5", "data.patterns = \"data\""), {"part1.h5"});
 
   // There, but without the dataset; and with too few frames.
-  File::create(path("part1.h5")).write("other", counts_);
+  hdf5::write_atomically(path("part1.h5"), [&](File& file) { file.write("other", counts_); });
   expect_words(refusal("v.h5"), {"2 frames (2, 3)", "has no dataset \"frames\""});
-  File::create(path("part1.h5")).write("frames", counts_.narrow(0, 0, 1));
+  hdf5::write_atomically(path("part1.h5"),
+                         [&](File& file) { file.write("frames", counts_.narrow(0, 0, 1)); });
   expect_words(refusal("v.h5"), {"2 frames (2, 3)", "has the shape [1, 4, 5]", "less than"});
   std::ofstream(path("part1.h5"), std::ios::trunc) << "no HDF5";
   expect_words(refusal("v.h5"), {"2 frames (2, 3)", "part1.h5 is not an HDF5 file"});
