@@ -72,9 +72,11 @@ TEST(Png, AnySizeIsDrawn) {
       SCOPED_TRACE(std::to_string(shape[0]) + " x " + std::to_string(shape[1]));
       const Image gray = gray_panel(values, options);
       ASSERT_EQ(gray.rgb.size(), static_cast<std::size_t>(gray.rows * gray.columns * 3));
-      const std::set<std::uint8_t> grays(gray.rgb.begin(), gray.rgb.end());
+      std::array<bool, 256> seen{};
+      for (const std::uint8_t byte : gray.rgb) seen[byte] = true;
+      const auto grays = std::count(seen.begin(), seen.end(), true);
       // white, the black of text, and the values': seven at least have other grays than these
-      EXPECT_GE(grays.size(), values.numel() == 0 ? 1U : values.numel() == 1 ? 3U : 6U);
+      EXPECT_GE(grays, values.numel() == 0 ? 1 : values.numel() == 1 ? 3 : 6);
       EXPECT_LE(std::max(gray.rows, gray.columns), 2500);
       const Image colour = complex_panel(at::complex(values, values), options);
       ASSERT_EQ(colour.rgb.size(), static_cast<std::size_t>(colour.rows * colour.columns * 3));
