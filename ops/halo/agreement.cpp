@@ -64,17 +64,24 @@ Words words_of(const HaloCall& call) {
 std::vector<at::Tensor> gather(const char* name, at::IntArrayRef numbers,
                                const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
   const auto count = static_cast<std::int64_t>(numbers.size());
-  std::vector<at::Tensor> mine{at::empty({count}, at::kLong)};
-  std::copy(numbers.begin(), numbers.end(), mine[0].data_ptr<std::int64_t>());
+  at::Tensor here = at::empty({count}, at::kLong);
+  std::copy(numbers.begin(), numbers.end(), here.data_ptr<std::int64_t>());
+  // A group of GPUs alone has no backend for the CPU.
+  const std::vector<c10::Device> devices = group->getDeviceTypes();
+  const bool has_cpu = std::any_of(devices.begin(), devices.end(),
+                                   [](const c10::Device& device) { return device.is_cpu(); });
+  const c10::DeviceType type = has_cpu || devices.empty() ? at::kCPU : devices.front().type();
+  std::vector<at::Tensor> mine{here.to(type)};
   std::vector<std::vector<at::Tensor>> all(1);
   for (int rank = 0; rank < group->getSize(); ++rank) all[0].push_back(at::empty_like(mine[0]));
   try {
-    group->getBackend(at::kCPU)->allgather(all, mine)->wait();
+    group->getBackend(type)->allgather(all, mine)->wait();
   } catch (const std::exception& error) {
     C10_THROW_ERROR(
         DistBackendError,
         std::string("ptyle::") + name + ": the ranks cannot compare their calls: " + error.what());
   }
+  for (at::Tensor& one : all[0]) one = one.cpu();
   return all[0];
 }
 
