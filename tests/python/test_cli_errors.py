@@ -218,6 +218,7 @@ def test_slow_sizes_are_doubted_with_what_to_do(tmp_path):
     told = ptyle("check", config)
     assert told.returncode == 0, told.stderr
     assert "windows of 63 x 62 pixels take torch's Fourier transforms, 6 to 15 times" in told.stdout
+    assert "slow: see the doubts" in told.stdout
     assert "detector.crop = [60, 60] makes 60 x 60 of them" in told.stdout
     assert "detector.pad = [6, 1] makes 75 x 64" in told.stdout
     run = ptyle("run", config)
@@ -231,4 +232,4 @@ def test_slow_sizes_are_doubted_with_what_to_do(tmp_path):
         quick = ptyle("check", config, *(word for s in settings for word in ("--set", s)))
         assert quick.returncode == 0, quick.stderr
         assert "take torch's Fourier transforms" not in quick.stdout
-        assert "slow" not in quick.stdout
+        assert "slow: see the doubts" not in quick.stdout

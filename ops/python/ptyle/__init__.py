@@ -31,8 +31,11 @@ mode is an error, and torch does not let ``torch.func.grad`` and its relatives i
 C++: for those there is ``ptyle.reference``.
 """
 
-from ptyle import reference
+# the first of all: torch is not imported before it is known to fit
 from ptyle._library import load_cuda, version
+
+# isort: split
+from ptyle import reference
 from ptyle._operators import (
     add_patches,
     cpu_kernels,
