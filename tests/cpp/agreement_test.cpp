@@ -24,6 +24,7 @@
 #include "driver/engine/run.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "tests/cpp/vacuum.h"
 
 namespace ptyle::driver {
 namespace {
@@ -120,7 +121,9 @@ class Agreement : public testing::Test {
   void write_data() const {
     at::manual_seed(4);
     const double inf = std::numeric_limits<double>::infinity();
-    const at::Tensor counts = at::rand({12, 8, 8}, at::kDouble).mul_(90).to(at::kInt);
+    const auto made = tests::vacuum(12, 8);
+    const at::Tensor& probe = made.probe;
+    const at::Tensor& counts = made.counts;
     const at::Tensor real = counts.to(at::kDouble);
     const auto changed = [](at::Tensor tensor, double value) {
       tensor.view(-1)[5] = value;
@@ -128,7 +131,6 @@ class Agreement : public testing::Test {
     };
     const at::Tensor i = at::arange(4, at::kDouble) * 2.0, j = at::arange(3, at::kDouble) * 2.0;
     const at::Tensor positions = at::stack({i.repeat_interleave(3), j.repeat({4})}, 1);
-    const at::Tensor probe = at::ones({8, 8}, at::kComplexDouble);
     const std::function<void(File&)> all = [&](File& file) {
       file.write("data", counts);
       file.write("scan", counts.reshape({4, 3, 8, 8}));

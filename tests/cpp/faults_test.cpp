@@ -28,6 +28,7 @@
 #include "driver/io/hdf5.h"
 #include "driver/io/png.h"
 #include "driver/simulate/simulate.h"
+#include "tests/cpp/vacuum.h"
 
 namespace ptyle::driver {
 namespace {
@@ -57,13 +58,14 @@ class Faults : public testing::Test {
     ::dup2(nowhere, STDERR_FILENO);
     ::close(nowhere);
     at::manual_seed(1);
-    const at::Tensor counts = at::rand({9, 8, 8}, at::kDouble).mul_(60).to(at::kInt);
-    hdf5::write_atomically(root_ + "/data.h5", [&](hdf5::File& file) {
-      file.write("data", counts);
-      const at::Tensor line = at::arange(3, at::kDouble) * 2.0;
-      file.write("positions", at::stack({line.repeat_interleave(3), line.repeat({3})}, 1));
-      file.write("probe", at::ones({8, 8}, at::kComplexDouble));
-    });
+    const auto [probe, counts] = tests::vacuum(9, 8);
+    hdf5::write_atomically(
+        root_ + "/data.h5", [&, probe = probe, counts = counts](hdf5::File& file) {
+          file.write("data", counts);
+          const at::Tensor line = at::arange(3, at::kDouble) * 2.0;
+          file.write("positions", at::stack({line.repeat_interleave(3), line.repeat({3})}, 1));
+          file.write("probe", probe);
+        });
   }
   void TearDown() override {
     faults::plan("", Kind::kOnce, 0, 0);

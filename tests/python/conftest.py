@@ -4,6 +4,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import ptyle  # noqa: F401  loads torch.ops.ptyle
 import pytest
 import torch
@@ -78,3 +79,14 @@ def make_problem(
 
 def leaves(*tensors):
     return [None if t is None else t.clone().requires_grad_() for t in tensors]
+
+
+def vacuum(count, size=16, seed=5):
+    """A narrow probe [size, size], and `count` patterns of it through nothing, with the noise of
+    counts: what a start fits already."""
+    line = np.arange(size) - size // 2
+    probe = np.exp(-(line[:, None] ** 2 + line**2) / 8.0)
+    probe *= np.sqrt(40.0 * size**2 / (probe**2).sum())
+    pattern = np.abs(np.fft.fftshift(np.fft.fft2(probe, norm="ortho"))) ** 2
+    counts = np.random.default_rng(seed).poisson(pattern, (count, size, size))
+    return probe.astype(np.complex64), counts

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import vacuum
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).parent / "ptyle"
@@ -72,12 +73,12 @@ def bits(folder):
 
 @pytest.fixture
 def small(tmp_path):
-    rng = np.random.default_rng(2)
     rows, columns = np.mgrid[0:6:2, 0:6:2]
+    probe, patterns = vacuum(9)
     with h5py.File(tmp_path / "data.h5", "w") as file:
-        file["data"] = rng.poisson(40, (9, 16, 16)).astype(np.uint16)
+        file["data"] = patterns.astype(np.uint16)
         file["positions"] = np.stack([rows.ravel(), columns.ravel()], 1).astype(float)
-        file["probe"] = np.ones((16, 16), np.complex64)
+        file["probe"] = probe
     (tmp_path / "c.toml").write_text(
         '[data]\nfile = "data.h5"\n[probe]\nfile = "data.h5"\n[reconstruct]\niterations = 4\n'
         'batches = 3\n[output]\nfolder = "out"\ncheckpoint_every = 1\n'

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import measured
+from conftest import measured, vacuum
 
 PROGRAM = Path(sys.executable).parent / "ptyle"
 pytestmark = pytest.mark.skipif(
@@ -253,18 +253,18 @@ def test_exchanged_patterns_are_refused_on_resume(star, tmp_path):
     assert "must be resumed with the data it was made with" in refused.stderr
 
 
-def write_project(folder, patterns=None):
+def write_project(folder):
     """Data, mask, dark and probe in several files, and a config that names them by its folder."""
     folder.mkdir()
-    rng = np.random.default_rng(5)
     rows, columns = np.mgrid[0:8:2, 0:8:2]
+    probe, counts = vacuum(16)
     with h5py.File(folder / "d.h5", "w") as file:
-        file["data"] = rng.poisson(50, (16, 16, 16)) if patterns is None else patterns
+        file["data"] = counts + 1
     with h5py.File(folder / "more.h5", "w") as file:
         file["scan:positions"] = np.stack([rows.ravel(), columns.ravel()], 1).astype(float)
         file["mask"] = np.zeros((16, 16), np.uint8)
-        file["dark"] = np.full((16, 16), 0.5)
-        file["probe"] = np.ones((16, 16), np.complex64)
+        file["dark"] = np.ones((16, 16))
+        file["probe"] = probe
     config = folder / "c.toml"
     config.write_text(
         '[data]\nfile = "d.h5"\npositions = "more.h5:scan:positions"\nmask = "more.h5:mask"\n'
