@@ -460,7 +460,7 @@ def test_few_counts_ask_for_the_likelihood_that_suits_them(tmp_path):
 def test_patterns_turned_or_mirrored_against_the_scan_are_seen_in_their_curl(
     tmp_path, change, word
 ):
-    sample = Sample(size=33, side=12)  # odd: mirrored patterns keep their middle
+    sample = Sample(size=45, side=12)  # odd: mirrored patterns keep their middle
     config = write(tmp_path, sample.counts(), sample)
     assert doubts(config) == []
     said = [text for text in doubts(config, *change) if "against the scan" in text]
