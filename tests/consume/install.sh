@@ -79,8 +79,9 @@ linked() {
     fi
     grep -q 'PTYLE_CUDA=off' "$work/refused.log" || fail "$work/refused.log must name PTYLE_CUDA=off"
   fi
-  # a build folder as deep as that of the cached files; it is new all the same
-  export SKBUILD_BUILD_DIR=build/default
+  # the compiler's cache knows files by the compiler's name (CMake's is c++, scikit-build-core takes
+  # Python's) and by the way from the build folder, which is as deep as theirs and new all the same
+  export CC=cc CXX=c++ SKBUILD_BUILD_DIR=build/default
   PTYLE_CUDA=off quietly install "${install[@]}" .
   check_installed
   [[ ! -e $site/ptyle/lib/libptyle_ops_cuda.so ]] || fail "CUDA was to be off"
