@@ -25,11 +25,6 @@ at::Tensor as_tensor(const std::vector<double>& values) {
   return tensor;
 }
 
-std::vector<double> as_vector(const at::Tensor& tensor) {
-  const double* values = tensor.const_data_ptr<double>();
-  return {values, values + tensor.numel()};
-}
-
 void write_checked(hdf5::File& file, const std::string& name, const at::Tensor& values) {
   const at::Tensor tensor = values.cpu();
   file.write(name, tensor);
@@ -41,6 +36,30 @@ at::Tensor read_checked(const hdf5::File& file, const std::string& name) {
   if (checksum(tensor) != file.integer_attribute(name, "checksum")) {
     throw DataError(file.path() + ": " + name +
                     " must match its checksum, got other bytes: the checkpoint is damaged");
+  }
+  return tensor;
+}
+
+std::vector<double> read_numbers(const hdf5::File& file, const std::string& name) {
+  const at::Tensor tensor = read_checked(file, name);
+  if (tensor.dim() != 1 || tensor.scalar_type() != at::kDouble) {
+    throw DataError(file.path() + ": " + name + " must be a list of float64, got " +
+                    file.info(name).stored_type + " with " + std::to_string(tensor.dim()) +
+                    " axes");
+  }
+  const double* values = tensor.const_data_ptr<double>();
+  return {values, values + tensor.numel()};
+}
+
+// Object or probe: three axes, complex, in the precision of the run.
+at::Tensor read_waves(const hdf5::File& file, const std::string& name, const Config& config) {
+  at::Tensor tensor = read_checked(file, name);
+  const bool twice = config.reconstruct.precision == "double";
+  if (tensor.dim() != 3 ||
+      tensor.scalar_type() != (twice ? at::kComplexDouble : at::kComplexFloat)) {
+    throw DataError(file.path() + ": " + name + " must have 3 axes and be " +
+                    (twice ? "complex128" : "complex64") + ", got " + file.info(name).stored_type +
+                    " with " + std::to_string(tensor.dim()) + " axes");
   }
   return tensor;
 }
@@ -184,7 +203,7 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
   const std::string then = file.string_attribute("/", "data");
   check_same_data(path, then, data);
   State state;
-  state.probe = read_checked(file, "/probe");
+  state.probe = read_waves(file, "/probe", config);
   constexpr std::size_t kMostNames = 10'000'000;
   const std::vector<std::string> all_names = file.dataset_names(kMostNames);
   const auto below = [&](const std::string& prefix) {
@@ -203,15 +222,14 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
     const std::string name = tile_name(decomposition.exchange == "allreduce" ? 0 : number);
     const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
     TileState one;
-    one.object = read_checked(file, name + "/object");
-    if (one.object.dim() != 3 || one.object.size(1) != tile.frame.rows ||
-        one.object.size(2) != tile.frame.columns) {
+    one.object = read_waves(file, name + "/object", config);
+    if (one.object.size(1) != tile.frame.rows || one.object.size(2) != tile.frame.columns) {
       throw DataError(path + ": " + name + "/object must have the size of its tile, got another");
     }
     one.optimizer = below(name + "/optimizer/");
     state.tiles.push_back(std::move(one));
   }
-  const std::vector<double> numbers = as_vector(read_checked(file, "/numbers"));
+  const std::vector<double> numbers = read_numbers(file, "/numbers");
   std::istringstream names(file.string_attribute("/numbers", "names"));
   constexpr std::size_t kFixed = 6;
   std::size_t count = kFixed;
@@ -222,15 +240,20 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
     throw DataError(path + ": /numbers must have one entry a name, got " +
                     std::to_string(numbers.size()));
   }
+  constexpr double kMost = 1e15;  // of iterations and batches: a double holds it exactly
+  if (!(numbers[0] >= 0.0 && numbers[0] <= kMost && numbers[1] >= 0.0 && numbers[1] <= kMost)) {
+    throw DataError(path + ": /numbers must begin with counts of iterations and batches, got " +
+                    std::to_string(numbers[0]) + " and " + std::to_string(numbers[1]));
+  }
   state.iteration = static_cast<std::int64_t>(numbers[0]);
   state.batch = static_cast<std::int64_t>(numbers[1]);
   state.loss = numbers[2];
   state.squared_error = numbers[3];
   state.seconds = numbers[4];
   state.start_power = numbers[5];
-  state.history.loss = as_vector(read_checked(file, "/history/loss"));
-  state.history.amplitude_error = as_vector(read_checked(file, "/history/amplitude_error"));
-  state.history.seconds = as_vector(read_checked(file, "/history/seconds"));
+  state.history.loss = read_numbers(file, "/history/loss");
+  state.history.amplitude_error = read_numbers(file, "/history/amplitude_error");
+  state.history.seconds = read_numbers(file, "/history/seconds");
   return state;
 }
 
