@@ -76,17 +76,23 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   optional("prior_error_after", metrics.prior_error_after);
   optional("prior_left", metrics.prior_left);
   optional("prior_descent", metrics.prior_descent);
-  const std::string line = json.dump() + "\n";
+  pending_ += json.dump() + "\n";
+  write_pending();
+}
+
+void MetricsWriter::write_pending() {
   const off_t whole = ::lseek(descriptor_, 0, SEEK_END);
-  if (const int error = write_all(descriptor_, line); error != 0) {
+  if (const int error = write_all(descriptor_, pending_); error != 0) {
     // No torn line for those who read along; where it cannot be cut off, a restart skips it.
     [[maybe_unused]] const int ignored = whole < 0 ? 0 : ::ftruncate(descriptor_, whole);
     fail(path_, error);
   }
+  pending_.clear();
 }
 
 void MetricsWriter::close() {
   if (descriptor_ < 0) return;
+  if (!pending_.empty()) write_pending();
   if (const int error = close_synced(std::exchange(descriptor_, -1)); error != 0) {
     fail(path_, error);
   }

@@ -37,13 +37,15 @@ class MetricsWriter {
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
   ~MetricsWriter();
-  // One line, handed to the system before it returns; WriteError.
+  // One line, handed to the system before it returns; WriteError, and it is tried once more with
+  // the next one or at the end.
   void write(const IterationMetrics& metrics);
   // Onto the disk; WriteError.
   void close();
 
  private:
-  std::string path_;
+  void write_pending();
+  std::string path_, pending_;
   int descriptor_ = -1;
 };
 
