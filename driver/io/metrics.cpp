@@ -92,7 +92,7 @@ void MetricsWriter::write_pending() {
 
 void MetricsWriter::close() {
   if (descriptor_ < 0) return;
-  if (!pending_.empty()) write_pending();
+  write_pending();
   if (const int error = close_synced(std::exchange(descriptor_, -1)); error != 0) {
     fail(path_, error);
   }

@@ -37,15 +37,16 @@ class MetricsWriter {
   MetricsWriter(const MetricsWriter&) = delete;
   MetricsWriter& operator=(const MetricsWriter&) = delete;
   ~MetricsWriter();
-  // One line, handed to the system before it returns; WriteError, and it is tried once more with
-  // the next one or at the end.
+  // One line, handed to the system before it returns; WriteError. A line that was refused is tried
+  // again with the next one and in close().
   void write(const IterationMetrics& metrics);
   // Onto the disk; WriteError.
   void close();
 
  private:
   void write_pending();
-  std::string path_, pending_;
+  std::string path_;
+  std::string pending_;  // lines that are not in the file yet
   int descriptor_ = -1;
 };
 
