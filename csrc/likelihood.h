@@ -7,6 +7,9 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "csrc/scalar.h"
 
@@ -59,6 +62,26 @@ struct GaussianLikelihood {
     return {residual * residual, T(2) * residual};
   }
 };
+
+inline std::optional<Likelihood> likelihood_named(std::string_view name) {
+  if (name == "amplitude") return Likelihood::kAmplitude;
+  if (name == "poisson") return Likelihood::kPoisson;
+  if (name == "gaussian") return Likelihood::kGaussian;
+  return std::nullopt;
+}
+
+// use(functor of the likelihood)
+template <typename Use>
+auto with_likelihood(Likelihood likelihood, Use&& use) {
+  switch (likelihood) {
+    case Likelihood::kPoisson:
+      return std::forward<Use>(use)(PoissonLikelihood{});
+    case Likelihood::kGaussian:
+      return std::forward<Use>(use)(GaussianLikelihood{});
+    default:
+      return std::forward<Use>(use)(AmplitudeLikelihood{});
+  }
+}
 
 // What counting noise alone leaves of a pixel's loss: its mean over counts n of the Poisson
 // distribution of mean I. By the distribution itself up to 30 counts, beyond by its asymptotic

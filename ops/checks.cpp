@@ -40,7 +40,9 @@ void check_positions(const char* name, const at::Tensor& positions, const at::Te
   TORCH_CHECK_VALUE(positions.sym_size(1) == 2, "ptyle::", name,
                     ": positions must have shape [n, 2] (row, column), got ",
                     positions.sym_sizes());
-  check_type(name, "positions", positions, at::kDouble);
+  TORCH_CHECK_TYPE(positions.scalar_type() == at::kDouble, "ptyle::", name,
+                   ": positions must be Double, got ", positions.scalar_type(),
+                   " (positions.double() is what is wanted)");
   check_device(name, "positions", positions, reference);
 }
 
@@ -264,12 +266,11 @@ void check_patches(const char* name, const char* argument, const at::Tensor& ima
 }
 
 Likelihood likelihood_from(const char* name, std::string_view likelihood) {
-  if (likelihood == "amplitude") return Likelihood::kAmplitude;
-  if (likelihood == "poisson") return Likelihood::kPoisson;
-  if (likelihood == "gaussian") return Likelihood::kGaussian;
-  TORCH_CHECK_VALUE(false, "ptyle::", name,
+  const std::optional<Likelihood> known = likelihood_named(likelihood);
+  TORCH_CHECK_VALUE(known, "ptyle::", name,
                     ": likelihood must be amplitude, poisson or gaussian, got \"", likelihood,
                     "\"");
+  return *known;
 }
 
 }  // namespace ptyle

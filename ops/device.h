@@ -57,8 +57,6 @@ class CudaServices {
 
 // Loads the CUDA library where it is not yet; throws c10::Error where it cannot be.
 PTYLE_API const CudaServices& cuda_services();
-// From now on no operator warns of windows whose sizes make it slow: the program has said it.
-PTYLE_API void silence_slow_sizes();
 
 // For the CUDA library, when it is loaded.
 PTYLE_API void offer_cuda_services(const CudaServices* services);

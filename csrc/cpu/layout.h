@@ -67,7 +67,7 @@ struct Extent {
 inline constexpr int64_t kKeepBytes = int64_t{256} << 20;
 
 // How many slices lie between waves that are kept: 1, all are kept; else about the square root of
-// their number, and the others are made again, a run of slices at a time.
+// their number, and the others are recomputed, a run of slices at a time.
 inline int64_t kept_every(int64_t slices, int64_t bytes_of_a_wave, int64_t budget_bytes) {
   if (slices * bytes_of_a_wave <= budget_bytes) return 1;
   int64_t root = 1;

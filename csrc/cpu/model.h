@@ -159,7 +159,7 @@ class Model {
                T* waves, To to, T* exit, const std::vector<T*>& keep) const;
   // The forward model of an adjoint that follows.
   void forward_kept(Worker<T>& worker, const Window& window, To to) const;
-  // psi of all slices of the run that slice s lies in, made again where they are not kept.
+  // psi of all slices of the run that slice s lies in, recomputed where they are not kept.
   void have_run(Worker<T>& worker, const Window& window, int64_t s) const;
   // The near field's wave is moved back by the fractions. keep: for a gradient of positions.
   void detect(Worker<T>& worker, const Window& window, bool keep) const;

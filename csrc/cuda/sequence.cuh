@@ -19,7 +19,7 @@
 namespace ptyle::cuda {
 
 // Waves before every slice of a chunk, kept for the adjoint: all of them, or those of every so many
-// slices, from which the others are made again.
+// slices, from which the others are recomputed.
 template <typename T, typename Device>
 class Sequence {
  public:
@@ -213,7 +213,7 @@ class Sequence {
   }
   int64_t last_run() const { return (model_.slices - 1) / keep_every_; }
 
-  // psi of slice s and of its run, made again from the run's first where they are not kept.
+  // psi of slice s and of its run, recomputed from the run's first where they are not kept.
   void have_run(int64_t s) {
     if (psi_[static_cast<size_t>(s)]) return;
     const int64_t first = s / keep_every_ * keep_every_;

@@ -205,7 +205,7 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
   const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
   TensorBytes bytes{patterns + mask + lists, tiles + (4 + remembered) * probe, 0};
   if (on_gpu) {
-    // Two blocks and what is copied ahead; one position's waves, a part of them made again.
+    // Two blocks and what is copied ahead; one position's waves, a part of them recomputed.
     const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));
     bytes.work = 3 * block + (2 * every + 8) * probe + 3 * window * unit;
   } else {

@@ -16,7 +16,7 @@
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
 #include "driver/tiles/decomposition.h"
-#include "ops/device.h"
+#include "ops/hints.h"
 
 namespace ptyle::driver {
 namespace {
@@ -254,6 +254,7 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
           "saturated pixels");
   }
   if (problem.negative_pixels > 0) {
+    silence(Hint::kNegativeCounts);
     doubt(std::to_string(problem.negative_pixels) + " pixels (" +
           number(100.0 * static_cast<double>(problem.negative_pixels) / pixels, 3) +
           " %) are negative; the amplitude and Poisson likelihoods count them as 0");
@@ -275,7 +276,7 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
   if (config.device != "cuda") {
     if (const std::string text = doubt_of_sizes(config, problem); !text.empty()) {
       doubt(text);
-      silence_slow_sizes();  // the operators would say it once more
+      silence(Hint::kSlowSize);  // the operators would say it once more
     }
   }
   if (config.reconstruct.batches > n) {

@@ -299,35 +299,37 @@ void Engine::expect(std::int64_t batch) {
   feed_.expect(next);
 }
 
+Engine::Windows Engine::windows(const at::Tensor& object, const Tile& tile,
+                                const at::Tensor& positions) const {
+  const std::array<std::int64_t, 2> corner = {tile.frame.row, tile.frame.column};
+  if (!problem_.moves_object()) return {object, positions, corner};
+  const auto [h, w] = problem_.window;
+  const at::Tensor patches = extract_patches(object, positions, {h, w}, corner, /*outside=*/1.0);
+  const std::int64_t count = patches.size(0), slices = patches.size(1);
+  at::Tensor corners = at::zeros_like(positions);
+  corners.select(1, 0).copy_(at::arange(count, corners.options()).mul_(static_cast<double>(h)));
+  return {patches.transpose(0, 1).reshape({slices, count * h, w}), corners, {0, 0}};
+}
+
 void Engine::accumulate(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
                         const Block& block, const at::Tensor& patterns,
                         const GradientBuffers& buffers, const at::Tensor& losses,
                         LossOptions options) const {
+  const Windows seen = windows(object, tile, block.positions);
   options.detector = detector_;
-  if (!problem_.moves_object()) {
-    options.origin = {tile.frame.row, tile.frame.column};
-    diffraction_loss_accumulate_(object, probe, block.positions, propagator_, patterns, buffers,
-                                 losses, options);
-    return;
-  }
-  // Moved patches, put one below another, are the windows of an object of their own.
-  const auto [h, w] = problem_.window;
-  const at::Tensor patches = extract_patches(object, block.positions, {h, w},
-                                             {tile.frame.row, tile.frame.column}, /*outside=*/1.0);
-  const std::int64_t count = patches.size(0), slices = patches.size(1);
-  const at::Tensor stack = patches.transpose(0, 1).reshape({slices, count * h, w});
-  at::Tensor corners = at::zeros_like(block.positions);
-  corners.select(1, 0).copy_(at::arange(count, corners.options()).mul_(static_cast<double>(h)));
-  GradientBuffers inner = buffers;
-  if (buffers.object) inner.object = at::zeros_like(stack);
-  diffraction_loss_accumulate_(stack, probe, corners, propagator_, patterns, inner, losses,
-                               options);
+  options.origin = seen.origin;
   const Rectangle reached = intersection(block.reached, tile.frame);
-  if (!buffers.object || reached.empty()) return;
+  const bool gives_back = problem_.moves_object() && buffers.object;
+  GradientBuffers inner = buffers;
+  if (gives_back) inner.object = at::zeros_like(seen.object);
+  diffraction_loss_accumulate_(seen.object, probe, seen.positions, propagator_, patterns, inner,
+                               losses, options);
+  if (!gives_back || reached.empty()) return;
+  const auto [h, w] = problem_.window;
   cut_out(*buffers.object, tile.frame, reached)
-      .add_(add_patches(inner.object->reshape({slices, count, h, w}).transpose(0, 1),
-                        block.positions, {reached.rows, reached.columns},
-                        {reached.row, reached.column}));
+      .add_(add_patches(
+          inner.object->reshape({object.size(0), block.positions.size(0), h, w}).transpose(0, 1),
+          block.positions, {reached.rows, reached.columns}, {reached.row, reached.column}));
 }
 
 void Engine::add(const State& state, std::size_t tile, const Block& block, bool with_probe,

@@ -123,6 +123,14 @@ class Engine {
   enum class Halos { kFresh, kStale, kOnTheWay };
 
   void plan();
+  // An object whose windows the operators take: a tile's own, or, where the probe stands still,
+  // patches of it that are moved by the positions' fractions and put one below another.
+  struct Windows {
+    at::Tensor object;     // [slices, rows, columns]
+    at::Tensor positions;  // [n, 2] float64
+    std::array<std::int64_t, 2> origin;
+  };
+  Windows windows(const at::Tensor& object, const Tile& tile, const at::Tensor& positions) const;
   // diffraction_loss_accumulate_ of a block, whatever is moved by the positions' fractions.
   void accumulate(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
                   const Block& block, const at::Tensor& patterns, const GradientBuffers& buffers,

@@ -8,9 +8,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 
 #include <ptyle/ops.h>
@@ -46,22 +44,8 @@ class NoiseTable {
   std::array<double, kSize> values_{};
 };
 
-Likelihood likelihood_of(const Config& config) {
-  const std::string& name = config.reconstruct.likelihood;
-  return name == "poisson"    ? Likelihood::kPoisson
-         : name == "gaussian" ? Likelihood::kGaussian
-                              : Likelihood::kAmplitude;
-}
-
 double pixel_loss(Likelihood likelihood, double expected, double count) {
-  switch (likelihood) {
-    case Likelihood::kPoisson:
-      return PoissonLikelihood()(expected, count).loss;
-    case Likelihood::kGaussian:
-      return GaussianLikelihood()(expected, count).loss;
-    default:
-      return AmplitudeLikelihood()(expected, count).loss;
-  }
+  return with_likelihood(likelihood, [&](auto functor) { return functor(expected, count).loss; });
 }
 
 }  // namespace
@@ -79,26 +63,15 @@ at::Tensor Engine::intensities(const at::Tensor& object, const at::Tensor& probe
                                const at::Tensor& positions) const {
   ModelOptions options;
   options.detector = detector_;
-  options.origin = {tile.frame.row, tile.frame.column};
-  if (!problem_.moves_object()) {
-    return diffraction(object, probe, positions, propagator_, options);
-  }
-  // As in `accumulate`: moved patches are the windows of an object of their own.
-  const auto [h, w] = problem_.window;
-  const at::Tensor patches =
-      extract_patches(object, positions, {h, w}, options.origin, /*outside=*/1.0);
-  const std::int64_t count = patches.size(0), slices = patches.size(1);
-  const at::Tensor stack = patches.transpose(0, 1).reshape({slices, count * h, w});
-  at::Tensor corners = at::zeros_like(positions);
-  corners.select(1, 0).copy_(at::arange(count, corners.options()).mul_(static_cast<double>(h)));
-  options.origin = {0, 0};
-  return diffraction(stack, probe, corners, propagator_, options);
+  const Windows seen = windows(object, tile, positions);
+  options.origin = seen.origin;
+  return diffraction(seen.object, probe, seen.positions, propagator_, options);
 }
 
 Residuals Engine::residuals(const State& state) {
   const c10::InferenceMode no_autograd;
   refresh_halos(state);
-  const Likelihood own = likelihood_of(config_);
+  const Likelihood own = likelihood_named(config_.reconstruct.likelihood).value();
   const NoiseTable noise(Likelihood::kAmplitude), own_noise(own);
   const std::int64_t pixels = problem_.window[0] * problem_.window[1];
   // [5, positions]: error, expected, loss, expected loss, unmasked pixels

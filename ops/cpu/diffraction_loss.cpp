@@ -10,6 +10,7 @@
 #include "ops/cpu/fused.h"
 #include "ops/cpu/multislice.h"
 #include "ops/gradients.h"
+#include "ops/hints.h"
 
 namespace ptyle::cpu {
 namespace {
@@ -33,18 +34,31 @@ double compare(const T* intensity, const Count* counts, const uint8_t* mask, con
 template <typename T, typename Count>
 double compare(Likelihood likelihood, const T* intensity, const Count* counts, const uint8_t* mask,
                const T* background, T weight, int64_t pixels, T* factor) {
-  const auto with = [&](auto functor) {
+  return with_likelihood(likelihood, [&](auto functor) {
     return compare(intensity, counts, mask, background, weight, pixels, factor, functor);
-  };
-  switch (likelihood) {
-    case Likelihood::kAmplitude:
-      return with(AmplitudeLikelihood{});
-    case Likelihood::kPoisson:
-      return with(PoissonLikelihood{});
-    case Likelihood::kGaussian:
-      return with(GaussianLikelihood{});
-  }
-  return 0;
+  });
+}
+
+// Detectors mark what they did not measure by -1 or -2, in the first pattern as in all others.
+void warn_of_negative_counts(const Measurement& measurement) {
+  const at::Tensor& patterns = measurement.patterns;
+  if (measurement.likelihood == Likelihood::kGaussian || patterns.size(0) == 0) return;
+  if (patterns.scalar_type() == at::kByte || patterns.scalar_type() == at::kUInt16) return;
+  const int64_t pixels = patterns.size(1) * patterns.size(2);
+  const uint8_t* mask = image<uint8_t>(measurement.mask, 0, pixels);
+  with_count_type(patterns, [&]<typename Count>() {
+    const auto* counts = static_cast<const Count*>(patterns.const_data_ptr());
+    for (int64_t i = 0; i < pixels; ++i) {
+      if (!(counts[i] < Count(0)) || (mask && mask[i] != 0)) continue;
+      if (!is_first(Hint::kNegativeCounts)) return;
+      TORCH_WARN("ptyle: patterns hold negative counts, in the first ",
+                 static_cast<double>(counts[i]), " at [", i / patterns.size(2), ", ",
+                 i % patterns.size(2),
+                 "], which amplitude and Poisson likelihood take as 0: a mask leaves out pixels "
+                 "that were not measured. This is said once.");
+      return;
+    }
+  });
 }
 
 Count count_type(at::ScalarType type) {
@@ -140,6 +154,7 @@ LossAndGradients compute(const char* name, const at::Tensor& object, const at::T
   const Measurement measurement =
       checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
                           background, likelihood, origin, detector);
+  warn_of_negative_counts(measurement);
   const at::ScalarType real = at::toRealValueType(probe.scalar_type());
   const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
@@ -194,6 +209,7 @@ void diffraction_loss_accumulate_(
   const Measurement measurement =
       checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
                           background, likelihood, origin, detector);
+  warn_of_negative_counts(measurement);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
                      grad_positions, grad_propagator, losses);
   check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,

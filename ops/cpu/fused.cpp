@@ -1,6 +1,5 @@
 #include "ops/cpu/fused.h"
 
-#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -12,7 +11,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
-#include "ops/device.h"
+#include "ops/hints.h"
 
 namespace ptyle::cpu {
 namespace {
@@ -73,11 +72,9 @@ const InstructionSet* fused_kernels(int64_t height, int64_t width) {
 
 namespace {
 
-std::atomic<bool> warns_of_slow_sizes = true;
-
 void warn_of_slow_size(int64_t height, int64_t width) {
   if (has_plan(height) && has_plan(width)) return;  // PTYLE_ISA=reference: as was asked for
-  if (!warns_of_slow_sizes.exchange(false)) return;
+  if (!is_first(Hint::kSlowSize)) return;
   TORCH_WARN("ptyle: windows of ", height, " x ", width,
              " take torch's Fourier transforms, several times slower than sizes with no prime "
              "factors but 2, 3 and 5: crop to ",
@@ -113,8 +110,6 @@ int64_t nearest_good_size(int64_t size, bool down) {
 
 }  // namespace
 }  // namespace ptyle::cpu
-
-void ptyle::silence_slow_sizes() { ptyle::cpu::warns_of_slow_sizes = false; }
 
 TORCH_LIBRARY_IMPL(ptyle, CompositeImplicitAutograd, library) {
   library.impl("cpu_kernels", &ptyle::cpu::cpu_kernels);

@@ -438,13 +438,14 @@ TEST(FusedModel, BitsDoNotDependOnThreads) {
   }
 }
 
-TEST(FusedModel, WavesThatAreMadeAgainChangeNothing) {
+TEST(FusedModel, RecomputedWavesChangeNothing) {
   EXPECT_EQ(kept_every(100, 10, 1000), 1);
   EXPECT_EQ(kept_every(100, 10, 999), 10);
   for (const int64_t slices : {1, 2, 3, 5, 9, 10}) {
     Problem p;
     p.slices = slices;
     p.real_object = slices == 5;
+    p.near_field = slices == 3;
     p = random_problem(7, p);
     for (const InstructionSet* set : instruction_sets()) {
       EXPECT_TRUE(same_bits(fused<double>(*set, p, 1, 0), fused<double>(*set, p))) << slices;

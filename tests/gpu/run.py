@@ -686,7 +686,7 @@ def chunks(session):
     return f"{case.n} positions, differences up to {worst:.0e}"
 
 
-@check("waves made again where memory is short")
+@check("waves recomputed where memory is short")
 def short_of_memory(session):
     import ptyle
     import torch

@@ -268,6 +268,33 @@ def test_good_sizes_and_the_chosen_reference_are_not_told():
     assert slow(60, 64, PTYLE_ISA="reference") == []
 
 
+NEGATIVE = """
+import warnings, torch, ptyle
+torch.manual_seed(1)
+probe = torch.ones(1, 8, 6, dtype=torch.complex64)
+still = torch.zeros(2, 2, dtype=torch.double)
+patterns = torch.ones(2, 8, 6, dtype=torch.{type})
+patterns[:, 3, 4] = {count}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        ptyle.diffraction_loss(torch.zeros(1, 9, 9), probe, still, None, patterns, {more})
+for warning in caught:
+    print(warning.message)
+"""
+
+
+@pytest.mark.parametrize("type", ["int16", "int32", "float32", "float64"])
+def test_negative_counts_are_told_once(type):
+    def told(count, more=""):
+        code = NEGATIVE.format(type=type, count=count, more=more)
+        return subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+
+    (line,) = told(-2)
+    assert "negative counts, in the first -2 at [3, 4]" in line
+    assert told(0) == told(-2, 'likelihood="gaussian"') == told(-2, "mask=patterns[0] < 0") == []
+
+
 # --- where C++ does not reach ---
 
 
