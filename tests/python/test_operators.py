@@ -520,7 +520,9 @@ def test_errors_are_pythons_kinds():
     obj, probe, positions, propagator, patterns = make_problem()
     with pytest.raises(ValueError, match=r"ptyle::exit_waves: positions must have shape \[n, 2\]"):
         ptyle.exit_waves(obj, probe, positions[0], propagator)
-    with pytest.raises(TypeError, match=r"positions must be Double, got Float \(positions.double\(\)"):
+    with pytest.raises(
+        TypeError, match=r"positions must be Double, got Float \(positions.double\(\)"
+    ):
         ptyle.exit_waves(obj, probe, positions.float(), propagator)
     with pytest.raises(ValueError, match="likelihood must be amplitude, poisson or gaussian"):
         ptyle.diffraction_loss(obj, probe, positions, propagator, patterns, likelihood="x")

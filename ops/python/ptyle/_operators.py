@@ -36,8 +36,8 @@ def exit_waves(
     the Nyquist frequency. Differentiable, to any order, in object, probe, positions and propagator.
 
     Args:
-        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians; vacuum
-            where a window hangs over its edge.
+        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians;
+            vacuum where a window hangs over its edge.
         probe: ``[modes, h, w]`` complex.
         positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
         propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
@@ -91,8 +91,8 @@ def diffraction(
     positions and propagator.
 
     Args:
-        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians; vacuum
-            where a window hangs over its edge.
+        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians;
+            vacuum where a window hangs over its edge.
         probe: ``[modes, h, w]`` complex.
         positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
         propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
@@ -155,8 +155,8 @@ def diffraction_loss(
     made: memory does not grow with n beyond `patterns` and `losses`, also in the backward pass.
 
     Args:
-        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians; vacuum
-            where a window hangs over its edge.
+        object: ``[slices, rows, columns]`` complex transmission or real phase shift in radians;
+            vacuum where a window hangs over its edge.
         probe: ``[modes, h, w]`` complex.
         positions: ``[n, 2]`` float64, (row, column) of the window's corner in object pixels.
         propagator: ``[h, w]`` or ``[slices - 1, h, w]`` complex, zero frequency at ``[0, 0]``; None
