@@ -113,15 +113,19 @@ __global__ void transmit(Chunk c, const Complex<T>* slice, const Complex<T>* fro
   });
 }
 
+// wave *= factor, or its conjugate.
+template <typename T>
+PTYLE_DEVICE void multiply(Complex<T>* wave, Complex<T> factor, bool conjugate) {
+  const Complex<T> value = read(static_cast<const Complex<T>*>(wave));
+  write(wave, conjugate ? conj_times(factor, value) : factor * value);
+}
+
 // waves *= scale x factor [h, w], or its conjugate.
 template <typename T>
 __global__ void propagate(Chunk c, const Complex<T>* factor, T scale, bool conjugate,
                           Complex<T>* waves) {
   for_each_pixel(c, waves_of(c), [&](int64_t wave, unsigned pixel) {
-    const Complex<T> f = scale * read(factor + pixel);
-    Complex<T>* to = waves + wave * pixels_of(c) + pixel;
-    const Complex<T> value = read(static_cast<const Complex<T>*>(to));
-    write(to, conjugate ? conj_times(f, value) : f * value);
+    multiply(waves + wave * pixels_of(c) + pixel, scale * read(factor + pixel), conjugate);
   });
 }
 
@@ -134,11 +138,9 @@ __global__ void propagate_back(Chunk c, const Complex<T>* factor, T scale, const
     const unsigned y = pixel / static_cast<unsigned>(c.width);
     const unsigned x = pixel - y * static_cast<unsigned>(c.width);
     const Complex<T>* ramp = ramps + position_of(c, wave) * (c.height + c.width);
-    const Complex<T> f =
-        conj_times(read(ramp + y) * read(ramp + c.height + x), scale * read(factor + pixel));
-    Complex<T>* to = waves + wave * pixels_of(c) + pixel;
-    const Complex<T> value = read(static_cast<const Complex<T>*>(to));
-    write(to, conjugate ? conj_times(f, value) : f * value);
+    const Complex<T> moved = read(ramp + y) * read(ramp + c.height + x);
+    multiply(waves + wave * pixels_of(c) + pixel, conj_times(moved, scale * read(factor + pixel)),
+             conjugate);
   });
 }
 
@@ -290,21 +292,21 @@ __global__ void add_spectrum(Chunk c, const Complex<T>* transformed, const Compl
   }
 }
 
-// positions [b, 2] += Re sum conj(F gradient) (d ramp / d fraction) F P; a block a position.
-template <typename T>
-__global__ void add_positions(Chunk c, const Complex<T>* transformed, const Complex<T>* spectrum,
-                              const Complex<T>* ramps, const Complex<T>* slopes,
-                              double* positions) {
+// positions [b, 2] += Re sum weight(n, i) d ramp / d fraction, i over modes and pixels; a block a
+// position.
+template <typename T, typename Weight>
+PTYLE_DEVICE void add_by_slopes(const Chunk& c, const Complex<T>* ramps, const Complex<T>* slopes,
+                                double* positions, const Weight& weight) {
   const int64_t size = c.modes * pixels_of(c), length = c.height + c.width;
   for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
     double row_sum = 0, column_sum = 0;
     for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
       const int64_t y = i / c.width % c.height, x = c.height + i % c.width;
-      const Complex<T> weight = conj_times(read(transformed + n * size + i), read(spectrum + i));
+      const Complex<T> at_pixel = weight(n, i);
       const Complex<T> by_row = read(slopes + n * length + y) * read(ramps + n * length + x);
       const Complex<T> by_column = read(ramps + n * length + y) * read(slopes + n * length + x);
-      row_sum += static_cast<double>((weight * by_row).re);
-      column_sum += static_cast<double>((weight * by_column).re);
+      row_sum += static_cast<double>((at_pixel * by_row).re);
+      column_sum += static_cast<double>((at_pixel * by_column).re);
     }
     row_sum = block_sum(row_sum);
     column_sum = block_sum(column_sum);
@@ -315,33 +317,29 @@ __global__ void add_positions(Chunk c, const Complex<T>* transformed, const Comp
   }
 }
 
+// positions [b, 2] += Re sum conj(F gradient) (d ramp / d fraction) F P
+template <typename T>
+__global__ void add_positions(Chunk c, const Complex<T>* transformed, const Complex<T>* spectrum,
+                              const Complex<T>* ramps, const Complex<T>* slopes,
+                              double* positions) {
+  const int64_t size = c.modes * pixels_of(c);
+  add_by_slopes(c, ramps, slopes, positions, [&](int64_t n, int64_t i) {
+    return conj_times(read(transformed + n * size + i), read(spectrum + i));
+  });
+}
+
 // positions [b, 2] += Re sum conj(F gradient) scale factor conj(d ramp / d fraction) F phi: what
-// propagate_back adds to their gradient; a block a position.
+// propagate_back adds to their gradient.
 template <typename T>
 __global__ void add_detected_positions(Chunk c, const Complex<T>* transformed,
                                        const Complex<T>* spectrum, const Complex<T>* factor,
                                        T scale, const Complex<T>* ramps, const Complex<T>* slopes,
                                        double* positions) {
-  const int64_t size = c.modes * pixels_of(c), length = c.height + c.width;
-  for (int64_t n = blockIdx.x; n < c.positions; n += gridDim.x) {
-    double row_sum = 0, column_sum = 0;
-    for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
-      const int64_t y = i / c.width % c.height, x = c.height + i % c.width;
-      const Complex<T> weight =
-          conj_times(read(transformed + n * size + i),
-                     scale * read(factor + i % pixels_of(c)) * read(spectrum + n * size + i));
-      const Complex<T> by_row = read(slopes + n * length + y) * read(ramps + n * length + x);
-      const Complex<T> by_column = read(ramps + n * length + y) * read(slopes + n * length + x);
-      row_sum += static_cast<double>(conj_times(by_row, weight).re);
-      column_sum += static_cast<double>(conj_times(by_column, weight).re);
-    }
-    row_sum = block_sum(row_sum);
-    column_sum = block_sum(column_sum);
-    if (threadIdx.x == 0) {
-      add(positions + 2 * n, row_sum);
-      add(positions + 2 * n + 1, column_sum);
-    }
-  }
+  const int64_t size = c.modes * pixels_of(c);
+  add_by_slopes(c, ramps, slopes, positions, [&](int64_t n, int64_t i) {
+    return conj_times(scale * read(factor + i % pixels_of(c)) * read(spectrum + n * size + i),
+                      read(transformed + n * size + i));
+  });
 }
 
 // sum [h, w] += scale x sum over positions and modes of conj(F phi) F gradient, ascending.
