@@ -31,7 +31,8 @@ class RunError : public Error {
   explicit RunError(const std::string& message) : Error(message, 1) {}
 };
 
-// The reconstruction grew worse without end.
+// The reconstruction grew worse without end. Of all ranks alike: one has the message, the others
+// say nothing.
 class Diverged : public RunError {
  public:
   explicit Diverged(const std::string& message) : RunError(message) {}

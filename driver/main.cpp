@@ -142,7 +142,7 @@ int main(int argc, char** argv) {
     // A broken group's destructors may wait for ever.
     _exit(error.exit_code());
   } catch (const ptyle::driver::Error& error) {
-    ptyle::driver::log_error() << error.what();
+    if (*error.what() != '\0') ptyle::driver::log_error() << error.what();
     return error.exit_code();
   } catch (const c10::Error& error) {
     ptyle::driver::log_error() << error.what_without_backtrace();

@@ -195,20 +195,11 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
   const std::int64_t n = problem.positions.size(0);
   const auto pixels = static_cast<double>(n * problem.window[0] * problem.window[1]);
 
-  for (const std::string& text : problem.found) doubt(text);
+  result = problem.found;
   doubt_units(config, problem, result);
   doubt_patterns(config, problem, result);
   doubt_orientation(config, problem, scan, result);
   doubt_probe(config, problem, scan, result);
-  const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
-                                       problem.object_shape[1], problem.object_shape[2]);
-  // Many scans of focused probes are smaller than a window; one smaller than the probe is odd.
-  if (static_cast<double>(std::max(region.rows, region.columns)) < scan.diameter) {
-    doubt("the positions span " + by(region.rows, region.columns) +
-              " pixels, less than the probe's diameter of " + number(scan.diameter, 3) +
-              " pixels: is data.position_unit right?",
-          "the positions' unit (data.position_unit)");
-  }
   const double power = probe_power(problem);
   const double target = config.probe.power == "number" ? config.probe.power_value : power;
   if (config.probe.power != "data") {

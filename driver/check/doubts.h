@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "driver/config/config.h"
+#include "driver/io/doubt.h"
 
 namespace ptyle::driver {
 
@@ -29,10 +30,6 @@ Scan scan_of(const Problem& problem);
 double energy_cut(const Problem& problem, const Decomposition& decomposition, std::int64_t tile);
 double worst_energy_cut(const Problem& problem, const Decomposition& decomposition);
 
-struct Doubt {
-  std::string text;   // one sentence
-  std::string cause;  // in a few words, where it would spoil the fit; else empty
-};
 // Whether all patterns, summed, are whole numbers.
 bool whole_counts(const Problem& problem);
 // The statistics must be those of all positions.

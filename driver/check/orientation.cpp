@@ -137,7 +137,7 @@ void doubt_orientation(const Config& config, const Problem& problem, const Scan&
   const double* p = problem.positions.const_data_ptr<double>();
   const double* s = problem.statistics.const_data_ptr<double>();
   for (std::int64_t k = 0; k < n; ++k, p += 2, s += columns) {
-    if (!(s[0] > 0.0)) continue;
+    if (!(s[0] > 0.0) || problem.suspected[static_cast<std::size_t>(k)]) continue;
     points.push_back({p[0], p[1]});
     centres.push_back({s[7] / s[0], s[8] / s[0]});
   }

@@ -11,6 +11,7 @@
 
 #include "driver/check/parts.h"
 #include "driver/check/words.h"
+#include "driver/io/pixels.h"
 
 namespace ptyle::driver {
 namespace {
@@ -26,7 +27,7 @@ at::Tensor centred(const Problem& problem, const at::Tensor& image) {
 
 // The mean over the patterns that measured a pixel; 0 where none did.
 at::Tensor mean_pattern(const Problem& problem) {
-  return problem.pattern_sum / problem.good_patterns.clamp_min(1).to(at::kDouble);
+  return problem.pattern_sum / problem.summed_patterns.clamp_min(1).to(at::kDouble);
 }
 
 // The middle of an image's bright part: of values above a tenth of what its brightest hundredth
@@ -135,6 +136,19 @@ void doubt_gain(const Problem& problem, std::vector<Doubt>& found) {
                    "values that are no counts (detector.gain)"});
 }
 
+// No counts where there should be many.
+void doubt_dead(const Problem& problem, std::vector<Doubt>& found) {
+  const DeadPixels dead = dead_pixels(problem);
+  if (dead.count == 0) return;
+  const bool one = dead.count == 1;
+  found.push_back(
+      {std::to_string(dead.count) + (one ? " pixel holds" : " pixels hold") +
+           " 0 in all frames between pixels with counts: dead, or behind a beam stop (" +
+           dead.words + ")? A data.mask that is nonzero there leaves " + (one ? "it" : "them") +
+           " out",
+       "dead pixels (data.mask; " + dead.words + ")", Doubt::kPixels});
+}
+
 // What one count more or less means is the Poisson likelihood's: where counts are few, the
 // amplitudes' likelihood takes their noise for a missing intensity.
 void doubt_dose(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
@@ -156,7 +170,7 @@ std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem) {
   if (problem.detector) return std::nullopt;
   const at::Tensor image = centred(problem, mean_pattern(problem));
   const at::Tensor measured =
-      centred(problem, problem.good_patterns.gt(0).to(at::kByte)).contiguous();
+      centred(problem, problem.summed_patterns.gt(0).to(at::kByte)).contiguous();
   const Point middle = {static_cast<double>(problem.window[0] / 2),
                         static_cast<double>(problem.window[1] / 2)};
   const std::optional<Point> found = middle_of(image, measured, middle);
@@ -176,6 +190,7 @@ bool whole_counts(const Problem& problem) {
 
 void doubt_patterns(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
   if (!problem.detector) doubt_centre(config, problem, found);
+  doubt_dead(problem, found);
   doubt_gain(problem, found);
   doubt_dose(config, problem, found);
 }

@@ -398,7 +398,8 @@ void visit_keys(Config& c, Visitor& v) {
       "frames that take no part, named in the same ways; \"auto\": those without counts, with 4 "
       "times more or fewer than the median and 8 standard deviations (robust, of the logarithm) "
       "away, half written, with a pixel 30 times brighter than in others, not stored, or far from "
-      "all other positions");
+      "all other positions: behind a gap half as wide as the rest of the scan, and 5 times as wide "
+      "as any in it");
 
   v.template key<Sampling>("detector.pixel_mrad", c.detector.pixel_mrad,
                            optionally(both(positive())),
@@ -417,10 +418,13 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<BoolCodec>("detector.orientation.transpose", c.detector.orientation.transpose,
                             any<bool>(), "exchange rows and columns of every pattern, first");
   v.template key<BoolCodec>("detector.orientation.flip_rows", c.detector.orientation.flip_rows,
-                            any<bool>(), "then reverse the order of its rows");
+                            any<bool>(),
+                            "then reverse the order of its rows; the zero frequency stays where "
+                            "data.zero_frequency says, unless detector.center, or a detector.crop "
+                            "with a corner, names places of the reversed pattern");
   v.template key<BoolCodec>("detector.orientation.flip_columns",
                             c.detector.orientation.flip_columns, any<bool>(),
-                            "and the order of its columns");
+                            "and the order of its columns, likewise");
   v.template key<String>("detector.geometry", c.detector.geometry, one_of({"far", "near"}),
                          "far field (Fourier transform) or near field (propagation)");
   v.template key<String>("detector.subpixel", c.detector.subpixel,

@@ -9,6 +9,7 @@
 #include <ATen/TensorOperators.h>
 
 #include "driver/check/words.h"
+#include "driver/io/pixels.h"
 
 namespace ptyle::driver {
 namespace {
@@ -101,6 +102,8 @@ Outliers bad_pixels(const at::Tensor& excess, std::int64_t patterns) {
       found.above += values[here] - usual;
     }
   }
+  std::stable_sort(found.places.begin(), found.places.end(),
+                   [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
   return found;
 }
 
@@ -116,7 +119,41 @@ std::string listed(const std::vector<std::size_t>& places, const Word& word) {
   return text;
 }
 
+void add_once(std::vector<std::string>& texts, const std::string& text) {
+  if (text.empty() || std::find(texts.begin(), texts.end(), text) != texts.end()) return;
+  texts.push_back(text);
+}
+
 constexpr double kMuchOfMisfit = 0.15;
+
+// What it often is, without what was named before.
+std::string usual_causes(const Config& config, const Problem& problem,
+                         const std::vector<std::string>& named) {
+  struct Usual {
+    const char *key, *words;
+    bool may_be = true;
+  };
+  const std::array<Usual, 8> all = {{
+      {"data.position_unit", "the positions' unit or order (data.position_unit)"},
+      {"data.rotation_deg", "their rotation (data.rotation_deg)"},
+      {"detector.orientation", "detector.orientation"},
+      {"defocus", "the start's defocus or its sign"},
+      {"window", "a window too small for the probe"},
+      {"detector.gain", "values that are no counts (detector.gain)", !whole_counts(problem)},
+      {"probe.modes", "a probe of more than one mode (probe.modes)", config.probe.modes == 1},
+      {"object.slices", "a thick object (object.slices)", config.object.slices == 1},
+  }};
+  std::string words;
+  for (const Usual& usual : all) {
+    const bool known = std::any_of(named.begin(), named.end(), [&](const std::string& text) {
+      return text.find(usual.key) != std::string::npos;
+    });
+    if (usual.may_be && !known) words += std::string(words.empty() ? "" : ", ") + usual.words;
+  }
+  return (named.empty() ? "no pattern, pixel or doubt stands out; what it often is: "
+                        : "what else it often is: ") +
+         words;
+}
 
 }  // namespace
 
@@ -187,41 +224,45 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
                                        const History& history, const Residuals& residuals,
                                        const std::vector<Doubt>& doubts) {
   std::vector<std::pair<double, std::string>> found;  // by the share that each explains
+  std::array<bool, 3> told{};                         // what the doubts of a kind are about
+  // With what was said about the same at the start before it.
+  const auto add = [&](double share, Doubt::About about, const std::string& text) {
+    std::vector<std::string> doubted;
+    for (const Doubt& doubt : doubts) {
+      if (doubt.about == about) add_once(doubted, doubt.cause);
+    }
+    std::string start;
+    for (const std::string& cause : doubted) start += (start.empty() ? "" : ", ") + cause;
+    found.emplace_back(share, start.empty() ? text : start + ", doubtful at the start: " + text);
+    told[about] = true;
+  };
   const std::vector<double> patterns = as_vector(residuals.error - residuals.expected);
   const double misfit = positive_sum(patterns);
   const Outliers bad = outliers_of(patterns);
   if (!bad.places.empty() && bad.places.size() * 5 <= patterns.size() &&
       bad.above > kMuchOfMisfit * misfit) {
-    found.emplace_back(
-        bad.above / misfit,
+    add(bad.above / misfit, Doubt::kFrames,
         std::to_string(bad.places.size()) + " of " + std::to_string(patterns.size()) +
             " patterns hold " + number(100.0 * bad.above / misfit, 2) +
             " % of the misfit: bad frames, or wrong positions of these (data.skip; numbers " +
-            listed(bad.places, [](std::size_t k) { return std::to_string(k); }) + ")");
+            listed(bad.places,
+                   [&problem](std::size_t k) {
+                     return std::to_string(problem.frames.empty() ? static_cast<std::int64_t>(k)
+                                                                  : problem.frames[k]);
+                   }) +
+            ")");
   }
   const Outliers pixels = bad_pixels(residuals.excess, problem.positions.size(0));
   const double pixel_misfit = positive_sum(as_vector(residuals.excess));
   const std::int64_t h = problem.window[0], w = problem.window[1];
   if (!pixels.places.empty() && static_cast<std::int64_t>(pixels.places.size()) * 20 <= h * w &&
       pixels.above > kMuchOfMisfit * pixel_misfit) {
-    found.emplace_back(
-        pixels.above / pixel_misfit,
+    add(pixels.above / pixel_misfit, Doubt::kPixels,
         (pixels.places.size() == 1 ? std::string("1 pixel stands")
                                    : std::to_string(pixels.places.size()) + " pixels stand") +
             " out of their neighbours with " + number(100.0 * pixels.above / pixel_misfit, 2) +
-            " % of the misfit: bad pixels (data.mask; [row, column] of the window with its zero "
-            "frequency in the middle: " +
-            listed(pixels.places,
-                   [&](std::size_t k) {
-                     const auto at = static_cast<std::int64_t>(k);
-                     const bool far = !problem.detector;
-                     const std::int64_t row = far ? (at / w + h / 2) % h : at / w;
-                     const std::int64_t column = far ? (at % w + w / 2) % w : at % w;
-                     std::string place = "[";
-                     place += std::to_string(row) + ", ";
-                     return place += std::to_string(column) + "]";
-                   }) +
-            ")");
+            " % of the misfit: bad pixels (data.mask; worst first: " +
+            pixel_words(problem, {pixels.places.begin(), pixels.places.end()}) + ")");
   }
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.first > b.first; });
@@ -229,7 +270,8 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
   for (auto& [share, text] : found) causes.push_back(std::move(text));
 
   for (const Doubt& doubt : doubts) {
-    if (!doubt.cause.empty()) causes.push_back(doubt.cause + " (doubtful at the start)");
+    if (doubt.cause.empty() || told[doubt.about]) continue;
+    add_once(causes, doubt.cause + " (doubtful at the start)");
   }
   const std::vector<double>& errors = history.amplitude_error;
   if (errors.size() > 2) {
@@ -239,16 +281,7 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
                        " % in the last one");
     }
   }
-  if (causes.empty()) {
-    std::string usual =
-        "no pattern, pixel or doubt stands out; usual causes are the positions' unit, order or "
-        "rotation (data.position_unit, data.rotation_deg), detector.orientation, the start's "
-        "defocus or size of the window";
-    if (!whole_counts(problem)) usual += ", values that are no counts (detector.gain)";
-    if (config.probe.modes == 1) usual += ", a probe of more than one mode (probe.modes)";
-    if (config.object.slices == 1) usual += ", a thick object (object.slices)";
-    causes.push_back(std::move(usual));
-  }
+  causes.push_back(usual_causes(config, problem, causes));
   return causes;
 }
 

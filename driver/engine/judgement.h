@@ -33,7 +33,7 @@ std::string words_of_divergence(const Config& config, const Problem& problem,
 inline constexpr double kFarAboveNoise = 3.0;
 
 // Why a fit may be far above noise: from the residuals of patterns and pixels, the errors of the
-// iterations, and what was doubtful at the start. Likeliest first.
+// iterations, and what was doubtful at the start. Likeliest first; what it often is comes last.
 std::vector<std::string> likely_causes(const Config& config, const Problem& problem,
                                        const History& history, const Residuals& residuals,
                                        const std::vector<Doubt>& doubts);

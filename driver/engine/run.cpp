@@ -215,10 +215,13 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
   const std::vector<bool> stays = judge_frames(config, problem);
   for (std::size_t k = 0; k < problem.held.size(); ++k) {
     const std::int64_t n = problem.held[k];
-    if (counts_here(n) && stays[static_cast<std::size_t>(n)]) continue;
-    uncount(problem, static_cast<std::int64_t>(k));
+    const auto place = static_cast<std::size_t>(n);
+    const bool counts = counts_here(n) && stays[place];
+    if (counts && !problem.suspected[place]) continue;
+    uncount(problem, static_cast<std::int64_t>(k), counts);
   }
   ranks.sum(problem.good_patterns);
+  ranks.sum(problem.summed_patterns);
   ranks.sum(problem.pattern_sum);
   keep_positions(config, problem, stays);
   std::vector<std::int64_t> tile_of;
@@ -438,7 +441,8 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       }
     }
   } catch (const Diverged& error) {
-    throw Diverged(error.what() + keep_last_good(config, data, problem, cut, ranks, remarks));
+    const std::string kept = keep_last_good(config, data, problem, cut, ranks, remarks);
+    throw Diverged(ranks.first() ? error.what() + kept : "");
   }
   if (ranks.first()) saving.attempt([&] { metrics->close(); });
   if (trace) saving.attempt([&] { trace->write(options.trace); });
@@ -461,9 +465,11 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
   ranks.barrier();  // where rank 0 could not write, the others hear of it here
   if (!complete) {
-    throw Interrupted("interrupted in iteration " + std::to_string(state.iteration + 1) + " of " +
-                      std::to_string(last) + ": everything is saved in " + folder +
-                      ", --resume goes on");
+    throw Interrupted(!ranks.first()
+                          ? ""
+                          : "interrupted in iteration " + std::to_string(state.iteration + 1) +
+                                " of " + std::to_string(last) + ": everything is saved in " +
+                                folder + ", --resume goes on");
   }
   if (ranks.first()) judge(config, problem, state, remarks);
 }

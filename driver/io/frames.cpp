@@ -112,6 +112,87 @@ class FarOff {
   double median_ = 0.0, limit_ = 0.0;
 };
 
+// ---- which positions are far from all others ----
+
+// Positions [n, 2] of which some have been taken away.
+class LeftOver {
+ public:
+  LeftOver(const double* positions, std::vector<std::int64_t> places) : p_(positions) {
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      order_[axis] = places;
+      std::sort(order_[axis].begin(), order_[axis].end(),
+                [&](std::int64_t a, std::int64_t b) { return along(a, axis) < along(b, axis); });
+    }
+  }
+  // Of the wider axis; without `spared` at each end.
+  double extent(std::size_t spared = 0) const {
+    double widest = 0.0;
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const auto& order = order_[axis];
+      widest = std::max(widest,
+                        along(order[order.size() - 1 - spared], axis) - along(order[spared], axis));
+    }
+    return widest;
+  }
+  double widest_gap() const {
+    double widest = 0.0;
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const auto& order = order_[axis];
+      for (std::size_t k = 1; k < order.size(); ++k) {
+        widest = std::max(widest, along(order[k], axis) - along(order[k - 1], axis));
+      }
+    }
+    return widest;
+  }
+
+  // One or two positions, with all that are at the same places, and the gap behind them.
+  struct End {
+    double gap = 0.0;
+    std::vector<std::int64_t> places;
+  };
+  End widest_end(std::size_t most) const {
+    End widest;
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      look_along(order_[axis].begin(), order_[axis].end(), axis, most, widest);
+      look_along(order_[axis].rbegin(), order_[axis].rend(), axis, most, widest);
+    }
+    return widest;
+  }
+  void take(const std::vector<std::int64_t>& places) {
+    for (auto& order : order_) {
+      std::erase_if(order, [&](std::int64_t k) {
+        return std::find(places.begin(), places.end(), k) != places.end();
+      });
+    }
+  }
+
+ private:
+  double along(std::int64_t k, std::size_t axis) const {
+    return p_[2 * k + static_cast<std::int64_t>(axis)];
+  }
+  template <typename Iterator>
+  void look_along(Iterator next, Iterator end, std::size_t axis, std::size_t most,
+                  End& widest) const {
+    constexpr std::size_t kTogether = 2;
+    std::vector<std::int64_t> taken, different;
+    for (; next != end && taken.size() <= most; ++next) {
+      const bool known = std::any_of(different.begin(), different.end(), [&](std::int64_t k) {
+        return along(k, 0) == along(*next, 0) && along(k, 1) == along(*next, 1);
+      });
+      if (!known && !taken.empty()) {
+        const double gap = std::abs(along(*next, axis) - along(taken.back(), axis));
+        if (gap > widest.gap) widest = {gap, taken};
+      }
+      if (!known && different.size() == kTogether) return;
+      if (!known) different.push_back(*next);
+      taken.push_back(*next);
+    }
+  }
+
+  const double* p_;
+  std::array<std::vector<std::int64_t>, 2> order_;
+};
+
 std::string short_number(double value) {
   char text[40];
   std::snprintf(text, sizeof(text), "%.4g", value);
@@ -161,34 +242,32 @@ std::vector<bool> chosen_frames(const Config& config, std::int64_t frames,
   return chosen;
 }
 
-std::vector<std::int64_t> far_positions(const at::Tensor& positions, std::int64_t window) {
-  const auto n = static_cast<std::size_t>(positions.size(0));
+std::vector<std::int64_t> far_positions(const at::Tensor& positions) {
   const at::Tensor dense = positions.contiguous();
   const double* p = dense.const_data_ptr<double>();
-  const auto finite = [p](std::size_t k) {
-    return std::isfinite(p[2 * k]) && std::isfinite(p[2 * k + 1]);
-  };
-  std::array<Spread, 2> spread;
-  for (std::size_t axis = 0; axis < 2; ++axis) {
-    std::vector<double> along;
-    for (std::size_t k = 0; k < n; ++k) {
-      if (finite(k)) along.push_back(p[2 * k + axis]);
-    }
-    constexpr std::size_t kFewest = 4;
-    if (along.size() < kFewest) return {};
-    spread[axis] = spread_of(along);
+  std::vector<std::int64_t> finite;
+  for (std::int64_t k = 0; k < dense.size(0); ++k) {
+    if (std::isfinite(p[2 * k]) && std::isfinite(p[2 * k + 1])) finite.push_back(k);
   }
-  constexpr double kFar = 20.0;
-  const double limit = kFar * std::max({spread[0].deviation, spread[1].deviation,
-                                        static_cast<double>(window) / 4.0});
-  std::vector<std::int64_t> far;
-  for (std::size_t k = 0; k < n; ++k) {
-    if (finite(k) && (std::abs(p[2 * k] - spread[0].median) > limit ||
-                      std::abs(p[2 * k + 1] - spread[1].median) > limit)) {
-      far.push_back(static_cast<std::int64_t>(k));
-    }
+  constexpr std::size_t kFewest = 8;
+  const std::size_t most = std::max<std::size_t>(2, finite.size() / 10);
+  if (finite.size() < kFewest + most) return {};
+  LeftOver left(p, std::move(finite));
+  // What is left at least is as wide as this.
+  const double middle = left.extent(most);
+  constexpr double kExtents = 0.5, kGaps = 5.0;
+  std::vector<std::int64_t> taken, far;
+  double least = std::numeric_limits<double>::infinity();  // of the gaps so far
+  while (taken.size() < most) {
+    const LeftOver::End end = left.widest_end(most - taken.size());
+    least = std::min(least, end.gap);
+    if (!(least > kExtents * middle)) break;
+    left.take(end.places);
+    taken.insert(taken.end(), end.places.begin(), end.places.end());
+    // A position that is far hides one that is less far: judged against what is left in the end.
+    if (least > kExtents * left.extent() && least > kGaps * left.widest_gap()) far = taken;
   }
-  if (4 * far.size() > n) far.clear();
+  std::sort(far.begin(), far.end());
   return far;
 }
 

@@ -38,10 +38,11 @@ std::vector<bool> chosen_frames(const Config& config, std::int64_t frames,
                                 const DatasetReader& read);
 bool skips_bad_frames(const Config& config);  // data.skip = "auto"
 
-// Positions [n, 2] in pixels, far from all others: from their median by more than 20 median
-// absolute deviations of the wider axis (or a quarter of the window, where that is more). Those
-// that are not finite are none. Empty where more than a quarter would be.
-std::vector<std::int64_t> far_positions(const at::Tensor& positions, std::int64_t window);
+// Of positions [n, 2] those far from all others: one or two (or repeats of them) at an end of the
+// scan, behind a gap along rows or columns that is more than half as wide as the rest, and 5 times
+// as wide as any gap within it. At most a tenth of all, or two; none where fewer than 8 would be
+// left. Those that are not finite are none. The unit does not matter.
+std::vector<std::int64_t> far_positions(const at::Tensor& positions);
 
 // What a frame's pixels tell besides Problem::statistics; the columns of Problem::evidence.
 struct FrameEvidence {

@@ -18,6 +18,7 @@
 #include <ATen/ops/conj_physical.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -26,6 +27,7 @@
 #include "driver/errors.h"
 #include "driver/io/frames.h"
 #include "driver/io/hdf5.h"
+#include "driver/io/pixels.h"
 #include "driver/io/prefetch.h"
 #include "driver/log.h"
 #include "driver/memory.h"
@@ -186,6 +188,17 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
       start[axis] = static_cast<std::int64_t>(std::floor(zero[axis] - before + 0.5));
     }
   }
+  // Reversing a pattern takes the zero frequency from [n / 2] to [(n - 1) / 2], from [0] to [n -
+  // 1]. Where nobody says where the reversed one has it the window follows; row -n / 2, which then
+  // comes first, is its own mirror image.
+  const std::array<bool, 2> flips = {detector.orientation.flip_rows,
+                                     detector.orientation.flip_columns};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const bool moves = far && flips[axis] && (corner || oriented[axis] % 2 == 0);
+    if (!moves || detector.center || detector.crop.size() == 4) continue;
+    --start[axis];
+    --used_start[axis];
+  }
 
   PixelMap map;
   map.stored = stored;
@@ -208,10 +221,10 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
   // Stored pixel of a pixel of the oriented, centred pattern.
   const auto stored_index = [&](IntegerPair at) {
     for (std::size_t axis = 0; axis < 2; ++axis) {
-      if (corner) at[axis] = (at[axis] + oriented[axis] - oriented[axis] / 2) % oriented[axis];
+      const std::int64_t moved = corner ? oriented[axis] - oriented[axis] / 2 : oriented[axis];
+      at[axis] = (at[axis] + moved) % oriented[axis];
+      if (flips[axis]) at[axis] = oriented[axis] - 1 - at[axis];
     }
-    if (detector.orientation.flip_rows) at[0] = oriented[0] - 1 - at[0];
-    if (detector.orientation.flip_columns) at[1] = oriented[1] - 1 - at[1];
     if (detector.orientation.transpose) std::swap(at[0], at[1]);
     return at[0] * stored[1] + at[1];
   };
@@ -496,36 +509,6 @@ Mask load_mask(const Config& config, const PixelMap& map, const Stack& patterns_
 
 enum class Fault : std::uint8_t { kNone, kNotFinite, kTooLarge, kNotExact };
 
-// Values that detectors and converters mark pixels with which they did not measure. The largest
-// value of an unsigned type is taken for such wherever it occurs.
-template <typename T>
-bool is_large_marker(T value) {
-  if constexpr (sizeof(T) <= 1 || std::is_same_v<T, std::uint16_t>) {
-    return false;
-  } else if constexpr (std::is_same_v<T, std::int16_t>) {
-    return value == std::numeric_limits<T>::max();
-  } else if constexpr (std::is_integral_v<T>) {
-    constexpr std::int64_t k16 = 65535, k32 = 4294967295, k31 = 2147483647;
-    if (value == std::numeric_limits<T>::max()) return std::is_signed_v<T>;
-    if constexpr (sizeof(T) > 4) {
-      if (value == static_cast<T>(k32) || value == static_cast<T>(k31)) return true;
-    }
-    return value == static_cast<T>(k16);
-  } else {
-    constexpr double k16 = 65535.0, k32 = 4294967295.0;
-    // A 32-bit float has 4294967296 in its place.
-    return value == static_cast<T>(k16) || value == static_cast<T>(k32) ||
-           value == std::numeric_limits<T>::max();
-  }
-}
-template <typename T>
-bool is_negative_marker(T value) {
-  if constexpr (std::is_signed_v<T> && sizeof(T) > 0) {
-    return value == T(-1) || value == T(-2) || value == std::numeric_limits<T>::lowest();
-  } else {
-    return false;
-  }
-}
 template <typename T>
 bool is_not_finite(T value) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -1459,8 +1442,7 @@ struct Choice {
   // Returns the frames far from all others, used or not. `pixels`: positions in pixels.
   std::vector<std::int64_t> without_far_positions(const at::Tensor& stored,
                                                   const at::Tensor& pixels) {
-    const std::vector<std::int64_t> far =
-        far_positions(pixels, std::max(problem.window[0], problem.window[1]));
+    const std::vector<std::int64_t> far = far_positions(pixels);
     const std::vector<std::int64_t> those = of_used(far);
     if (those.empty()) return far;
     const auto pair = [](double row, double column) {
@@ -1499,7 +1481,8 @@ struct Choice {
         std::to_string(those.size()) + (those.size() == 1 ? " position" : " positions") +
         " far from all others: " + words + " (data.skip = [" + std::to_string(those[0]) +
         (those.size() > 1 ? ", ..." : "") + "] leaves such frames out)";
-    problem.found.push_back(problem.far_position);
+    problem.found.push_back(
+        {problem.far_position, "a position far from the others (data.skip)", Doubt::kFrames});
     return far;
   }
 };
@@ -1519,6 +1502,11 @@ Problem load_geometry(const Config& config) {
   problem.window = map.window;
   problem.zero_at = map.zero_at;
   problem.zero_offset = map.zero_offset;
+  problem.first_stored = at::empty({map.window[0], map.window[1]}, at::kLong);
+  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
+    problem.first_stored.data_ptr<std::int64_t>()[pixel] =
+        map.source[static_cast<std::size_t>(pixel * map.per_pixel)];
+  }
 
   // What is cheap to check comes before the patterns are read.
   set_wavelength(config, problem);
@@ -1630,8 +1618,6 @@ Problem read_some(const Config& config, const Problem& problem, std::vector<std:
 
 // A mark that pixels of a few frames hold.
 struct Mark {
-  std::string words;  // "4294967295"
-  bool negative = false;
   std::vector<std::int32_t> frames;  // by stored pixel, how many of the frames hold it there
   std::int32_t frames_with = 0;      // how many hold it anywhere
   bool in_this_frame = false;
@@ -1643,12 +1629,11 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
                  std::map<std::string, Mark>& marks) {
   for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
     const T value = stored[pixel];
-    const bool odd = is_not_finite(value), negative = !odd && is_negative_marker(value);
-    if (!odd && !negative && !is_large_marker(value)) continue;
+    const bool odd = is_not_finite(value);
+    if (!odd && !is_large_marker(value)) continue;
     if (!odd && static_cast<double>(value) >= saturation) continue;  // masked for that
     Mark& mark =
         marks[odd ? "no number (NaN or infinity)" : number_words(static_cast<double>(value))];
-    mark.negative = negative;
     mark.frames.resize(pixels, 0);
     ++mark.frames[pixel];
     mark.in_this_frame = true;
@@ -1656,39 +1641,6 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
   for (auto& [value, mark] : marks) {
     mark.frames_with += std::exchange(mark.in_this_frame, false) ? 1 : 0;
   }
-}
-
-// Pixels that are far brighter than all around them in most of some patterns [k, h, w], as no probe
-// makes them; the beam itself may be that sharp.
-std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field) {
-  constexpr double kHot = 30.0;
-  constexpr std::int64_t kAround = 2;
-  const std::int64_t k = patterns.size(0), h = patterns.size(1), w = patterns.size(2);
-  const at::Tensor sum = patterns.sum(0).contiguous();
-  const at::Tensor lit = patterns.gt(0.0).to(at::kDouble).sum(0).contiguous();
-  const double* sums = sum.const_data_ptr<double>();
-  const double* lits = lit.const_data_ptr<double>();
-  std::vector<std::int64_t> hot;
-  for (std::int64_t i = 0; i < h; ++i) {
-    for (std::int64_t j = 0; j < w; ++j) {
-      const double here = sums[i * w + j];
-      if (here < kHot * static_cast<double>(k) ||
-          4.0 * lits[i * w + j] < 3.0 * static_cast<double>(k)) {
-        continue;
-      }
-      const std::int64_t from_row = std::min(i, h - i), from_column = std::min(j, w - j);
-      if (far_field && from_row <= kAround && from_column <= kAround) continue;
-      double around = 0.0;
-      for (std::int64_t a = -kAround; a <= kAround; ++a) {
-        for (std::int64_t b = -kAround; b <= kAround; ++b) {
-          if (a == 0 && b == 0) continue;
-          around = std::max(around, sums[(i + a + h) % h * w + (j + b + w) % w]);
-        }
-      }
-      if (here > kHot * around) hot.push_back(i * w + j);
-    }
-  }
-  return hot;
 }
 
 void look_at_some(const Config& config, const Stack& stack, const PixelMap& map, Problem& problem) {
@@ -1703,6 +1655,7 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   }
   const auto pixels = static_cast<std::size_t>(map.stored[0] * map.stored[1]);
   std::map<std::string, Mark> marks;
+  NegativeMarks negative(pixels);
   std::size_t next = 0;
   // The largest value of these two is masked wherever it occurs, and there is no other mark.
   const bool has_marks = stack.info.type != at::kByte && stack.info.type != at::kUInt16;
@@ -1711,31 +1664,24 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
     with_type(stack.info.type, [&](auto tag) {
       const auto* stored = static_cast<const decltype(tag)*>(block.data_ptr());
       for_each_in(stack, box, frames, next, [&](std::int64_t in_box, std::int64_t) {
-        count_marks(stored + static_cast<std::size_t>(in_box) * pixels, pixels,
+        const auto* frame = stored + static_cast<std::size_t>(in_box) * pixels;
+        count_marks(frame, pixels,
                     config.detector.saturation.value_or(std::numeric_limits<double>::infinity()),
                     marks);
+        negative.add(frame);
       });
     });
   }
-  for (const auto& [value, mark] : marks) {
-    // Some of the frames may be bad themselves: without any mark, or one of them with half of them.
-    if (4 * mark.frames_with < 3 * some) continue;
-    std::vector<std::uint8_t> stored(pixels);
-    std::int64_t inside = 0, outside = 0, count = 0;
-    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
-      stored[pixel] = mark.frames[pixel] + 1 >= mark.frames_with ? 1 : 0;
-      count += stored[pixel];
-      (stored[pixel] != 0 ? inside : outside) += mark.frames[pixel];
-    }
-    if (count == 0) continue;
-    // Where -1 also comes and goes it is what a dark value leaves of no counts.
-    if (mark.negative && 1000 * outside > inside) continue;
+  const auto take_for_unmeasured = [&](const std::string& value,
+                                       const std::vector<std::uint8_t>& stored) {
+    const std::int64_t count = std::count(stored.begin(), stored.end(), 1);
     if (2 * count > static_cast<std::int64_t>(pixels)) {
-      problem.found.push_back(std::to_string(count) + " of " + std::to_string(pixels) +
-                              " pixels hold " + value +
-                              " in every frame that was looked at: too many to take them for "
-                              "unmeasured (data.mask, detector.dark)");
-      continue;
+      problem.found.push_back({std::to_string(count) + " of " + std::to_string(pixels) +
+                                   " pixels hold " + value +
+                                   " in every frame that was looked at: too many to take them for "
+                                   "unmeasured (data.mask, detector.dark)",
+                               "unmeasured pixels that count (data.mask)", Doubt::kPixels});
+      return;
     }
     std::vector<std::uint8_t> window(static_cast<std::size_t>(map.pixels()));
     map_mask(stored.data(), map, window.data());
@@ -1751,6 +1697,23 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
     }
     problem.notes.push_back(std::to_string(here) + (here == 1 ? " pixel holds " : " pixels hold ") +
                             value + " in all frames: masked as unmeasured");
+  };
+  // Some of the frames may be bad themselves: without any mark, or one of them with half of them.
+  const auto in_most = [some](std::int64_t with) { return 4 * with >= 3 * some; };
+  for (const auto& [value, mark] : marks) {
+    if (!in_most(mark.frames_with)) continue;
+    std::vector<std::uint8_t> stored(pixels);
+    for (std::size_t pixel = 0; pixel < pixels; ++pixel) {
+      stored[pixel] = mark.frames[pixel] + 1 >= mark.frames_with ? 1 : 0;
+    }
+    if (std::find(stored.begin(), stored.end(), 1) != stored.end()) {
+      take_for_unmeasured(value, stored);
+    }
+  }
+  if (in_most(negative.frames())) {
+    for (const NegativeMarks::Mark& mark : negative.found()) {
+      take_for_unmeasured(number_words(mark.value), mark.pixels);
+    }
   }
 
   Problem sample = for_reading(problem);
@@ -1759,16 +1722,11 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   const std::vector<std::int64_t> hot =
       hot_pixels(sample.patterns.to(at::kDouble), config.detector.geometry == "far");
   if (!hot.empty()) {
-    std::string words;
-    constexpr std::size_t kNamed = 10;
-    for (std::size_t k = 0; k < std::min(kNamed, hot.size()); ++k) {
-      const std::int64_t stored = map.source[static_cast<std::size_t>(hot[k] * map.per_pixel)];
-      words += (k > 0 ? ", " : "") + shape_words({stored / map.stored[1], stored % map.stored[1]});
-    }
-    problem.found.push_back(std::to_string(hot.size()) +
-                            (hot.size() == 1 ? " pixel is" : " pixels are") +
-                            " 30 times brighter than all around in every frame: hot (" + words +
-                            " of the stored pattern; data.mask)?");
+    const std::string words = pixel_words(problem, hot);
+    problem.found.push_back(
+        {std::to_string(hot.size()) + (hot.size() == 1 ? " pixel is" : " pixels are") +
+             " 30 times brighter than all around in every frame: hot (" + words + "; data.mask)?",
+         "hot pixels (data.mask; " + words + ")", Doubt::kPixels});
   }
   const std::vector<std::uint8_t> blocks = blocks_of(map.window);
   constexpr auto kAll = static_cast<std::size_t>(kBlocks * kBlocks);
@@ -1872,6 +1830,7 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
     problem.evidence = all.evidence;
     problem.good_patterns = all.good_patterns;
     problem.pattern_sum = all.pattern_sum;
+    problem.summed_patterns = problem.good_patterns.clone();
     problem.source = std::make_shared<MemoryPatterns>(problem.patterns);
     return;
   }
@@ -1897,24 +1856,27 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
       problem.pattern_sum.add_(some.pattern_sum);
     }
   }
+  problem.summed_patterns = problem.good_patterns.clone();
   problem.source = std::make_shared<FilePatterns>(config, problem);
 }
 
-void uncount(Problem& problem, std::int64_t held) {
+void uncount(Problem& problem, std::int64_t held, bool stays) {
   const PatternBlock one = problem.source->rows(at::full({1}, held, at::kLong));
   problem.pattern_sum.sub_(one.patterns.select(0, 0).to(at::kDouble));
   std::optional<at::Tensor> mask = problem.mask ? problem.mask : one.mask;
-  if (!mask) {
-    problem.good_patterns.sub_(1);
-    return;
+  at::Tensor good = at::ones({problem.window[0], problem.window[1]}, at::kLong);
+  if (mask) {
+    if (mask->dim() == 3) mask = mask->select(0, problem.streams() ? 0 : held);
+    good = mask->logical_not().to(at::kLong);
   }
-  if (mask->dim() == 3) mask = mask->select(0, problem.streams() ? 0 : held);
-  problem.good_patterns.sub_(mask->logical_not().to(at::kLong));
+  problem.summed_patterns.sub_(good);
+  if (!stays) problem.good_patterns.sub_(good);
 }
 
 std::vector<bool> judge_frames(const Config& config, Problem& problem) {
   const auto n = static_cast<std::size_t>(problem.positions.size(0));
   std::vector<bool> stays(n, true);
+  problem.suspected.assign(n, false);
   const bool automatic = skips_bad_frames(config);
   std::vector<std::int64_t> all_bad;
   for (auto& [what, places] :
@@ -1929,19 +1891,23 @@ std::vector<bool> judge_frames(const Config& config, Problem& problem) {
     if (automatic) {
       problem.left_out.push_back(words);
     } else {
-      problem.found.push_back(words +
-                              ": fitted as they are; data.skip = \"auto\", or a list of "
-                              "frames, leaves them out");
+      problem.found.push_back({words + ": fitted as they are; data.skip = \"auto\", or a list of "
+                                       "frames, leaves them out",
+                               "bad frames (data.skip)", Doubt::kFrames});
+      for (const std::int64_t k : places) problem.suspected[static_cast<std::size_t>(k)] = true;
     }
   }
+  // Without most of them there is nothing to compare with.
+  if (2 * all_bad.size() > n) problem.suspected.assign(n, false);
   if (automatic && all_bad.size() == n) {
     throw DataError(
         config.data.file + ": data.patterns \"" + config.data.patterns +
         "\" must have a frame that can take part, got none: " + problem.left_out.back());
   }
   if (automatic && 4 * all_bad.size() > n) {
-    problem.found.push_back("data.skip = \"auto\" leaves out " + std::to_string(all_bad.size()) +
-                            " of " + std::to_string(n) + " frames");
+    problem.found.push_back({"data.skip = \"auto\" leaves out " + std::to_string(all_bad.size()) +
+                                 " of " + std::to_string(n) + " frames",
+                             ""});
   }
   // Marks that come and go.
   double pixels = 0.0, value = 0.0;
@@ -1955,11 +1921,13 @@ std::vector<bool> judge_frames(const Config& config, Problem& problem) {
     value = std::max(value, row[FrameEvidence::kMarker]);
   }
   if (pixels > 0.0) {
-    problem.found.push_back(number_words(pixels) + " pixels of " + std::to_string(frames) +
-                            " frames hold values like " + number_words(value) +
-                            ", with which detectors mark what they did not measure, but not the "
-                            "same pixels in all frames: they are taken for counts "
-                            "(detector.saturation masks them)");
+    problem.found.push_back({number_words(pixels) + " pixels of " + std::to_string(frames) +
+                                 " frames hold values like " + number_words(value) +
+                                 ", with which detectors mark what they did not measure, but not "
+                                 "the same pixels in all frames: they are taken for counts "
+                                 "(detector.saturation masks them)",
+                             "marks that are taken for counts (detector.saturation)",
+                             Doubt::kPixels});
   }
   return stays;
 }
@@ -1998,6 +1966,7 @@ void keep_positions(const Config& config, Problem& problem, const std::vector<bo
   problem.positions = problem.positions.index_select(0, rows).contiguous();
   problem.statistics = problem.statistics.index_select(0, rows).contiguous();
   problem.evidence = problem.evidence.index_select(0, rows).contiguous();
+  problem.suspected.assign(kept.size(), false);  // the suspected ones are those that went
   if (each) problem.mask = problem.mask->narrow(0, 0, here);
   if (streams) {
     problem.source = std::make_shared<FilePatterns>(config, problem);
@@ -2053,7 +2022,9 @@ Problem load_problem(const Config& config) {
   load_patterns(config, problem, std::move(all));
   const std::vector<bool> stays = judge_frames(config, problem);
   for (std::size_t k = 0; k < stays.size(); ++k) {
-    if (!stays[k]) uncount(problem, static_cast<std::int64_t>(k));
+    if (!stays[k] || problem.suspected[k]) {
+      uncount(problem, static_cast<std::int64_t>(k), stays[k]);
+    }
   }
   keep_positions(config, problem, stays);
   summarise_patterns(config, problem);

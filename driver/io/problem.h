@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "driver/config/config.h"
+#include "driver/io/doubt.h"
 #include "driver/optics/optics.h"
 
 namespace ptyle::driver {
@@ -52,7 +53,7 @@ struct Problem {
   // position. Undefined: `positions`.
   at::Tensor file_positions;
   std::vector<std::string> left_out;  // in words, which frames were left out and why
-  std::vector<std::string> found;     // doubts about what was read
+  std::vector<Doubt> found;           // about what was read
   std::vector<std::string> notes;     // in words, what was done to the data on reading
   std::string far_position;           // in words, where one of `positions` is far from the others
   std::optional<at::Tensor> unmeasured;  // [h, w] bool: fixed pixels that the detector marks
@@ -103,8 +104,13 @@ struct Problem {
   // frequency, checksum of values and mask
   at::Tensor statistics;
   at::Tensor evidence;       // [positions, FrameEvidence::kColumns] float64, likewise
-  at::Tensor pattern_sum;    // [h, w] float64, of the held patterns, masked pixels as 0
   at::Tensor good_patterns;  // [h, w] int64, how many held patterns measured a pixel
+  // By position, which are said to be bad and stay; what the data mean is asked of the others.
+  std::vector<bool> suspected;
+  at::Tensor pattern_sum;      // [h, w] float64, of the held and not suspected, masked pixels as 0
+  at::Tensor summed_patterns;  // [h, w] int64, how many of these measured a pixel
+  // [h, w] int64: the first stored pixel, row * columns + column, of each of the window's; -1: none
+  at::Tensor first_stored;
   // Shares of the counts by block of the pattern (frames.h): [kBlocks^2] float64, the median of
   // some frames; undefined where there are too few of them.
   at::Tensor block_shares;
@@ -146,9 +152,9 @@ void summarise_patterns(const Config& config, Problem& problem);
 // In between, once the statistics are those of all positions: which positions stay, of those there
 // are. All of them, with words in `found`, unless data.skip is "auto"; the same on every rank.
 std::vector<bool> judge_frames(const Config& config, Problem& problem);
-// Patterns measured by pixel: [h, w] int64.
-// Takes a held pattern out of good_patterns and pattern_sum.
-void uncount(Problem& problem, std::int64_t held);
+// Takes a held pattern out of pattern_sum and summed_patterns, and out of good_patterns unless it
+// stays.
+void uncount(Problem& problem, std::int64_t held, bool stays);
 // Forgets all positions but those that stay. `good_patterns` is left to the caller.
 void keep_positions(const Config& config, Problem& problem, const std::vector<bool>& stays);
 

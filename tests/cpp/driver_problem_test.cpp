@@ -165,8 +165,11 @@ TEST_F(ProblemTest, OrientationTransposesFirstThenFlips) {
     for (const bool rows : {false, true}) {
       for (const bool columns : {false, true}) {
         at::Tensor expected = transpose ? patterns.transpose(1, 2) : patterns;
-        if (rows) expected = expected.flip({1});
-        if (columns) expected = expected.flip({2});
+        // The zero frequency, at [n / 2], stays: an even size is reversed about it.
+        for (const int64_t axis : {1, 2}) {
+          if (!(axis == 1 ? rows : columns)) continue;
+          expected = expected.flip({axis}).roll({expected.size(axis) % 2 == 0 ? 1 : 0}, {axis});
+        }
         const auto word = [](bool value) { return std::string(value ? "true" : "false"); };
         const Problem problem = load({"detector.orientation.transpose=" + word(transpose),
                                       "detector.orientation.flip_rows=" + word(rows),
@@ -177,6 +180,27 @@ TEST_F(ProblemTest, OrientationTransposesFirstThenFlips) {
     }
   }
   EXPECT_TRUE(at::equal(load({"data.zero_frequency=corner"}).patterns.to(at::kLong), patterns));
+  EXPECT_TRUE(at::equal(load({"data.zero_frequency=corner", "detector.orientation.flip_rows=true",
+                              "detector.orientation.flip_columns=true"})
+                            .patterns.to(at::kLong),
+                        patterns.flip({1, 2}).roll({1, 1}, {1, 2})));
+}
+
+TEST_F(ProblemTest, PlacesThatKeysNameAreThoseOfTheReversedPattern) {
+  const at::Tensor patterns = counts({3, 8, 6}) + 1;
+  write(patterns.to(at::kShort), {}, at::ones({1, 1}));
+  const at::Tensor reversed = patterns.flip({1});
+  const auto kept = [&](Sets sets) {
+    sets.emplace_back("detector.orientation.flip_rows=true");
+    return load(sets).patterns.to(at::kLong);
+  };
+  EXPECT_TRUE(at::equal(kept({"detector.center=[4, 3]"}), to_corner(reversed)));
+  EXPECT_TRUE(at::equal(kept({"detector.crop=[1, 0, 4, 6]"}), to_corner(reversed.narrow(1, 1, 4))));
+  // Without either the crop is about the zero frequency, which was at row 4 and is at row 3.
+  EXPECT_TRUE(at::equal(kept({"detector.crop=[4, 6]"}), to_corner(reversed.narrow(1, 1, 4))));
+  EXPECT_TRUE(at::equal(kept({"detector.center=[3, 3]", "detector.crop=[4, 6]"}),
+                        to_corner(reversed.narrow(1, 1, 4))));
+  EXPECT_EQ(load({"detector.orientation.flip_rows=true"}).zero_at, (NumberPair{3.0, 3.0}));
 }
 
 TEST_F(ProblemTest, CropBinAndPadActAboutTheCentre) {

@@ -1,11 +1,13 @@
 // Frames that should take no part, marks of unmeasured pixels, and facts that two sources give.
 #include "driver/io/frames.h"
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <string>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -14,6 +16,7 @@
 
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/io/pixels.h"
 #include "driver/io/problem.h"
 #include "driver/optics/optics.h"
 #include "driver/optics/resample.h"
@@ -73,6 +76,12 @@ std::string joined(const std::vector<std::string>& lines) {
   return all;
 }
 
+std::string joined(const std::vector<Doubt>& doubts) {
+  std::vector<std::string> lines;
+  for (const Doubt& doubt : doubts) lines.push_back(doubt.text);
+  return joined(lines);
+}
+
 void expect_words(const std::string& text, const Sets& words) {
   for (const std::string& word : words) {
     EXPECT_NE(text.find(word), std::string::npos) << "missing \"" << word << "\" in: " << text;
@@ -102,15 +111,61 @@ TEST(Frames, TheFirstTenAreNamed) {
 
 TEST(Frames, PositionsFarFromAllOthers) {
   at::Tensor grid = at::stack({at::arange(50, at::kDouble), at::zeros({50}, at::kDouble)}, 1);
-  EXPECT_TRUE(far_positions(grid, 32).empty());
-  grid[7][1] = 300.0;  // 20 deviations of the wider axis are 250
-  grid[9][0] = -5e3;
+  EXPECT_TRUE(far_positions(grid).empty());
+  grid[7][1] = 300.0;
+  grid[9][0] = -5e3;  // hides the other one
   grid[11][0] = kNaN;
-  EXPECT_EQ(far_positions(grid, 32), (std::vector<std::int64_t>{7, 9}));
-  EXPECT_TRUE(far_positions(grid.narrow(0, 7, 3), 32).empty());  // of three, who is far?
+  using Places = std::vector<std::int64_t>;
+  EXPECT_EQ(far_positions(grid), (Places{7, 9}));
+  EXPECT_TRUE(far_positions(grid.narrow(0, 7, 3)).empty());  // of three, who is far?
   // A quarter of them elsewhere is a scan of two parts.
   grid = at::cat({at::zeros({12, 2}, at::kDouble), 1e4 + at::zeros({5, 2}, at::kDouble)});
-  EXPECT_TRUE(far_positions(grid, 32).empty());
+  EXPECT_TRUE(far_positions(grid).empty());
+  // A jittered scan from 0 to 45, in whatever unit; positions behind the end of either axis.
+  at::manual_seed(2);
+  const at::Tensor k = at::arange(100, at::kDouble);
+  const at::Tensor scan =
+      5.0 * at::stack({(k / 10).floor(), k.remainder(10)}, 1) + at::rand({100, 2}, at::kDouble);
+  for (const double unit : {1e-10, 1.0, 1e6}) {
+    const auto far = [&](const std::vector<std::pair<std::int64_t, std::array<double, 2>>>& moved) {
+      at::Tensor some = scan.clone();
+      for (const auto& [place, to] : moved) {
+        some[place][0] = to[0];
+        some[place][1] = to[1];
+      }
+      return far_positions(some * unit);
+    };
+    EXPECT_EQ(far({}), Places{});
+    EXPECT_EQ(far({{3, {300, 20}}}), Places{3});
+    EXPECT_EQ(far({{3, {20, -90}}}), Places{3});
+    EXPECT_EQ(far({{3, {60, 20}}}), Places{});  // three steps from the edge
+    EXPECT_EQ(far({{3, {300, 20}}, {50, {-200, 10}}, {70, {20, 400}}}), (Places{3, 50, 70}));
+    EXPECT_EQ(far({{3, {300, 20}}, {50, {306, 25}}}), (Places{3, 50}));
+    EXPECT_EQ(far({{3, {300, 20}}, {50, {300, 20}}, {51, {300, 20}}}), (Places{3, 50, 51}));
+  }
+}
+
+TEST(Frames, NoPositionOfASoundScanIsFar) {
+  at::manual_seed(4);
+  const auto real = at::TensorOptions().dtype(at::kDouble);
+  for (const std::int64_t n : {9, 12, 30, 100, 400}) {
+    const at::Tensor k = at::arange(n, real), turns = 2.39996 * k;
+    const at::Tensor spiral = at::stack({turns.cos(), turns.sin()}, 1);
+    const at::Tensor line = at::stack({k, at::zeros_like(k)}, 1);
+    const at::Tensor rows = at::stack({30.0 * (k / 7).floor(), k.remainder(7)}, 1);
+    const at::Tensor half = k.ge(static_cast<double>(n / 2)).to(at::kDouble).unsqueeze(1);
+    const std::vector<at::Tensor> scans = {spiral * k.sqrt().unsqueeze(1),
+                                           spiral * (0.04 * k).exp().unsqueeze(1),
+                                           line,
+                                           rows,
+                                           at::rand({n, 2}, real) + 1e3 * half,
+                                           at::rand({n, 2}, real),
+                                           at::randn({n, 2}, real),
+                                           at::zeros({n, 2}, real)};
+    for (std::size_t kind = 0; kind < scans.size(); ++kind) {
+      EXPECT_TRUE(far_positions(scans[kind]).empty()) << "kind " << kind << ", " << n;
+    }
+  }
 }
 
 TEST_F(FramesTest, GoodFramesAreNotSuspected) {
@@ -195,6 +250,9 @@ TEST_F(FramesTest, FixedMarksBecomeMask) {
        std::vector<Case>{{at::kInt, -1, "-1"},
                          {at::kShort, -1, "-1"},
                          {at::kInt, -2, "-2"},
+                         {at::kInt, -3, "-3"},
+                         {at::kFloat, -7, "-7"},
+                         {at::kLong, -4096, "-4096"},
                          {at::kInt, 65535, "65535"},
                          {at::kUInt32, 65535, "65535"},
                          {at::kInt, 2147483647, "2147483647"},
@@ -230,8 +288,10 @@ TEST_F(FramesTest, MarksThatComeAndGoAreDoubtedAndDarkValuesAreNone) {
   expect_words(joined(problem.found), {"2 pixels of 2 frames", "65535", "detector.saturation"});
   // Counts of which one was taken off: -1 is none, here and there.
   at::Tensor rate = at::full({40, 16, 16}, 0.1);
-  rate.narrow(1, 4, 8).narrow(2, 4, 8).fill_(4.0);
-  EXPECT_FALSE(load(at::poisson(rate).to(at::kInt) - 1).unmeasured.has_value());
+  rate.narrow(1, 4, 8).narrow(2, 4, 8).fill_(40.0);
+  for (const int dark : {1, 3}) {
+    EXPECT_FALSE(load(at::poisson(rate).to(at::kInt) - dark).unmeasured.has_value());
+  }
   // The same where nothing was ever counted in most pixels.
   at::Tensor dark = at::full({40, 16, 16}, -1, at::kInt);
   dark.narrow(1, 4, 6).narrow(2, 4, 6).fill_(200);  // 36 pixels
@@ -244,9 +304,82 @@ TEST_F(FramesTest, HotPixelsAreNamedAndTheBeamIsNone) {
   at::Tensor hot = counts_.clone();
   hot.select(1, 3).select(1, 5).fill_(9000);
   hot.select(1, 8).select(1, 8).fill_(9000);  // the zero frequency
-  const Problem problem = load(hot.to(at::kInt));
+  Problem problem = load(hot.to(at::kInt));
   ASSERT_EQ(problem.found.size(), 1U) << joined(problem.found);
-  expect_words(problem.found[0], {"1 pixel is 30 times brighter", "([3, 5] of the stored"});
+  expect_words(problem.found[0].text, {"1 pixel is 30 times brighter", "([3, 5] of the stored"});
+  hot.select(1, 12).select(1, 1).fill_(90000);
+  problem = load(hot.to(at::kInt));
+  EXPECT_EQ(problem.found[0].cause,
+            "hot pixels (data.mask; [12, 1], [3, 5] of the stored pattern)");
+}
+
+TEST_F(FramesTest, DeadPixelsAreThoseBetweenBrightOnes) {
+  const auto dead = [this](const at::Tensor& patterns, const Sets& sets = {}) {
+    return dead_pixels(load(patterns.to(at::kInt), sets));
+  };
+  EXPECT_EQ(dead(counts_).count, 0);
+  at::Tensor some = counts_.clone();
+  some.select(1, 3).zero_();                   // a row
+  some.select(2, 9).zero_();                   // a column
+  some.narrow(1, 8, 8).select(2, 12).zero_();  // half of one
+  some.select(1, 6).select(1, 2).zero_();      // a pixel
+  some.select(1, 0).zero_();                   // the edge: cropped, or padded with zeros
+  const DeadPixels found = dead(some);
+  EXPECT_EQ(found.words,
+            "row 3, column 9, column 12 in rows 8 to 15, [6, 2] of the stored pattern");
+  EXPECT_EQ(found.count, 16 + 16 - 1 + 8 + 1);
+  // Named as stored, however the window shows them.
+  EXPECT_EQ(
+      dead(some, {"detector.orientation.transpose=true", "detector.orientation.flip_rows=true"})
+          .count,
+      found.count);
+  expect_words(dead(some, {"detector.orientation.transpose=true"}).words,
+               {"row 3", "column 9", "[6, 2] of the stored"});
+  EXPECT_EQ(dead(some, {"detector.pad=2"}).words, found.words);
+  // Masked, nothing is dead.
+  mask_ = some.sum(0).eq(0).to(at::kByte);
+  EXPECT_EQ(dead(some, {"data.mask=mask"}).count, 0);
+}
+
+TEST_F(FramesTest, DarknessIsNotDead) {
+  const auto dead = [this](const at::Tensor& patterns) {
+    return dead_pixels(load(patterns.to(at::kInt))).words;
+  };
+  at::manual_seed(6);
+  // Few counts; a disc in the dark; a ring around much darkness; spots; few frames.
+  EXPECT_EQ(dead(at::poisson(at::full({40, 16, 16}, 0.05))), "");
+  const at::Tensor line = at::arange(16, at::kDouble) - 8;
+  const at::Tensor radius = (line.square().unsqueeze(1) + line.square()).sqrt();
+  const auto lit = [&](const at::Tensor& where) {
+    return at::poisson(30.0 * where.to(at::kDouble).expand({40, 16, 16}));
+  };
+  EXPECT_EQ(dead(lit(radius.lt(5))), "");
+  EXPECT_EQ(dead(lit(radius.lt(8).logical_and(radius.gt(4)))), "");
+  const at::Tensor spots = line.remainder(4).eq(0);
+  EXPECT_EQ(dead(at::poisson(
+                0.01 +
+                50.0 * spots.unsqueeze(1).logical_and(spots).to(at::kDouble).expand({40, 16, 16}))),
+            "");
+  at::Tensor few = counts_.clone();
+  few.narrow(0, 8, 32).zero_();
+  few.select(1, 6).select(1, 2).zero_();
+  EXPECT_EQ(dead_pixels(load(few.to(at::kInt), {"data.select=0:8"})).words, "");
+}
+
+TEST_F(FramesTest, WhatTheDataMeanIsAskedOfFramesThatAreNotSuspected) {
+  at::Tensor bad = counts_.clone();
+  bad[9][3][4] = 60000;
+  bad[20].zero_();
+  for (const char* stream : {"data.stream=false", "data.stream=true"}) {
+    const Problem problem = load(bad.to(at::kInt), {stream});
+    EXPECT_EQ(problem.frames.size(), 40U);
+    EXPECT_EQ(problem.found.size(), 2U) << joined(problem.found);
+    for (std::size_t k = 0; k < 40; ++k) EXPECT_EQ(problem.suspected[k], k == 9 || k == 20) << k;
+    const at::Tensor expected = counts_.sum(0) - counts_[9] - counts_[20];
+    EXPECT_TRUE(at::equal(problem.pattern_sum.to(at::kLong), expected.roll({-8, -8}, {0, 1})));
+    EXPECT_TRUE(problem.summed_patterns.eq(38).all().item<bool>());
+    EXPECT_TRUE(problem.good_patterns.eq(40).all().item<bool>());
+  }
 }
 
 TEST_F(FramesTest, OneFactFromTwoSources) {

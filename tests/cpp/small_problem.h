@@ -56,6 +56,12 @@ inline Problem make_problem(int64_t slices, int64_t window = 32, int64_t side = 
   problem.total_counts = problem.patterns.sum(at::kDouble).item<double>();
   problem.mean_counts_per_pattern = problem.total_counts / double(problem.positions.size(0));
   problem.largest_count = problem.patterns.max().item<double>();
+  // As if stored with the zero frequency in the middle.
+  problem.stored_shape = problem.patterns.sizes().vec();
+  problem.first_stored = at::arange(window * window, at::kLong)
+                             .reshape({window, window})
+                             .roll({-(window / 2), -(window / 2)}, {0, 1})
+                             .contiguous();
   return problem;
 }
 

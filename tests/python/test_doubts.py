@@ -340,6 +340,70 @@ def test_modes_that_would_never_move_are_replaced(tmp_path):
     assert doubts(config) == []
 
 
+# ---- pixels and frames that spoil the mean pattern ----
+
+
+def test_dead_rows_and_pixels_are_named_as_they_are_stored(tmp_path):
+    sample = Sample(size=64)
+    data = sample.counts()
+    data[:, 30] = 0
+    data[:, :, 35] = 0
+    data[:, 25, 29] = 0
+    config = write(tmp_path, data, sample, "reconstruct.iterations = 3\n")
+    (said,) = doubts(config)
+    assert said.startswith("128 pixels hold 0 in all frames between pixels with counts"), said
+    assert "(row 30, column 35, [25, 29] of the stored pattern)" in said and "data.mask" in said
+    ended = program("run", config).stderr
+    assert "dead pixels (data.mask; row 30" in ended or "doubtful at the start" in ended, ended
+    for sets in (["detector.orientation.transpose=true"], ["detector.bin=1", "detector.pad=4"]):
+        assert any("row 30, column 35, [25, 29]" in text or "column 35, row 30, [25, 29]" in text
+                   for text in doubts(config, *sets))  # fmt: skip
+    # Few counts, and the dark around the disc, are none.
+    assert not any(
+        "hold 0" in t for t in doubts(write(tmp_path, Sample(counts=100).counts(), Sample()))
+    )
+
+
+def test_one_hot_pixel_in_one_frame_says_nothing_about_the_detector(tmp_path):
+    sample = Sample(size=32, side=12, counts=1e4)
+    data = sample.counts().astype(np.int32)
+    data[9, 3, 4] = 60000
+    config = write(tmp_path, data, sample)
+    (said,) = doubts(config)
+    assert "1 frame (9) with far more counts" in said
+    data[17], data[30] = 0, data[30] * 50
+    data[40, :, :16] = 0
+    said = doubts(write(tmp_path, data, sample))
+    assert len(said) == 3 and all("fitted as they are" in text for text in said), said
+
+
+@pytest.mark.parametrize("size", [48, 45])
+def test_reversed_patterns_keep_their_zero_frequency(tmp_path, size):
+    sample = Sample(size=size)
+    data = sample.counts()
+    for order, middle in (("center", size // 2), ("corner", 0)):
+        k = (2 * middle - np.arange(size)) % size
+        stored = data if order == "center" else np.fft.ifftshift(data, axes=(1, 2))
+        config = write(tmp_path, stored[:, k][:, :, k], sample)
+        assert doubts(
+            config, f"data.zero_frequency={order}",
+            "detector.orientation.flip_rows=true", "detector.orientation.flip_columns=true",
+        ) == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["PbTiO3", "--scan", "8", "8", "--window", "32"],
+        ["SrTiO3", "--scan", "6", "7", "--window", "48"],
+        ["star", "--scan", "8", "8", "--window", "32"],
+    ],
+)
+def test_small_simulations_are_not_doubtful(tmp_path, options):
+    program("simulate", *options, "-o", tmp_path / "s.h5")
+    assert doubts(tmp_path / "s.toml") == []
+
+
 # ---- what run says ----
 
 
@@ -411,7 +475,13 @@ def test_a_fit_far_above_noise_names_its_causes_likeliest_first(tmp_path):
         "reconstruct.iterations = 25\ndetector.orientation.flip_rows = true\n", name="flipped",
     )  # fmt: skip
     said = program("run", config).stderr
-    assert "likely causes" in said and "detector.orientation" in said, said
+    causes = said.split("likely causes:")[1].splitlines()[0]
+    assert "detector.orientation" in causes, said
+    # What it often is stays in the list where the error still falls.
+    said = program("run", config, "--overwrite", "--set", "reconstruct.iterations=4").stderr
+    causes = said.split("likely causes:")[1].splitlines()[0]
+    assert "too few iterations" in causes and "what else it often is: " in causes, said
+    assert "data.position_unit" in causes and "probe.modes" in causes, said
 
 
 def test_the_last_good_checkpoint_becomes_the_result_of_a_diverged_run(tmp_path):

@@ -1,0 +1,245 @@
+#include "driver/io/pixels.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+
+#include "driver/io/problem.h"
+
+namespace ptyle::driver {
+namespace {
+
+// "[3, 5], [7, 9] and 4 more" of pixels of the stored pattern.
+std::string words_of(const std::vector<std::int64_t>& stored, std::int64_t width) {
+  constexpr std::size_t kNamed = 10;
+  std::string words;
+  for (std::size_t k = 0; k < std::min(kNamed, stored.size()); ++k) {
+    words += k > 0 ? ", [" : "[";
+    words += std::to_string(stored[k] / width) + ", ";
+    words += std::to_string(stored[k] % width) + "]";
+  }
+  if (stored.size() > kNamed) words += " and " + std::to_string(stored.size() - kNamed) + " more";
+  return words;
+}
+
+// ---- dead pixels ----
+
+// A problem's summed pattern, the zero frequency in the middle.
+class Sums {
+ public:
+  explicit Sums(const Problem& problem)
+      : h_(problem.window[0]), w_(problem.window[1]), stored_w_(problem.stored_shape.back()) {
+    const bool far = !problem.detector;
+    const double* sums = problem.pattern_sum.const_data_ptr<double>();
+    const auto* patterns = problem.summed_patterns.const_data_ptr<std::int64_t>();
+    const auto* stored = problem.first_stored.const_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < h_; ++i) {
+      for (std::int64_t j = 0; j < w_; ++j) {
+        const std::int64_t row = far ? (i + h_ - h_ / 2) % h_ : i;
+        const std::int64_t column = far ? (j + w_ - w_ / 2) % w_ : j;
+        const std::int64_t at = row * w_ + column;
+        pixels_.push_back({sums[at], patterns[at] > 0 && stored[at] >= 0, false, stored[at]});
+      }
+    }
+  }
+
+  DeadPixels find() {
+    DeadPixels found;
+    for (const bool rows : {true, false}) {
+      const std::int64_t length = rows ? w_ : h_;
+      for (const auto& [first, end] : std::array<std::pair<std::int64_t, std::int64_t>, 3>{
+               {{0, length}, {0, length / 2}, {length / 2, length}}}) {
+        find_lines(rows, first, end, found.words);
+      }
+    }
+    for (std::int64_t k = 0; k < h_ * w_; ++k) find_hole(k);
+    std::vector<std::int64_t> holes;
+    for (const Pixel& pixel : pixels_) {
+      found.count += pixel.dead ? 1 : 0;
+      if (pixel.dead && !pixel.in_line) holes.push_back(pixel.stored);
+    }
+    const std::string words = words_of(holes, stored_w_);
+    if (!words.empty()) found.words += (found.words.empty() ? "" : ", ") + words;
+    if (found.count > 0) found.words += " of the stored pattern";
+    return found;
+  }
+
+ private:
+  struct Pixel {
+    double sum;
+    bool measured, dead;
+    std::int64_t stored;
+    bool in_line = false, seen = false;
+  };
+  // So many counts are never missed by chance, in any of a million pixels.
+  static constexpr double kSure = 30.0;
+
+  Pixel& at(bool rows, std::int64_t line, std::int64_t along) {
+    return pixels_[static_cast<std::size_t>(rows ? line * w_ + along : along * w_ + line)];
+  }
+
+  void find_lines(bool rows, std::int64_t first, std::int64_t end, std::string& words) {
+    const std::int64_t lines = rows ? h_ : w_;
+    std::int64_t before = -1;         // the last line with enough counts
+    std::vector<std::int64_t> empty;  // since then
+    for (std::int64_t line = 0; line < lines; ++line) {
+      double sum = 0.0;
+      std::int64_t measured = 0;
+      for (std::int64_t k = first; k < end; ++k) {
+        const Pixel& pixel = at(rows, line, k);
+        sum += pixel.measured ? pixel.sum : 0.0;
+        measured += pixel.measured && !pixel.dead ? 1 : 0;
+      }
+      if (measured == 0) continue;  // padding, masked, or found before
+      if (sum == 0.0) {
+        empty.push_back(line);
+        continue;
+      }
+      if (sum >= kSure && before >= 0 && static_cast<std::int64_t>(empty.size()) <= widest(lines)) {
+        for (const std::int64_t one : empty) mark_line(rows, one, first, end, words);
+      }
+      empty.clear();
+      before = sum >= kSure ? line : -1;
+    }
+  }
+
+  static std::int64_t widest(std::int64_t size) { return std::max<std::int64_t>(3, size / 8); }
+
+  void mark_line(bool rows, std::int64_t line, std::int64_t first, std::int64_t end,
+                 std::string& words) {
+    std::int64_t least_row = -1, most_row = -1, least_column = -1, most_column = -1;
+    for (std::int64_t k = first; k < end; ++k) {
+      Pixel& pixel = at(rows, line, k);
+      if (!pixel.measured) continue;
+      pixel.dead = pixel.in_line = true;
+      const std::int64_t row = pixel.stored / stored_w_, column = pixel.stored % stored_w_;
+      least_row = least_row < 0 ? row : std::min(least_row, row);
+      most_row = std::max(most_row, row);
+      least_column = least_column < 0 ? column : std::min(least_column, column);
+      most_column = std::max(most_column, column);
+    }
+    const bool is_row = least_row == most_row;  // stored: the window may be transposed
+    if (!words.empty()) words += ", ";
+    words += (is_row ? "row " : "column ") + std::to_string(is_row ? least_row : least_column);
+    if (end - first < (rows ? w_ : h_)) {
+      words += (is_row ? " in columns " : " in rows ") +
+               std::to_string(is_row ? least_column : least_row) + " to " +
+               std::to_string(is_row ? most_column : most_row);
+    }
+  }
+
+  // The pixels without counts that hang together with this one, where all around them have enough.
+  void find_hole(std::int64_t start) {
+    const auto is_empty = [](const Pixel& pixel) {
+      return pixel.measured && !pixel.dead && pixel.sum == 0.0;
+    };
+    if (!is_empty(pixels_[static_cast<std::size_t>(start)]) ||
+        pixels_[static_cast<std::size_t>(start)].seen) {
+      return;
+    }
+    std::vector<std::int64_t> hole = {start};
+    pixels_[static_cast<std::size_t>(start)].seen = true;
+    std::int64_t top = h_, bottom = 0, left = w_, right = 0, lit = 0;
+    bool closed = true;
+    for (std::size_t next = 0; next < hole.size(); ++next) {
+      const std::int64_t row = hole[next] / w_, column = hole[next] % w_;
+      top = std::min(top, row);
+      bottom = std::max(bottom, row);
+      left = std::min(left, column);
+      right = std::max(right, column);
+      for (std::int64_t i = row - 1; i <= row + 1; ++i) {
+        for (std::int64_t j = column - 1; j <= column + 1; ++j) {
+          if (i < 0 || j < 0 || i >= h_ || j >= w_) {
+            closed = false;
+            continue;
+          }
+          Pixel& pixel = pixels_[static_cast<std::size_t>(i * w_ + j)];
+          if (is_empty(pixel)) {
+            if (!pixel.seen) hole.push_back(i * w_ + j);
+            pixel.seen = true;
+          } else if (pixel.measured && !pixel.dead) {
+            closed = closed && pixel.sum >= kSure;
+            ++lit;
+          }
+        }
+      }
+    }
+    const bool small = bottom - top < widest(h_) && right - left < widest(w_);
+    if (!closed || !small || lit < 4) return;
+    for (const std::int64_t k : hole) pixels_[static_cast<std::size_t>(k)].dead = true;
+  }
+
+  std::int64_t h_, w_, stored_w_;
+  std::vector<Pixel> pixels_;
+};
+
+}  // namespace
+
+std::vector<NegativeMarks::Mark> NegativeMarks::found() const {
+  std::map<double, Mark> marks;
+  for (std::size_t k = 0; k < value_.size(); ++k) {
+    if (value_[k] == 0.0 || votes_[k] + 2 < frames_) continue;
+    Mark& mark = marks[value_[k]];
+    mark.value = value_[k];
+    mark.pixels.resize(value_.size(), 0);
+    mark.pixels[k] = 1;
+    ++mark.count;
+  }
+  std::vector<Mark> all;
+  for (auto& [value, mark] : marks) {
+    const std::int64_t inside = mark.count * frames_;
+    if (1000 * (occurrences_.at(value) - inside) <= inside) all.push_back(std::move(mark));
+  }
+  return all;
+}
+
+std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field) {
+  constexpr double kHot = 30.0;
+  constexpr std::int64_t kAround = 2;
+  const std::int64_t k = patterns.size(0), h = patterns.size(1), w = patterns.size(2);
+  const at::Tensor sum = patterns.sum(0).contiguous();
+  const at::Tensor lit = patterns.gt(0.0).to(at::kDouble).sum(0).contiguous();
+  const double* sums = sum.const_data_ptr<double>();
+  const double* lits = lit.const_data_ptr<double>();
+  std::vector<std::int64_t> hot;
+  for (std::int64_t i = 0; i < h; ++i) {
+    for (std::int64_t j = 0; j < w; ++j) {
+      const double here = sums[i * w + j];
+      if (here < kHot * static_cast<double>(k) ||
+          4.0 * lits[i * w + j] < 3.0 * static_cast<double>(k)) {
+        continue;
+      }
+      const std::int64_t from_row = std::min(i, h - i), from_column = std::min(j, w - j);
+      if (far_field && from_row <= kAround && from_column <= kAround) continue;
+      double around = 0.0;
+      for (std::int64_t a = -kAround; a <= kAround; ++a) {
+        for (std::int64_t b = -kAround; b <= kAround; ++b) {
+          if (a == 0 && b == 0) continue;
+          around = std::max(around, sums[(i + a + h) % h * w + (j + b + w) % w]);
+        }
+      }
+      if (here > kHot * around) hot.push_back(i * w + j);
+    }
+  }
+  std::stable_sort(hot.begin(), hot.end(),
+                   [&](std::int64_t a, std::int64_t b) { return sums[a] > sums[b]; });
+  return hot;
+}
+
+DeadPixels dead_pixels(const Problem& problem) {
+  constexpr std::int64_t kEnough = 9;  // patterns: interference has no zero in so many
+  if (problem.positions.size(0) < kEnough) return {};
+  return Sums(problem).find();
+}
+
+std::string pixel_words(const Problem& problem, const std::vector<std::int64_t>& pixels) {
+  const auto* stored = problem.first_stored.const_data_ptr<std::int64_t>();
+  std::vector<std::int64_t> places;
+  for (const std::int64_t pixel : pixels) places.push_back(stored[pixel]);
+  return words_of(places, problem.stored_shape.back()) + " of the stored pattern";
+}
+
+}  // namespace ptyle::driver
