@@ -5,7 +5,6 @@ import errno
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,11 @@ import h5py
 import numpy as np
 import pytest
 from conftest import vacuum
+from rank_processes import CLEAN, finish, start
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).parent / "ptyle"
 PRELOADED = ROOT / "build" / "default" / "tests" / "cpp" / "libptyle_faults.so"
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-ENVIRONMENT["OMP_NUM_THREADS"] = "1"
 ONCE, FULL, GONE = range(3)  # tests/faults/faults.h
 
 pytestmark = pytest.mark.skipif(
@@ -31,7 +29,7 @@ needs_faults = pytest.mark.skipif(
 
 
 def ptyle(*arguments, faults=None, count=None, **options):
-    there = dict(ENVIRONMENT)
+    there = dict(CLEAN)
     if faults or count:
         there["LD_PRELOAD"] = str(PRELOADED)
         folder, kind, error, call = faults or (count[0], ONCE, 0, 0)
@@ -128,32 +126,19 @@ def test_a_simulation_ends_with_one_sentence(tmp_path):
 @needs_faults
 def test_on_two_ranks_the_other_one_hears_of_it(small):
     out = small / "out"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        there = ENVIRONMENT | {
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        if rank == 0:
-            there["LD_PRELOAD"] = str(PRELOADED)
-            there["PTYLE_FAULTS"] = f"{out}:{FULL}:{errno.ENOSPC}:60"
-        processes.append(
-            subprocess.Popen(
-                [PROGRAM, "run", small / "c.toml", "--set", "tiles.grid=auto"],
-                env=there,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    faults = {
+        "LD_PRELOAD": str(PRELOADED),
+        "PTYLE_FAULTS": f"{out}:{FULL}:{errno.ENOSPC}:60",
+    }
+    ends = finish(
+        start(
+            [PROGRAM, "run", small / "c.toml", "--set", "tiles.grid=auto"],
+            ranks=2,
+            env=lambda rank: faults if rank == 0 else {},
         )
-    ends = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [1, 75], ends
-    for rank, stderr in enumerate(ends):
+    )
+    assert [code for code, *_ in ends] == [1, 75], ends
+    for rank, (_, _, stderr) in enumerate(ends):
         said = [line for line in stderr.splitlines() if "error: " in line]
         assert len(said) == 1 and os.strerror(errno.ENOSPC) in said[0], stderr
         # Whose line it is.

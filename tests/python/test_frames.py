@@ -1,24 +1,20 @@
 """Frames that should take no part: found, named, left out, with the same bits on any ranks."""
 
-import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
 import h5py
 import numpy as np
 import pytest
+from rank_processes import finish, start
 
 PROGRAM = pathlib.Path(sys.executable).parent / "ptyle"
 pytestmark = [
     pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built"),
     pytest.mark.timeout(120),
 ]
-LAUNCHERS = ("RANK", "WORLD", "LOCAL_RANK", "OMPI_", "PMI", "SLURM_", "MASTER_", "TORCHELASTIC")
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
-CLEAN["OMP_NUM_THREADS"] = "1"
 EMPTY, BRIGHT, HALF, PIXEL = [11, 40], 52, 57, 61
 BAD = [*EMPTY, BRIGHT, HALF, PIXEL]
 
@@ -55,25 +51,8 @@ def settings(**values):
 
 
 def launch(folder, *arguments, ranks=1):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        there = dict(RANK=rank, WORLD_SIZE=ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        environment = CLEAN | ({k: str(v) for k, v in there.items()} if ranks > 1 else {})
-        processes.append(
-            subprocess.Popen(
-                [PROGRAM, *arguments],
-                cwd=folder,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    ends = [(*process.communicate(timeout=100), process.returncode) for process in processes]
-    return [code for *_, code in ends], "".join(out + err for out, err, _ in ends)
+    ends = finish(start([PROGRAM, *arguments], ranks, cwd=folder))
+    return [code for code, *_ in ends], "".join(out + err for _, out, err in ends)
 
 
 def reconstruct(folder, out, ranks=1, **values):

@@ -2,9 +2,7 @@
 says of memory and truncated halos, against models of their own."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from rank_processes import CLEAN, finish, start
 
 PROGRAM = Path(sys.executable).parent / "ptyle"
 pytestmark = pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built")
@@ -23,21 +22,8 @@ def settings(values):
 
 def run(folder, config, ranks=1, **values):
     """`ptyle run` on so many ranks; the folder of its result."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        there = os.environ | {"OMP_NUM_THREADS": "1"}
-        if ranks > 1:
-            there |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            there |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [PROGRAM, "run", config, *settings(values)]
-        processes.append(
-            subprocess.Popen(command, cwd=folder, env=there, stderr=subprocess.PIPE, text=True)
-        )
-    ends = [(process.communicate()[1], process.returncode) for process in processes]
-    assert [code for _, code in ends] == [0] * ranks, ends
+    ends = finish(start([PROGRAM, "run", config, *settings(values)], ranks, cwd=folder))
+    assert [code for code, *_ in ends] == [0] * ranks, ends
     return folder / values["output.folder"]
 
 
@@ -45,7 +31,7 @@ def check(folder, config, *options, **values):
     done = subprocess.run(
         [PROGRAM, "check", config, *options, *settings(values)],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=CLEAN,
         capture_output=True,
         text=True,
     )

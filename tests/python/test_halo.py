@@ -1,15 +1,14 @@
 """halo_insert and halo_add: adjoint, derivatives, every way in which torch calls them, ranks."""
 
 import json
-import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import ptyle
 import pytest
 import torch
+from rank_processes import CLEAN, finish, start
 
 SCRIPT = pathlib.Path(__file__).with_name("halo_training.py")
 # rows, columns, halo of grids over 9 x 8 pixels; with empty tiles and tiles below the halo
@@ -172,36 +171,10 @@ def test_forward_mode_says_so():
         )
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def clean_environment():
-    return {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-
-
 def run_ranks(ranks, script, *arguments):
     """The script as so many ranks; all of them must succeed."""
-    port = str(free_port())
-    processes = []
-    for rank in range(ranks):
-        there = dict(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1")
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, script, *arguments],
-                env=clean_environment() | there | dict(MASTER_PORT=port, OMP_NUM_THREADS="1"),
-                stderr=subprocess.PIPE,
-            )
-        )
-    try:
-        for process in processes:
-            _, stderr = process.communicate(timeout=120)
-            assert process.returncode == 0, stderr.decode()
-    finally:
-        for process in processes:
-            process.kill()
+    ends = finish(start([sys.executable, script, *arguments], ranks), timeout=120)
+    assert [code for code, *_ in ends] == [0] * ranks, ends
 
 
 @pytest.mark.timeout(180)
@@ -212,7 +185,7 @@ def test_training_over_four_ranks_is_training_over_one(tmp_path):
         [sys.executable, SCRIPT, one, "0,23", "0,26"],
         check=True,
         timeout=60,
-        env=clean_environment(),
+        env=CLEAN,
     )
     run_ranks(4, SCRIPT, tmp_path / "four.pt", "0,11,23", "0,9,9,17,26")
     (whole, losses), (tiled, tiled_losses) = torch.load(one), torch.load(tmp_path / "four.pt")

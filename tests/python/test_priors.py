@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from ptyle.models import files
 from ptyle.models.denoiser import Denoiser
 from ptyle.models.regulariser import HuberVariation
+from rank_processes import finish, start
 
 PTYLE = str(Path(sys.executable).parent / "ptyle")
 PRIOR = """
@@ -57,20 +57,8 @@ def run(folder, output, *settings, config="film.toml", ranks=1, more=()):
     command = [PTYLE, "run", config, *more]
     for setting in ("reconstruct.iterations=3", f"output.folder={output}", *settings):
         command += ["--set", setting]
-    environments = [os.environ | {"OMP_NUM_THREADS": "1"} for _ in range(ranks)]
-    for rank, environment in enumerate(environments):
-        if ranks > 1:
-            port = str(29000 + os.getpid() % 2000)
-            environment |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": port}
-            environment |= {"MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        subprocess.Popen(
-            command, cwd=folder, env=e, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for e in environments
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    return processes[0].returncode, errors[0]
+    ends = finish(start(command, ranks, cwd=folder))
+    return ends[0][0], ends[0][2]
 
 
 def check(folder, *settings):

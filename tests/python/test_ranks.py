@@ -13,6 +13,8 @@ import time
 import h5py
 import numpy as np
 import pytest
+import rank_processes
+from rank_processes import CLEAN, free_port, start, told
 
 FOLDER = pathlib.Path(sys.executable).parent
 PROGRAM = FOLDER / "ptyle"
@@ -20,14 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not PROGRAM.exists(), reason=f"{PROGRAM} is not built"),
     pytest.mark.timeout(120),
 ]
-LAUNCHERS = ("RANK", "WORLD", "LOCAL_RANK", "OMPI_", "PMI", "SLURM_", "MASTER_", "TORCHELASTIC")
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -58,47 +52,22 @@ def options_of(out, iterations=4, **values):
     return settings(**values)
 
 
-def begin(film, ranks, options, change=None, world=None, port=None, first=0, kernels=()):
+def begin(film, ranks, options, change=None, kernels=(), **values):
     """Processes of `ranks` ranks; `change` is more options for one of them: (rank, options);
     `kernels` is what PTYLE_ISA is for the first ones."""
-    port = port or free_port()
-    processes = []
-    for rank in range(first, ranks):
-        there = dict(
-            RANK=str(rank),
-            WORLD_SIZE=str(world or ranks),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            OMP_NUM_THREADS="1",
-        )
-        if rank < len(kernels):
-            there["PTYLE_ISA"] = kernels[rank]
-        more = change[1] if change and change[0] == rank else []
-        processes.append(
-            subprocess.Popen(
-                [PROGRAM, "run", "film.toml", *options, *more],
-                cwd=film,
-                env=CLEAN | there,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return processes
+    return start(
+        [PROGRAM, "run", "film.toml", *options],
+        ranks,
+        cwd=film,
+        more=lambda rank: change[1] if change and change[0] == rank else [],
+        env=lambda rank: {"PTYLE_ISA": kernels[rank]} if rank < len(kernels) else {},
+        **values,
+    )
 
 
 def finish(processes, timeout=60):
-    """(exit code, stderr) of each; none is left behind."""
-    try:
-        ends = []
-        for process in processes:
-            _, stderr = process.communicate(timeout=timeout)
-            ends.append((process.returncode, stderr))
-        return ends
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    """(exit code, standard error) of each."""
+    return [(code, said) for code, _, said in rank_processes.finish(processes, timeout)]
 
 
 def run(film, ranks, out, **values):
@@ -285,12 +254,11 @@ def hosts():
 def test_four_hosts_on_a_network_give_the_same_bits(film, hosts):
     processes = []
     for rank, host in enumerate(hosts):
-        there = dict(RANK=str(rank), WORLD_SIZE="4", MASTER_ADDR="10.77.0.1", OMP_NUM_THREADS="1")
         processes.append(
             subprocess.Popen(
                 ["ip", "netns", "exec", host, PROGRAM, "run", "film.toml", *options_of("hosts")],
                 cwd=film,
-                env=CLEAN | there | dict(MASTER_PORT="29555"),
+                env=told(rank, 4, 29555, "10.77.0.1"),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
