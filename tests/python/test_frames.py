@@ -186,6 +186,16 @@ def test_positions_that_are_lost(film):
     assert "left out: 1 frame (8) without a finite position" in said
     assert not left["used"][[3, 8]].any() and left["object"].shape[1] < 200
     assert np.isnan(left["positions"][8]).all() and np.isfinite(left["positions"][3]).all()
+    # Not only by orders of magnitude, and not alone.
+    with h5py.File(film / "lost.h5", "r+") as file:
+        good = np.delete(file["positions"][()], [3, 8], 0)
+        wide = np.ptp(good, axis=0).max()
+        file["positions"][3] = good.max(0) + [5 * wide, 0]
+        file["positions"][8] = good.max(0) + [0, 2 * wide]
+    (code,), said = launch(film, "check", "film.toml", *option)
+    assert code == 0 and "2 positions far from all others: number 3 is" in said, said
+    _, said = reconstruct(film, "lost", **{"data.file": "lost.h5", "data.skip": "auto"})
+    assert "left out: 2 frames (3, 8) far from all other positions" in said
     with h5py.File(film / "lost.h5", "r+") as file:
         file["positions"][8] = 1e7
     (code,), said = launch(film, "check", "film.toml", *option, "--set", "data.skip=[3]")
