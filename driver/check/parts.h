@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -20,13 +21,17 @@ void doubt_units(const Config& config, const Problem& problem, std::vector<Doubt
 void doubt_probe(const Config& config, const Problem& problem, const Scan& scan,
                  std::vector<Doubt>& found);
 
-// Whether the patterns are turned or mirrored against the scan: a wave's mean direction is a
-// gradient over the positions, which has no curl.
+// Whether the patterns are turned or mirrored against the scan: by how the specimen's shadow moves
+// on the detector under a defocused probe; and a wave's mean direction is a gradient over the
+// positions, which has no curl.
 void doubt_orientation(const Config& config, const Problem& problem, const Scan& scan,
                        std::vector<Doubt>& found);
 
 // Where the mean pattern has its zero frequency, and whether the values are counts.
 void doubt_patterns(const Config& config, const Problem& problem, std::vector<Doubt>& found);
+
+// In the mean of so many patterns the specimen's structure is averaged out.
+inline constexpr std::int64_t kAveraged = 9;
 
 // What the brightest hundredth of an image's pixels have, their median: no hot pixel decides it.
 double bright_level(const at::Tensor& image);

@@ -99,9 +99,8 @@ void doubt_centre(const Config& config, const Problem& problem, std::vector<Doub
                      "the order of the patterns (data.zero_frequency)"});
     return;
   }
-  constexpr std::int64_t kEnough = 9;  // patterns: the specimen's structure is not averaged out
   const std::optional<Point> where = zero_frequency_of(problem);
-  if (!where || problem.positions.size(0) < kEnough) return;
+  if (!where || problem.positions.size(0) < kAveraged) return;
   const Point off = {(*where)[0] - problem.zero_offset[0], (*where)[1] - problem.zero_offset[1]};
   // A specimen's mean gradient of the phase moves the pattern by less, as a rule.
   constexpr double kOff = 0.3;
@@ -189,6 +188,12 @@ bool whole_counts(const Problem& problem) {
 }
 
 void doubt_patterns(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
+  if (problem.positions.size(0) == 1) {
+    found.push_back(
+        {"one frame takes part: without others that overlap it object and probe cannot "
+         "be told apart (data.select, data.skip)",
+         "a single frame (data.select, data.skip)"});
+  }
   if (!problem.detector) doubt_centre(config, problem, found);
   doubt_dead(problem, found);
   doubt_gain(problem, found);

@@ -103,6 +103,7 @@ double bright_radius(const at::Tensor& image) {
 
 // Electrons: the mean pattern's disc is the aperture of the probe.
 void doubt_aperture(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
+  if (problem.positions.size(0) < kAveraged) return;
   if (config.beam.kind != "electron" || problem.detector || problem.masked_pixels > 0) return;
   const at::Tensor vacuum =
       at::fft_fft2(problem.probe, std::nullopt, {1, 2}, "ortho").abs().square().sum(0);

@@ -27,6 +27,7 @@
 #include "driver/errors.h"
 #include "driver/io/frames.h"
 #include "driver/io/hdf5.h"
+#include "driver/io/patterns.h"
 #include "driver/io/pixels.h"
 #include "driver/io/prefetch.h"
 #include "driver/log.h"
@@ -1858,6 +1859,12 @@ void load_patterns(const Config& config, Problem& problem, std::vector<std::int6
   }
   problem.summed_patterns = problem.good_patterns.clone();
   problem.source = std::make_shared<FilePatterns>(config, problem);
+}
+
+PatternBlock patterns_of(const Config& config, const Problem& problem,
+                         std::vector<std::int64_t> positions) {
+  const Problem some = read_some(config, problem, std::move(positions));
+  return {some.patterns, some.mask};
 }
 
 void uncount(Problem& problem, std::int64_t held, bool stays) {

@@ -377,6 +377,14 @@ def test_one_hot_pixel_in_one_frame_says_nothing_about_the_detector(tmp_path):
     assert len(said) == 3 and all("fitted as they are" in text for text in said), said
 
 
+def test_a_single_frame_is_named_as_what_it_is(tmp_path):
+    program("simulate", "PbTiO3", "--scan", "8", "8", "--window", "32", "-o", tmp_path / "s.h5")
+    one = ["data.select=[1]", "reconstruct.batches=1"]
+    (said,) = doubts(tmp_path / "s.toml", *one)
+    assert said.startswith("one frame takes part")
+    assert doubts(tmp_path / "s.toml", "data.select=[1, 2]", "reconstruct.batches=1") == []
+
+
 @pytest.mark.parametrize("size", [48, 45])
 def test_reversed_patterns_keep_their_zero_frequency(tmp_path, size):
     sample = Sample(size=size)
@@ -402,6 +410,38 @@ def test_reversed_patterns_keep_their_zero_frequency(tmp_path, size):
 def test_small_simulations_are_not_doubtful(tmp_path, options):
     program("simulate", *options, "-o", tmp_path / "s.h5")
     assert doubts(tmp_path / "s.toml") == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["PbTiO3", "--slices", "10", "--thickness-nm", "20"],
+        ["SrTiO3", "--dose", "5000"],
+        ["star", "--scan", "12", "12"],
+    ],
+)
+def test_every_orientation_of_a_simulation_is_told_from_its_shadows(tmp_path, options):
+    program("simulate", *options, "-o", tmp_path / "s.h5")
+    config = tmp_path / "s.toml"
+    assert not any("against the scan" in text for text in doubts(config))
+    ways = [(t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)]
+    keys = ("transpose", "flip_rows", "flip_columns")
+    for way in ways[1:]:
+        sets = [
+            f"detector.orientation.{key}={'true' if on else 'false'}"
+            for key, on in zip(keys, way, strict=True)
+        ]
+        said = [text for text in doubts(config, *sets) if "against the scan" in text]
+        right = "{ transpose = false, flip_rows = false, flip_columns = false }"
+        assert len(said) == 1 and right in said[0], (sets, said)
+    # The file itself is turned: what undoes it is proposed.
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        data = file["data"][()]
+        file["data"][...] = np.rot90(data, axes=(-2, -1))
+    (said,) = [text for text in doubts(config) if "against the scan" in text]
+    words = said.split("detector.orientation = {")[1].split("}")[0].split(",")
+    sets = ["detector.orientation." + word.strip().replace(" ", "") for word in words]
+    assert not any("against the scan" in text for text in doubts(config, *sets)), (said, sets)
 
 
 # ---- what run says ----
@@ -519,11 +559,22 @@ def test_few_counts_ask_for_the_likelihood_that_suits_them(tmp_path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (["detector.orientation.transpose=true"], "mirrored against the scan"),
+        (
+            ["detector.orientation.transpose=true"],
+            "transposed against the scan: from position to position the specimen's shadow",
+        ),
+        (["detector.orientation.flip_rows=true"], "mirrored (rows reversed) against the scan"),
+        (
+            [
+                "detector.orientation.flip_rows=true",
+                "detector.orientation.flip_columns=true",
+            ],
+            "or has the probe's defocus the other sign?",
+        ),
         (["data.rotation_deg=30"], "data.rotation_deg = "),
         (
             ["detector.orientation.transpose=true", "detector.orientation.flip_rows=true"],
-            "turned against the scan by",
+            "turned by 90 degrees against the scan",
         ),
     ],
 )
@@ -535,6 +586,9 @@ def test_patterns_turned_or_mirrored_against_the_scan_are_seen_in_their_curl(
     assert doubts(config) == []
     said = [text for text in doubts(config, *change) if "against the scan" in text]
     assert len(said) == 1 and word in said[0], said
-    if "rotation" in word:
+    if "orientation" in change[0]:
+        right = "{ transpose = false, flip_rows = false, flip_columns = false }"
+        assert f"detector.orientation = {right}" in said[0], said
+    if word == "data.rotation_deg = ":
         angle = float(said[0].split("data.rotation_deg = ")[1].split(",")[0])
         assert abs(angle) < 8
