@@ -1,6 +1,5 @@
 #include "driver/log.h"
 
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <mutex>
@@ -13,7 +12,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 const Clock::time_point kStart = Clock::now();
-std::atomic<int> threshold{static_cast<int>(LogLevel::kInfo)};
 
 // Guards the prefix and the state of the terminal's line.
 std::mutex& mutex() {
@@ -33,8 +31,6 @@ void write_line(std::string_view bytes) {
 
 const char* level_name(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug:
-      return "debug: ";
     case LogLevel::kWarning:
       return "warning: ";
     case LogLevel::kError:
@@ -46,9 +42,6 @@ const char* level_name(LogLevel level) {
 
 }  // namespace
 
-void set_log_level(LogLevel level) { threshold = static_cast<int>(level); }
-LogLevel log_level() { return static_cast<LogLevel>(threshold.load()); }
-
 void set_log_prefix(std::string_view text) {
   const std::lock_guard lock(mutex());
   prefix() = text;
@@ -59,7 +52,6 @@ double seconds_since_start() {
 }
 
 void log_line(LogLevel level, std::string_view message) {
-  if (level < log_level()) return;
   char time[32];
   std::snprintf(time, sizeof(time), "[%8.3f s", seconds_since_start());
   const std::lock_guard lock(mutex());
@@ -81,8 +73,6 @@ void write_raw(std::string_view bytes, bool occupies_line) {
   write_line(bytes);
 }
 
-LogMessage::~LogMessage() {
-  if (level_ >= log_level()) log_line(level_, stream_.str());
-}
+LogMessage::~LogMessage() { log_line(level_, stream_.str()); }
 
 }  // namespace ptyle::driver

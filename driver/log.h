@@ -7,11 +7,8 @@
 
 namespace ptyle::driver {
 
-enum class LogLevel : int { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3, kSilent = 4 };
+enum class LogLevel { kInfo, kWarning, kError };
 
-// Messages below this level are dropped. kInfo at the start.
-void set_log_level(LogLevel level);
-LogLevel log_level();
 // Prefix of every line, for instance "rank 3"; empty for one rank.
 void set_log_prefix(std::string_view prefix);
 // Seconds on a clock that never jumps, since the program started.
@@ -31,7 +28,7 @@ class LogMessage {
   ~LogMessage();
   template <typename T>
   LogMessage& operator<<(const T& value) {
-    if (level_ >= log_level()) stream_ << value;
+    stream_ << value;
     return *this;
   }
 
@@ -40,7 +37,6 @@ class LogMessage {
   std::ostringstream stream_;
 };
 
-inline LogMessage log_debug() { return LogMessage(LogLevel::kDebug); }
 inline LogMessage log_info() { return LogMessage(LogLevel::kInfo); }
 inline LogMessage log_warning() { return LogMessage(LogLevel::kWarning); }
 inline LogMessage log_error() { return LogMessage(LogLevel::kError); }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <filesystem>
 #include <numeric>
 #include <utility>
@@ -238,9 +237,8 @@ std::string shape_words(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
-std::int64_t product(const std::vector<std::int64_t>& sizes, std::size_t from = 0) {
-  return std::accumulate(sizes.begin() + static_cast<std::ptrdiff_t>(from), sizes.end(),
-                         std::int64_t{1}, std::multiplies<>());
+std::int64_t product(const std::vector<std::int64_t>& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 }  // namespace
@@ -468,33 +466,6 @@ at::Tensor File::read(const std::string& name) const {
 at::Tensor File::read_area(const std::string& name, const std::vector<std::int64_t>& start,
                            const std::vector<std::int64_t>& count) const {
   return read_block(name, &start, &count);
-}
-
-at::Tensor File::read_rows(const std::string& name, std::int64_t first, std::int64_t count) const {
-  std::vector<std::int64_t> shape = info(name).shape;
-  if (shape.empty()) fail("dataset \"" + name + "\" is one number and has no rows");
-  std::vector<std::int64_t> start(shape.size(), 0);
-  start[0] = first;
-  shape[0] = count;
-  return read_block(name, &start, &shape);
-}
-
-at::Tensor File::read_rows(const std::string& name, const std::vector<std::int64_t>& rows) const {
-  const DatasetInfo known = info(name);
-  std::vector<std::int64_t> shape = known.shape;
-  if (shape.empty()) fail("dataset \"" + name + "\" is one number and has no rows");
-  shape[0] = static_cast<std::int64_t>(rows.size());
-  at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(known.type));
-  const std::size_t row_bytes = static_cast<std::size_t>(product(shape, 1)) * tensor.element_size();
-  auto* out = static_cast<char*>(tensor.data_ptr());
-  for (std::size_t i = 0; i < rows.size();) {
-    std::size_t end = i + 1;
-    while (end < rows.size() && rows[end] == rows[end - 1] + 1) ++end;
-    const at::Tensor run = read_rows(name, rows[i], static_cast<std::int64_t>(end - i));
-    if (row_bytes > 0) std::memcpy(out + i * row_bytes, run.data_ptr(), (end - i) * row_bytes);
-    i = end;
-  }
-  return tensor;
 }
 
 void File::create_group(const std::string& name) {

@@ -64,13 +64,9 @@ class File {
   // The whole dataset, in the type info() gives; complex from compounds of two floats. Of a file
   // that is only read, DataError where some of it is not stored.
   at::Tensor read(const std::string& name) const;
-  // Rows first, first + 1, ... of the first axis.
-  at::Tensor read_rows(const std::string& name, std::int64_t first, std::int64_t count) const;
   // The area that begins at `start` and has `count` entries along each axis.
   at::Tensor read_area(const std::string& name, const std::vector<std::int64_t>& start,
                        const std::vector<std::int64_t>& count) const;
-  // Rows by an int64 list, in its order; runs of neighbours are read together.
-  at::Tensor read_rows(const std::string& name, const std::vector<std::int64_t>& rows) const;
 
   // Groups on the way are created.
   void create_group(const std::string& name);

@@ -375,21 +375,6 @@ void write_png(const std::string& path, const Image& image) {
   replace_file(path, std::string_view(bytes).substr(0, size));
 }
 
-Image read_png(const std::string& path) {
-  png_image png{};
-  png.version = PNG_IMAGE_VERSION;
-  if (png_image_begin_read_from_file(&png, path.c_str()) == 0) {
-    throw DataError(path + ": cannot be read: " + png.message);
-  }
-  png.format = PNG_FORMAT_RGB;
-  Image image{png.height, png.width, {}};
-  image.rgb.resize(PNG_IMAGE_SIZE(png));
-  if (png_image_finish_read(&png, nullptr, image.rgb.data(), 0, nullptr) == 0) {
-    throw DataError(path + ": cannot be read: " + png.message);
-  }
-  return image;
-}
-
 Region scanned_region(const at::Tensor& positions, std::int64_t window_rows,
                       std::int64_t window_columns, std::int64_t object_rows,
                       std::int64_t object_columns) {

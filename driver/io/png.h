@@ -21,7 +21,6 @@ struct Image {
 };
 
 void write_png(const std::string& path, const Image& image);
-Image read_png(const std::string& path);
 
 // A rectangle in pixels of the object: the scanned area, from which contrast is taken.
 struct Region {

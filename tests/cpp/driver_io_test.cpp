@@ -85,7 +85,7 @@ TEST(Hdf5, EveryTypeAndShapeComesBackBitByBit) {
   EXPECT_EQ(again.info("group/t60").stored_type, "complex64");
 }
 
-TEST(Hdf5, RowsAreReadAloneInAnyOrder) {
+TEST(Hdf5, PartsAreReadAlone) {
   const Folder folder;
   const at::Tensor all = at::arange(11 * 3 * 2).reshape({11, 3, 2}).to(at::kInt);
   File file = File::create(folder / "rows.h5");
@@ -100,17 +100,16 @@ TEST(Hdf5, RowsAreReadAloneInAnyOrder) {
   const File again = File::open(folder / "rows.h5");
   for (const std::string name : {"plain", "chunked", "by_rows"}) {
     EXPECT_TRUE(same(again.read(name), all));
-    EXPECT_TRUE(same(again.read_rows(name, 3, 4), all.narrow(0, 3, 4)));
-    EXPECT_TRUE(same(again.read_rows(name, 11, 0), all.narrow(0, 11, 0)));
-    const std::vector<std::int64_t> rows = {10, 2, 3, 4, 0, 0};
-    EXPECT_TRUE(same(again.read_rows(name, rows), all.index_select(0, at::tensor(rows))));
-    EXPECT_TRUE(same(again.read_rows(name, std::vector<std::int64_t>{}), all.narrow(0, 0, 0)));
+    EXPECT_TRUE(same(again.read_area(name, {3, 0, 0}, {4, 3, 2}), all.narrow(0, 3, 4)));
+    EXPECT_TRUE(same(again.read_area(name, {11, 0, 0}, {0, 3, 2}), all.narrow(0, 11, 0)));
+    EXPECT_TRUE(same(again.read_area(name, {2, 1, 1}, {5, 2, 1}),
+                     all.narrow(0, 2, 5).narrow(1, 1, 2).narrow(2, 1, 1)));
   }
   EXPECT_EQ(again.info("chunked").chunk, (std::vector<std::int64_t>{2, 3, 2}));
   EXPECT_EQ(again.info("chunked").filters.size(), 2U);
   EXPECT_TRUE(again.info("plain").chunk.empty());
-  EXPECT_THROW(again.read_rows("plain", 8, 4), DataError);
-  EXPECT_THROW(again.read_rows("plain", -1, 2), DataError);
+  EXPECT_THROW(again.read_area("plain", {8, 0, 0}, {4, 3, 2}), DataError);
+  EXPECT_THROW(again.read_area("plain", {-1, 0, 0}, {2, 3, 2}), DataError);
 }
 
 TEST(Hdf5, AttributesKeepTheirTypes) {
@@ -243,7 +242,6 @@ TEST(Log, LinesOfManyThreadsStayWhole) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  log_debug() << "not shown";
   log_warning() << "shown";
   std::istringstream out(testing::internal::GetCapturedStderr());
   int lines = 0;

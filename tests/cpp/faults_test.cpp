@@ -26,8 +26,8 @@
 #include "driver/engine/run.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
-#include "driver/io/png.h"
 #include "driver/simulate/simulate.h"
+#include "tests/cpp/read_png.h"
 #include "tests/cpp/vacuum.h"
 
 namespace ptyle::driver {
@@ -100,7 +100,7 @@ class Faults : public testing::Test {
         for (const std::string& dataset : file.dataset_names()) file.read(dataset);
       }
       if (name.ends_with(".png")) {
-        EXPECT_GT(read_png(entry.path()).rows, 0);
+        EXPECT_GT(tests::read_png(entry.path()).rows, 0);
       }
       // Where nothing can be changed any more a torn line cannot be cut off.
       if (name == "metrics.jsonl" && kind_ != Kind::kGone) metrics(folder);
