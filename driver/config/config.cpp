@@ -10,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <ostream>
+#include <regex>
 #include <set>
 #include <sstream>
 #include <type_traits>
@@ -320,14 +321,16 @@ struct FramesCodec {  // data.select, data.skip
 };
 
 Rule<Config::Frames> frames_rule(bool can_be_auto) {
-  return {std::string("have indices of at least 0 and a step of at least 1") +
-              (can_be_auto ? "" : ", and not be \"auto\""),
-          [can_be_auto](const Config::Frames& frames) {
-            const std::optional<FrameSlice> slice = frame_slice(frames.text);
-            return (!slice || slice->step >= 1) && (can_be_auto || frames.text != "auto") &&
-                   std::all_of(frames.indices.begin(), frames.indices.end(),
-                               [](std::int64_t index) { return index >= 0; });
-          }};
+  return {
+      std::string("have indices of at least 0 and a step of at least 1") +
+          (can_be_auto ? "" : ", and not be \"auto\""),
+      [can_be_auto](const Config::Frames& frames) {
+        const std::optional<FrameSlice> slice = frame_slice(frames.text);
+        return (!slice || (slice->step >= 1 && slice->first >= 0 && slice->end.value_or(0) >= 0)) &&
+               (can_be_auto || frames.text != "auto") &&
+               std::all_of(frames.indices.begin(), frames.indices.end(),
+                           [](std::int64_t index) { return index >= 0; });
+      }};
 }
 
 // ---- the table of keys ----
@@ -363,9 +366,9 @@ void visit_keys(Config& c, Visitor& v) {
       "data.stream", c.data.stream, any<std::optional<bool>>(),
       "patterns are read from the file again in every iteration, ahead of time, instead of being "
       "kept in memory; \"auto\": where they would take half of it");
-  v.template key<String>("data.positions", c.data.positions, not_empty(),
+  v.template key<String>("data.positions", c.data.positions, any<std::string>(),
                          "dataset [positions, 2], (row, column) of the window's corner; "
-                         "FILE:DATASET for another file");
+                         "FILE:DATASET for another file; \"\" with data.raster");
   v.template key<OptionalCodec<PairCodec<Integer>>>(
       "data.raster.shape", c.data.raster_shape, optionally(both(at_least<std::int64_t>(1))),
       "instead of data.positions: rows and columns of a raster scan");
@@ -801,8 +804,11 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
   if (c.data.raster_shape && !c.data.raster_step) {
     fail("data.raster.step", "must be given with data.raster.shape");
   }
-  if (c.data.raster_step && has("data.positions")) {
+  if (c.data.raster_step && has("data.positions") && !c.data.positions.empty()) {
     fail("data.positions", "must not be given together with data.raster, got both");
+  }
+  if (!c.data.raster_step && c.data.positions.empty()) {
+    fail("data.positions", "must name a dataset where there is no data.raster.step, got \"\"");
   }
   if (!c.data.raster_step && c.data.positions == c.data.patterns) {
     fail("data.positions",
@@ -935,6 +941,18 @@ std::string absolute_dataset(const std::string& name, const fs::path& folder) {
   return parts.file.empty() ? name : absolute_path(parts.file, folder) + ":" + parts.dataset;
 }
 
+// A file as seen from a folder; absolute where they have only the root in common: then they are
+// hardly moved together.
+std::string path_from(const std::string& file, const fs::path& folder) {
+  const fs::path path = file;
+  if (!path.is_absolute()) return file;  // not set
+  const auto first = [](const fs::path& absolute) { return *std::next(absolute.begin()); };
+  if (path == path.root_path() || folder == folder.root_path() || first(path) != first(folder)) {
+    return file;
+  }
+  return path.lexically_relative(folder).string();
+}
+
 // Every key that says where data lies, once: file(key, field) or dataset(key, field).
 template <typename File, typename Dataset>
 void visit_places(Config& c, const File& file, const Dataset& dataset) {
@@ -947,6 +965,17 @@ void visit_places(Config& c, const File& file, const Dataset& dataset) {
   dataset("probe.dataset", c.probe.dataset);
   for (std::size_t k = 0; k < c.priors.size(); ++k) {
     file("prior[" + std::to_string(k) + "].file", c.priors[k].file);
+  }
+}
+
+// All that, and what else names files: file(path) or dataset(name) in its place.
+template <typename File, typename Dataset>
+void change_places(Config& c, const File& file, const Dataset& dataset) {
+  visit_places(
+      c, [&](const std::string&, std::string& name) { name = file(name); },
+      [&](const std::string&, std::string& name) { name = dataset(name); });
+  for (Config::Frames* frames : {&c.data.select, &c.data.skip}) {
+    if (!frame_slice(frames->text)) frames->text = dataset(frames->text);
   }
 }
 
@@ -1044,16 +1073,14 @@ Config parse_config(const std::string& text, const std::string& path,
     config.data.zero_frequency = "corner";  // window order: nothing is moved
   }
   check_together(config, source, parser.given);
+  if (config.data.raster_step) config.data.positions.clear();
 
   const fs::path file = fs::absolute(path).lexically_normal();
   const fs::path folder = file.parent_path();
   config.path = file.string();
-  visit_places(
-      config, [&](const std::string&, std::string& name) { name = absolute_path(name, folder); },
-      [&](const std::string&, std::string& name) { name = absolute_dataset(name, folder); });
-  for (Config::Frames* frames : {&config.data.select, &config.data.skip}) {
-    if (!frame_slice(frames->text)) frames->text = absolute_dataset(frames->text, folder);
-  }
+  change_places(
+      config, [&](const std::string& name) { return absolute_path(name, folder); },
+      [&](const std::string& name) { return absolute_dataset(name, folder); });
   if (config.output.folder.empty()) config.output.folder = file.stem().string();
   config.output.folder = absolute_path(config.output.folder, folder);
   return config;
@@ -1102,8 +1129,17 @@ std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string
   return lines;
 }
 
-std::string to_toml(const Config& config) {
+std::string to_toml(const Config& config, const std::string& folder) {
   Config copy = config;
+  if (!folder.empty()) {
+    change_places(
+        copy, [&](const std::string& name) { return path_from(name, folder); },
+        [&](const std::string& name) {
+          const DatasetName parts = split_dataset_name(name);
+          return parts.file.empty() ? name : path_from(parts.file, folder) + ":" + parts.dataset;
+        });
+    copy.output.folder = path_from(copy.output.folder, folder);
+  }
   Writer writer;
   writer.near = config.detector.geometry == "near";
   visit_keys(copy, writer);
@@ -1143,16 +1179,13 @@ void print_config_help(std::ostream& out) {
 }
 
 std::optional<FrameSlice> frame_slice(const std::string& text) {
-  if (text.find(':') == std::string::npos ||
-      text.find_first_not_of("0123456789:") != std::string::npos) {
-    return std::nullopt;
-  }
+  static const std::regex kSlice(R"(\s*([+-]?\d{1,18})?\s*(:\s*([+-]?\d{1,18})?\s*)+)");
+  if (!std::regex_match(text, kSlice)) return std::nullopt;
   std::vector<std::optional<std::int64_t>> parts;
   std::istringstream in(text + ":");
   for (std::string part; std::getline(in, part, ':');) {
-    constexpr std::size_t kDigits = 18;
-    if (part.size() > kDigits) return std::nullopt;
-    parts.push_back(part.empty() ? std::nullopt : std::optional<std::int64_t>(std::stoll(part)));
+    const bool empty = part.find_first_of("0123456789") == std::string::npos;
+    parts.push_back(empty ? std::nullopt : std::optional<std::int64_t>(std::stoll(part)));
   }
   if (parts.size() > 3) return std::nullopt;
   FrameSlice slice;

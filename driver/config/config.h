@@ -26,7 +26,7 @@ struct Config {
   struct Data {
     std::string file;
     std::string patterns = "data";
-    std::string positions = "positions";
+    std::string positions = "positions";      // empty with a raster
     std::optional<IntegerPair> raster_shape;  // data.raster.shape
     std::optional<NumberPair> raster_step;    // data.raster.step, in position_unit
     std::string position_unit = "pixel";
@@ -163,8 +163,9 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 // The same from text; `path` stands in messages, and relative paths are taken from its folder.
 Config parse_config(const std::string& text, const std::string& path,
                     const std::vector<std::string>& overrides = {});
-// The config as TOML, every key, readable by load_config from any folder.
-std::string to_toml(const Config& config);
+// The config as TOML, every key, readable by load_config from any folder; or, where `folder` is
+// given, from that one, with paths relative to it: what lies together can be moved together.
+std::string to_toml(const Config& config, const std::string& folder = "");
 // Its lines: (table.key, value), without comments.
 std::vector<std::pair<std::string, std::string>> lines_of_toml(const std::string& toml);
 

@@ -190,6 +190,8 @@ TEST(Config, WhatIsMissingOrContradictsIsNamed) {
   expect_words(refusal(kLeast, {"data.raster.shape=[3,4]"}), {"data.raster.step", "must be given"});
   expect_words(refusal(kLeast, {"data.raster.step=1.5", "data.positions=p"}),
                {"data.positions", "data.raster"});
+  expect_words(refusal(kLeast, {"data.positions="}),
+               {"data.positions must name a dataset where there is no data.raster.step"});
   expect_words(refusal(kLeast, {"data.rotation_deg=3", "data.affine=[[1,0],[0,1]]"}),
                {"data.affine", "data.rotation_deg"});
   expect_words(refusal(kLeast, {"data.affine=[[1,1],[1,1]]"}), {"data.affine", "invertible"});
@@ -257,6 +259,31 @@ TEST(Config, WritingAndReadingGivesTheSame) {
                                          "beam.kind=xray"};
   const std::string text = to_toml(parse(kLeast, near));
   EXPECT_EQ(text, to_toml(parse_config(text, "/elsewhere/config.toml")));
+}
+
+TEST(Config, ARasterHasNoDatasetOfPositions) {
+  for (const char* given : {"data.rotation_deg=0", "data.positions=\"\""}) {
+    const Config config = parse(kLeast, {"data.raster.step=1.5", given});
+    EXPECT_EQ(config.data.positions, "");
+    EXPECT_EQ(to_toml(parse_config(to_toml(config), "/elsewhere/c.toml")), to_toml(config));
+  }
+}
+
+TEST(Config, FilesAreNamedFromAFolderWhereTheyMayMoveWithIt) {
+  const Config config =
+      parse(std::string(kLeast) + "[[prior]]\nfile = \"models/a.pt2\"\n",
+            {"data.mask=b.h5:mask", "detector.dark=/far/away.h5:dark",
+             "data.skip=/somewhere/skip.h5:bad", "data.select=0:9", "output.folder=out/first"});
+  const std::string text = to_toml(config, config.output.folder);
+  for (const char* line :
+       {"file = \"../../star.h5\"\n", "positions = \"positions\"\n", "mask = \"../../b.h5:mask\"\n",
+        "dark = \"/far/away.h5:dark\"\n", "skip = \"../../skip.h5:bad\"\n", "select = \"0:9\"\n",
+        "file = \"../../models/a.pt2\"\n", "folder = \".\"\n"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "in\n" << text;
+  }
+  // From its folder it means what it meant, and after a move of all of it what lies there.
+  EXPECT_EQ(to_toml(parse_config(text, "/somewhere/out/first/config.toml")), to_toml(config));
+  EXPECT_EQ(parse_config(text, "/moved/out/first/config.toml").data.file, "/moved/star.h5");
 }
 
 TEST(Config, DatasetsOfOtherFilesAreNamedFromTheConfigsFolder) {
