@@ -17,6 +17,7 @@
 #include "driver/errors.h"
 #include "driver/log.h"
 #include "driver/memory.h"
+#include "driver/words.h"
 #include "ops/device.h"
 
 namespace ptyle::driver {
@@ -68,15 +69,20 @@ at::Device gpu(std::int64_t index) { return {at::kCUDA, static_cast<c10::DeviceI
 
 }  // namespace
 
+std::string refused_device(const Config& config) {
+  if (config.device != "cuda") return "";
+  const std::string why = why_no_gpu();
+  return why.empty() ? "" : "device: must be \"cpu\" or \"auto\" here, got \"cuda\": " + why;
+}
+
 at::Device choose_device(const Config& config) {
   if (config.device == "cpu" || (config.device == "auto" && !has_driver())) return at::kCPU;
+  if (const std::string text = refused_device(config); !text.empty()) throw ConfigError(text);
+  if (config.device == "cuda") return gpu(0);
   const std::string why = why_no_gpu();
   if (why.empty()) return gpu(0);
-  if (config.device == "auto") {
-    log_warning() << "there is a driver, but no GPU is used: " << why;
-    return at::kCPU;
-  }
-  throw ConfigError("device: must be \"cpu\" or \"auto\" here, got \"cuda\": " + why);
+  log_warning() << "there is a driver, but no GPU is used: " << why;
+  return at::kCPU;
 }
 
 std::vector<std::int64_t> gpus_of_ranks(const std::vector<std::int64_t>& hosts,
@@ -124,8 +130,8 @@ std::string words_for(const at::Device& device, IntegerPair window) {
            ")";
   }
   const int threads = at::get_num_threads();
-  return "the CPU (" + cpu_kernels(window[0], window[1]) + ", " + std::to_string(threads) +
-         (threads == 1 ? " thread)" : " threads)");
+  return "the CPU (" + cpu_kernels(window[0], window[1]) + ", " +
+         words::counted(threads, "thread") + ")";
 }
 
 std::string words_for(const Config& config, IntegerPair window) {

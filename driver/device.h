@@ -16,6 +16,8 @@ namespace ptyle::driver {
 // says why not where there is one that does not. ConfigError where "cuda" cannot be had, naming
 // what is missing.
 at::Device choose_device(const Config& config);
+// The sentence of that ConfigError; empty where a run here has what config.device asks for.
+std::string refused_device(const Config& config);
 
 // The same for all ranks, each with its own choice: the CPU where one has no GPU; else those of one
 // machine take its GPUs in turn, whatever their launcher tells them. ConfigError where two of them

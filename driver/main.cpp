@@ -106,8 +106,15 @@ int parse_and_run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // help, version
+    std::string verb;
+    for (const CLI::App* command : app.get_subcommands()) verb = " " + command->get_name();
+    const std::string what =
+        verb.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr
+            ? "must name a verb: simulate, check or run"
+            : error.what();
+    throw ptyle::driver::ConfigError("command line: " + what + " (`ptyle" + verb +
+                                     " --help` shows how)");
   }
   return status;
 }

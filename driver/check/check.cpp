@@ -17,7 +17,6 @@
 
 #include "csrc/cpu/layout.h"
 #include "driver/check/doubts.h"
-#include "driver/check/words.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/folder.h"
@@ -28,12 +27,14 @@
 #include "driver/memory.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
 
 using words::by;
 using words::bytes;
+using words::counted;
 using words::length;
 using words::number;
 
@@ -66,7 +67,7 @@ std::string what_moves(const Config& config, const Problem& problem) {
                             " % of the probe's energy in the window's outer eighth";
   std::string text = problem.moves_object()
                          ? "patches of the object are moved (interpolated, " +
-                               std::to_string(problem.reach) + " pixels around each window)"
+                               words::counted(problem.reach, "pixel") + " around each window)"
                          : std::string("the probe is moved") +
                                (problem.detector ? ", and its exit wave back" : "");
   if (config.detector.subpixel != "auto") return text + ", as detector.subpixel says; " + share;
@@ -152,7 +153,8 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
   } else if (config.reconstruct.momentum > 0.0) {
     remembered = 1;
   }
-  std::int64_t tiles = 0, most_positions = 0;
+  double tiles = 0.0;  // may be more than an int64 holds
+  std::int64_t most_positions = 0;
   for (const std::int64_t number : decomposition.tiles_of_rank(rank)) {
     const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
     most_positions = std::max(
@@ -160,22 +162,29 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
                             decomposition.positions_of_tile(number, problem.positions).size()));
     // Object, gradient and the optimiser's memory; illumination and preconditioner, real; the
     // tile's gradient of the probe and its illumination.
-    tiles += slices * unit *
-             ((refines_object ? 2 : 1) * tile.frame.pixels() + remembered * tile.updated.pixels());
+    tiles += static_cast<double>(slices * unit) *
+             static_cast<double>((refines_object ? 2 : 1) * tile.frame.pixels() +
+                                 remembered * tile.updated.pixels());
     if (decomposition.exchange == "passes" && config.tiles.exchange_every > 1) {
-      tiles += tile.frame.pixels() * (slices * unit + unit / 2);  // sums since the last exchange
+      // sums since the last exchange
+      tiles += static_cast<double>(tile.frame.pixels() * (slices * unit + unit / 2));
     }
     const bool preconditioned = config.reconstruct.optimizer != "adam";
-    tiles += probe + (preconditioned ? tile.updated.pixels() * unit + probe : 0);
+    tiles +=
+        static_cast<double>(probe + (preconditioned ? tile.updated.pixels() * unit + probe : 0));
     if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {
       const auto elsewhere = [&](std::int64_t other) {
         return decomposition.owners[static_cast<std::size_t>(other)] != rank;
       };
       for (const Piece& piece : borrowed_by(decomposition.grid, number)) {
-        if (elsewhere(piece.owner)) tiles += piece.area.pixels() * slices * unit;
+        if (elsewhere(piece.owner)) {
+          tiles += static_cast<double>(piece.area.pixels() * slices * unit);
+        }
       }
       for (const Piece& piece : lent_by(decomposition.grid, number)) {
-        if (elsewhere(piece.borrower)) tiles += piece.area.pixels() * slices * unit;
+        if (elsewhere(piece.borrower)) {
+          tiles += static_cast<double>(piece.area.pixels() * slices * unit);
+        }
       }
     }
   }
@@ -203,7 +212,10 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
       calls * std::min(part * pattern, std::max(pattern, kPatternBlockBytes));
   // Positions, their order and what was found in each pattern: on every rank.
   const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
-  TensorBytes bytes{patterns + mask + lists, tiles + (4 + remembered) * probe, 0};
+  constexpr double kMost = 1e18;
+  TensorBytes bytes{patterns + mask + lists,
+                    static_cast<std::int64_t>(std::min(tiles, kMost)) + (4 + remembered) * probe,
+                    0};
   if (on_gpu) {
     // Two blocks and what is copied ahead; one position's waves, a part of them recomputed.
     const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));
@@ -250,14 +262,23 @@ double halo_error(const Config& config, const Problem& problem) {
 
 }  // namespace
 
+std::string mask_words(const Problem& problem) {
+  const auto pixels =
+      static_cast<double>(problem.positions.size(0) * problem.window[0] * problem.window[1]);
+  return number(100.0 * static_cast<double>(problem.masked_pixels) / pixels, 3) +
+         " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
+         " marked by the largest value of their type, " + std::to_string(problem.saturated_pixels) +
+         " saturated)";
+}
+
 std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,
                             std::int64_t rank, const at::Device& device) {
   const TensorBytes tensors = predicted_tensors(config, problem, cut, rank, !device.is_cpu());
-  // The patterns are in memory already, and counted in neither.
-  const std::int64_t needed = device.is_cpu()
-                                  ? predicted_bytes(config, problem, cut, rank) -
-                                        static_cast<std::int64_t>(problem.patterns.nbytes())
-                                  : tensors.unknowns + tensors.work;
+  // Patterns that are in memory already are not counted once more.
+  const auto loaded =
+      static_cast<std::int64_t>(problem.patterns.is_meta() ? 0 : problem.patterns.nbytes());
+  const std::int64_t needed = device.is_cpu() ? predicted_bytes(config, problem, cut, rank) - loaded
+                                              : tensors.unknowns + tensors.work;
   const std::int64_t available = free_bytes(device);
   if (needed <= available) return {};
   return "must fit into the memory that is free" +
@@ -353,9 +374,9 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     line("pixel size", "not given: lengths are in pixels of the object");
     line("field of view", by(rows, columns) + " pixels");
   }
-  line("object", std::to_string(slices) + (slices == 1 ? " slice of " : " slices of ") +
-                     by(rows, columns) + ", its corner at (" + number(problem.offset[0], 8) + ", " +
-                     number(problem.offset[1], 8) + ") of the positions' frame");
+  line("object", counted(slices, "slice") + " of " + by(rows, columns) + ", its corner at (" +
+                     number(problem.offset[0], 8) + ", " + number(problem.offset[1], 8) +
+                     ") of the positions' frame");
   if (slices > 1) {
     line("propagator", config.object.propagator + ", " + length(problem.slice_distance_A) +
                            " between slices, thickness " +
@@ -365,8 +386,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   }
   line("band limit", "none");
   line("probe",
-       problem.probe_origin + "; " + std::to_string(config.probe.modes) +
-           (config.probe.modes == 1 ? " mode" : " modes") + ", diameter " +
+       problem.probe_origin + "; " + counted(config.probe.modes, "mode") + ", diameter " +
            number(scan.diameter, 3) + " pixels" +
            (problem.pixel_row_A ? " (" + length(scan.diameter * *problem.pixel_row_A) + ")" : ""));
   line("step",
@@ -380,25 +400,20 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   if (problem.pixel_row_A) {
     const double area_A2 = scan.area * *problem.pixel_row_A * *problem.pixel_column_A;
     const double dose = problem.total_counts / area_A2;
-    line("dose", config.beam.kind == "electron" ? number(dose) + " detected e/A^2"
-                                                : number(1e8 * dose) + " detected photons/um^2");
+    line("dose", config.beam.kind == "electron"
+                     ? number(dose) + " e/A^2 within the window"
+                     : number(1e8 * dose) + " photons/um^2 within the window");
   } else {
     line("dose", number(problem.total_counts / scan.area) + " counts a pixel of the scanned area");
   }
-  line("mask",
-       number(100.0 * static_cast<double>(problem.masked_pixels) / static_cast<double>(n * h * w),
-              3) +
-           " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
-           " marked by the largest value of their type, " +
-           std::to_string(problem.saturated_pixels) + " saturated)");
+  line("mask", mask_words(problem));
   for (const std::string& text : problem.notes) line("note", text);
   line("likelihood", config.reconstruct.likelihood);
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
                                       options.ranks, decomposition_options(config, problem));
   const std::int64_t tiles = cut.grid.tiles();
   line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + cut.exchange +
-                        ", on " + std::to_string(options.ranks) +
-                        (options.ranks == 1 ? " rank" : " ranks"));
+                        ", on " + counted(options.ranks, "rank"));
   const auto halo = cut.grid.halo();
   if (tiles == 1) {
     line("halo", "none: one tile");
@@ -416,7 +431,7 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     }
     line("tiles", "from " + by(smallest.rows, smallest.columns) + " to " +
                       by(largest.rows, largest.columns) + " pixels, with " +
-                      std::to_string(*least) + " to " + std::to_string(*most) + " positions");
+                      std::to_string(*least) + " to " + counted(*most, "position"));
     line("halo",
          (config.tiles.halo ? "truncated, " : "exact, ") + by(halo[0], halo[1]) + " pixels");
     line("energy cut", number(100.0 * worst_energy_cut(problem, cut), 3) +
@@ -463,11 +478,11 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     const Config::Prior& prior = config.priors[k];
     const PriorCard card = load_prior(config, k, cut, at::kCPU)->card();
     if (k == 0) noise = counting_noise(problem, cut, Ranks());
-    line("prior", prior.kind + " on the " + prior.on + ", a " + card.kind + " that sees " +
-                      (card.receptive_field < 0
-                           ? std::string("all of the image")
-                           : std::to_string(card.receptive_field) + " pixels around each") +
-                      ", from " + prior.file);
+    line("prior",
+         prior.kind + " on the " + prior.on + ", a " + card.kind + " that sees " +
+             (card.receptive_field < 0 ? std::string("all of the image")
+                                       : counted(card.receptive_field, "pixel") + " around each") +
+             ", from " + prior.file);
     std::string how = "strength " + number(prior.strength);
     if (card.kind == "denoiser") {
       how += ", noise " + number(noise_of(prior, card, noise));
@@ -475,9 +490,8 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
         how += prior.noise ? " (the counts leave " + number(noise, 3) + ")" : " (of the counts)";
       }
     }
-    how += prior.every == 0 ? ", once an iteration"
-                            : ", every " + std::to_string(prior.every) + " batches";
-    if (prior.start > 0) how += ", after " + std::to_string(prior.start) + " iterations";
+    how += prior.every == 0 ? ", once an iteration" : ", every " + counted(prior.every, "batch");
+    if (prior.start > 0) how += ", after " + counted(prior.start, "iteration");
     line("", how);
   }
   line("device", words_for(config, problem.window));
@@ -499,6 +513,9 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
   require_start(config, problem);
 
   std::vector<Doubt> found = doubts(config, problem, cut);
+  if (const std::string text = refused_device(config); !text.empty()) {
+    found.push_back({"a run here is refused: " + text, ""});
+  }
   if (options.ranks == 1 && config.device != "cuda") {
     const std::string shortage = memory_shortage(config, problem, cut, 0, choose_device(config));
     if (!shortage.empty()) found.push_back({"a run here " + shortage, ""});

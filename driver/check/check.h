@@ -39,6 +39,9 @@ std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
 
+// "3.1 % of the pixels (...)": what is masked, and by what.
+std::string mask_words(const Problem& problem);
+
 // "must fit into the memory that is free, ..." where a rank of a run would not, on a machine as
 // free as this one is now; empty where it would.
 std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,

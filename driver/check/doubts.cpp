@@ -11,21 +11,24 @@
 #include <ptyle/ops.h>
 
 #include "driver/check/parts.h"
-#include "driver/check/words.h"
 #include "driver/engine/priors.h"
+#include "driver/io/guesses.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
 #include "driver/tiles/decomposition.h"
+#include "driver/words.h"
 #include "ops/hints.h"
 
 namespace ptyle::driver {
 namespace {
 
 using words::by;
+using words::counted;
 using words::length;
 using words::number;
 
-constexpr double kPi = 3.14159265358979323846;
+// Batches of fewer positions than the first are doubtful; of so many as the second they are usual.
+constexpr std::int64_t kFewInBatch = 2, kEnoughInBatch = 16;
 
 // ---- the scan ----
 
@@ -70,15 +73,6 @@ double scanned_area(std::vector<Point> points, double step) {
 }
 
 // ---- the probe and the patterns ----
-
-// Diameter in pixels of the disc of even intensity that is as concentrated as the probe:
-// area = (sum I)^2 / sum I^2.
-double probe_diameter(const at::Tensor& probe) {
-  const at::Tensor intensity = probe.abs().square().sum(0);
-  const double sum = intensity.sum().item<double>();
-  const double squares = intensity.square().sum().item<double>();
-  return squares > 0.0 ? 2.0 * std::sqrt(sum * sum / squares / kPi) : 0.0;
-}
 
 double probe_power(const Problem& problem) {
   return problem.probe.abs().square().sum().item<double>();
@@ -132,7 +126,7 @@ std::string doubt_of_sizes(const Config& config, const Problem& problem) {
 
 }  // namespace
 
-double Scan::overlap() const { return diameter > 0.0 ? std::max(0.0, 1.0 - step / diameter) : 0.0; }
+double Scan::overlap() const { return overlap_of(step, diameter); }
 
 Scan scan_of(const Problem& problem) {
   const std::vector<Point> points = points_of(problem.positions);
@@ -240,15 +234,16 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
   if (!config.detector.saturation && problem.largest_count >= 255.0 &&
       problem.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
     doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +
-              std::to_string(problem.pixels_at_largest) +
-              " times: is the detector saturated there (detector.saturation)?",
+              counted(problem.pixels_at_largest, "time") +
+              ": is the detector saturated there (detector.saturation)?",
           "saturated pixels");
   }
   if (problem.negative_pixels > 0) {
     silence(Hint::kNegativeCounts);
-    doubt(std::to_string(problem.negative_pixels) + " pixels (" +
+    doubt(counted(problem.negative_pixels, "pixel") + " (" +
           number(100.0 * static_cast<double>(problem.negative_pixels) / pixels, 3) +
-          " %) are negative; the amplitude and Poisson likelihoods count them as 0");
+          (problem.negative_pixels == 1 ? " %) is" : " %) are") +
+          " negative; the amplitude and Poisson likelihoods count them as 0");
   }
   for (const std::int64_t mode : problem.replaced_modes) {
     doubt("probe mode " + std::to_string(mode + 1) +
@@ -256,13 +251,12 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
           "stay so: a guess takes its place");
   }
   if (problem.stored_probe_modes > config.probe.modes) {
-    doubt("the file holds " + std::to_string(problem.stored_probe_modes) +
-          " probe modes, of which probe.modes = " + std::to_string(config.probe.modes) +
-          " takes the first");
+    doubt("the file holds " + counted(problem.stored_probe_modes, "probe mode") +
+          ", of which probe.modes = " + std::to_string(config.probe.modes) + " takes the first");
   }
   if (const std::int64_t over = overhanging(problem); over > 0) {
-    doubt(std::to_string(over) +
-          " windows hang over the edge of the object, where there is vacuum");
+    doubt(counted(over, "window") + (over == 1 ? " hangs" : " hang") +
+          " over the edge of the object, where there is vacuum");
   }
   if (config.device != "cuda") {
     if (const std::string text = doubt_of_sizes(config, problem); !text.empty()) {
@@ -270,9 +264,14 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
       silence(Hint::kSlowSize);  // the operators would say it once more
     }
   }
-  if (config.reconstruct.batches > n) {
+  const std::int64_t a_batch = std::max<std::int64_t>(1, n / config.reconstruct.batches);
+  if (n > 1 && a_batch < kFewInBatch && config.reconstruct.batches > 1) {
+    const std::int64_t better = std::max<std::int64_t>(1, n / kEnoughInBatch);
     doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +
-          " is more than the " + std::to_string(n) + " positions: every batch has one");
+              " makes batches of " + counted(a_batch, "position") + " of the " + std::to_string(n) +
+              ", whose updates seldom converge: reconstruct.batches = " + std::to_string(better) +
+              " makes " + std::to_string(n / better) + " of each",
+          "too few positions a batch (reconstruct.batches)");
   }
   const double cut_off =
       decomposition.grid.tiles() > 1 ? worst_energy_cut(problem, decomposition) : 0.0;

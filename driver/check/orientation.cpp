@@ -14,8 +14,9 @@
 #include <ATen/Parallel.h>
 
 #include "driver/check/parts.h"
-#include "driver/check/words.h"
+#include "driver/io/guesses.h"
 #include "driver/io/patterns.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {

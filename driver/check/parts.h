@@ -33,9 +33,6 @@ void doubt_patterns(const Config& config, const Problem& problem, std::vector<Do
 // In the mean of so many patterns the specimen's structure is averaged out.
 inline constexpr std::int64_t kAveraged = 9;
 
-// What the brightest hundredth of an image's pixels have, their median: no hot pixel decides it.
-double bright_level(const at::Tensor& image);
-
 // The zero frequency that the mean pattern suggests (far field), in the window's pixels beyond its
 // index [0, 0]: the middle of its bright part. nullopt where too little of that is measured.
 std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem);

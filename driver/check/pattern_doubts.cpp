@@ -10,8 +10,9 @@
 #include <ATen/ATen.h>
 
 #include "driver/check/parts.h"
-#include "driver/check/words.h"
+#include "driver/io/guesses.h"
 #include "driver/io/pixels.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -175,12 +176,6 @@ std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem) {
   const std::optional<Point> found = middle_of(image, measured, middle);
   if (!found) return std::nullopt;
   return Point{(*found)[0] - middle[0], (*found)[1] - middle[1]};
-}
-
-double bright_level(const at::Tensor& image) {
-  const at::Tensor sorted = std::get<0>(image.flatten().sort(0, /*descending=*/true));
-  const std::int64_t most = std::max<std::int64_t>(4, sorted.numel() / 100);
-  return sorted.narrow(0, 0, std::min(most, sorted.numel())).median().item<double>();
 }
 
 bool whole_counts(const Problem& problem) {

@@ -10,8 +10,10 @@
 
 #include "csrc/optics.h"
 #include "driver/check/parts.h"
-#include "driver/check/words.h"
+#include "driver/io/guesses.h"
+#include "driver/io/png.h"
 #include "driver/optics/optics.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -94,32 +96,77 @@ void doubt_sampling(const Config& config, const Problem& problem, std::vector<Do
   }
 }
 
-// Radius of the disc as large as the part of an image that is above half of its bright part.
-double bright_radius(const at::Tensor& image) {
-  const auto count =
-      static_cast<double>((image > 0.5 * bright_level(image)).sum().item<std::int64_t>());
-  return std::sqrt(count / kPi<double>);
-}
-
 // Electrons: the mean pattern's disc is the aperture of the probe.
 void doubt_aperture(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
   if (problem.positions.size(0) < kAveraged) return;
   if (config.beam.kind != "electron" || problem.detector || problem.masked_pixels > 0) return;
-  const at::Tensor vacuum =
-      at::fft_fft2(problem.probe, std::nullopt, {1, 2}, "ortho").abs().square().sum(0);
-  const double expected = bright_radius(vacuum), measured = bright_radius(problem.pattern_sum);
+  const double measured = bright_radius(problem.pattern_sum);
+  double expected = 0.0;
+  if (config.probe.file.empty()) {
+    const ProbeOptics optics = probe_optics(config, problem);
+    const double window_A2 = *problem.pixel_row_A * *problem.pixel_column_A *
+                             static_cast<double>(problem.window[0] * problem.window[1]);
+    expected = 1e-3 * optics.semiangle_mrad / optics.wavelength_A * std::sqrt(window_A2);
+  } else {
+    expected = bright_radius(
+        at::fft_fft2(problem.probe, std::nullopt, {1, 2}, "ortho").abs().square().sum(0));
+  }
   constexpr double kFewPixels = 3.0, kMuch = 1.4;
   if (expected < kFewPixels && measured < kFewPixels) return;
   if (measured < kMuch * expected && expected < kMuch * measured) return;
-  const bool computed = config.probe.file.empty();
-  found.push_back(
-      {"the mean pattern's bright disc has a radius of " + number(measured, 3) +
-           " detector pixels, the probe's aperture " + number(expected, 3) +
-           (computed ? ": are probe.semiangle_mrad (" +
-                           number(*config.probe.semiangle_mrad * measured / expected, 3) +
-                           " would fit), beam.energy_keV and the sampling right?"
-                     : ": does the probe belong to these patterns and their sampling?"),
-       computed ? "the semiangle or the sampling" : "the probe's sampling"});
+  std::string text = "the mean pattern's bright disc has a radius of " + number(measured, 3) +
+                     " detector pixels, the probe's aperture " + number(expected, 3) + ": ";
+  if (!config.probe.file.empty()) {
+    found.push_back({text + "does the probe belong to these patterns and their sampling?",
+                     "the probe's sampling"});
+    return;
+  }
+  // A slip is named first; else all that decides the aperture's radius.
+  const std::string semiangle = "probe.semiangle_mrad (" +
+                                number(*config.probe.semiangle_mrad * measured / expected, 3) +
+                                " would fit)";
+  const std::string slip = sampling_slip(config, expected / measured);
+  text += slip.empty()
+              ? "are " + semiangle + ", " + sampling_words(config) + " and beam.energy_keV right?"
+              : slip + " Or are " + semiangle + " or beam.energy_keV wrong?";
+  found.push_back({text, "the semiangle or the sampling"});
+}
+
+// Steps between positions against the probe: a wrong unit makes them far too long or too short.
+void doubt_steps(const Config& config, const Problem& problem, const Scan& scan,
+                 std::vector<Doubt>& found) {
+  if (problem.positions.size(0) < 2) return;
+  const std::string own = "data.position_unit = \"" + config.data.position_unit + "\"";
+  const std::string other = usual_unit(config, problem.pixel_row_A, scan.step, scan.diameter);
+  const std::string question =
+      ": is " + own + " right" + (other.empty() ? "" : " (" + other + ")") + "?";
+  const std::string cause = "the positions' unit (data.position_unit), or their steps";
+  const std::string overlap =
+      "the linear overlap of neighbouring probes is " + number(100.0 * scan.overlap(), 4) + " %";
+  const std::string sizes = " (probe diameter " + number(scan.diameter, 3) + " pixels, step " +
+                            number(scan.step, 3) + " pixels)";
+  if (scan.overlap() < 0.6) {
+    found.push_back(
+        {overlap + ", and below 60 % a reconstruction seldom converges" + sizes + question, cause});
+    return;
+  }
+  // Many scans are smaller than a window, or the probe; with steps that another unit would make
+  // usual that is odd.
+  if (other.empty()) return;
+  const Region region = scanned_region(problem.positions, problem.window[0], problem.window[1],
+                                       problem.object_shape[1], problem.object_shape[2]);
+  if (scan.step < 0.03 * scan.diameter &&
+      static_cast<double>(std::max(region.rows, region.columns)) < scan.diameter) {
+    found.push_back({"the positions span " + words::by(region.rows, region.columns) +
+                         " pixels, less than the probe's diameter of " + number(scan.diameter, 3) +
+                         " pixels" + question,
+                     cause});
+    return;
+  }
+  // Near-field probes fill the window, and steps are short against them; below a pixel they teach
+  // little there too.
+  const double short_step = problem.detector ? 0.5 : 0.01 * scan.diameter;
+  if (scan.step < short_step) found.push_back({overlap + sizes + question, cause});
 }
 
 }  // namespace
@@ -128,27 +175,7 @@ void doubt_probe(const Config& config, const Problem& problem, const Scan& scan,
                  std::vector<Doubt>& found) {
   if (config.probe.file.empty()) doubt_sampling(config, problem, found);
   doubt_aperture(config, problem, found);
-  const std::int64_t n = problem.positions.size(0);
-  if (n > 1 && scan.overlap() < 0.6) {
-    std::string text =
-        "the linear overlap of neighbouring probes is " + number(100.0 * scan.overlap(), 3) +
-        " %; below 60 % a reconstruction seldom converges (probe diameter " +
-        number(scan.diameter, 3) + " pixels, step " + number(scan.step, 3) + " pixels)";
-    // The unit in which the steps would suit the probe.
-    const std::string& unit = config.data.position_unit;
-    if (unit != "pixel" && problem.pixel_row_A) {
-      const std::array<std::pair<const char*, double>, 4> units = {
-          {{"angstrom", 1.0}, {"nm", 10.0}, {"um", 1e4}, {"m", 1e10}}};
-      const double own = unit == "angstrom" ? 1.0 : unit == "nm" ? 10.0 : unit == "um" ? 1e4 : 1e10;
-      for (const auto& [name, size] : units) {
-        const double step = scan.step * size / own;
-        if (name == unit || step > 0.4 * scan.diameter || step < 0.02 * scan.diameter) continue;
-        text += std::string("; are the positions in ") + name + "?";
-        break;
-      }
-    }
-    found.push_back({text, "the positions' unit, or too large a step"});
-  }
+  doubt_steps(config, problem, scan, found);
 }
 
 }  // namespace ptyle::driver

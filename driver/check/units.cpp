@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "driver/check/parts.h"
-#include "driver/check/words.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -35,9 +35,35 @@ void doubt_range(const std::string& key, double value, const Range& range, const
   found.push_back({text, "the unit of " + key});
 }
 
+// Energy and object's pixel that are usual for the other kind of beam and odd for this one.
+std::string doubt_of_kind(const Config& config, const Problem& problem) {
+  if (!config.beam.energy_keV || !problem.pixel_row_A) return "";
+  const double energy = *config.beam.energy_keV, pixel_nm = 0.1 * *problem.pixel_row_A;
+  const std::string values = " with beam.energy_keV = " + number(energy, 6) +
+                             " and an object's pixel of " + number(pixel_nm) + " nm";
+  // X-rays of such energies do not resolve what electrons do, and nobody looks at so little with
+  // electrons as slow as that.
+  const bool electrons_sizes = energy >= 30.0 && energy <= 1000.0 && pixel_nm < 0.3;
+  const bool xray_sizes = (energy >= 0.1 && energy <= 20.0 && pixel_nm > 0.5) ||
+                          (energy > 20.0 && energy <= 60.0 && pixel_nm > 10.0);
+  constexpr double kElectronLens = 3.0;  // mrad; X-ray lenses have less
+  if (config.beam.kind == "xray" && electrons_sizes) {
+    return "beam.kind = \"xray\"" + values + ": is it \"electron\"?";
+  }
+  if (config.beam.kind == "electron" && xray_sizes &&
+      config.probe.semiangle_mrad.value_or(0.0) < kElectronLens) {
+    return "beam.kind = \"electron\"" + values + ": is it \"xray\"?";
+  }
+  return "";
+}
+
 }  // namespace
 
 void doubt_units(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
+  if (const std::string text = doubt_of_kind(config, problem); !text.empty()) {
+    found.push_back({text, "the kind of beam (beam.kind)"});
+    return;
+  }
   const bool electrons = config.beam.kind == "electron", near = config.detector.geometry == "near";
   const std::string beam = electrons ? "electrons" : "X-rays";
   const auto doubt = [&](const std::string& key, double value, const Range& range,

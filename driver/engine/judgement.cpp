@@ -8,8 +8,8 @@
 
 #include <ATen/TensorOperators.h>
 
-#include "driver/check/words.h"
 #include "driver/io/pixels.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {

@@ -32,6 +32,7 @@
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
 #include "driver/threads.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 
@@ -129,8 +130,8 @@ std::vector<std::string> never_used(const Config& config) {
     std::string text = place(k);
     text += " is never used: every = " + std::to_string(one.every);
     text += ", start = " + std::to_string(one.start) + ", and the run has ";
-    text += std::to_string(config.reconstruct.iterations) + " iterations of ";
-    text += std::to_string(batches) + " batches";
+    text += words::counted(config.reconstruct.iterations, "iteration") + " of ";
+    text += words::counted(batches, "batch");
     found.push_back(std::move(text));
   }
   return found;

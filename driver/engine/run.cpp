@@ -46,6 +46,7 @@
 #include "driver/tiles/meeting.h"
 #include "driver/tiles/ranks.h"
 #include "driver/trace.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -235,6 +236,7 @@ void share_statistics(const Config& config, Problem& problem, Decomposition& cut
 void tell_what_was_found(const Problem& problem) {
   for (const std::string& text : problem.left_out) log_info() << "left out: " << text;
   for (const std::string& text : problem.notes) log_info() << text;
+  if (problem.masked_pixels > 0) log_info() << "masked: " << mask_words(problem);
 }
 
 // Every so many iterations; before the first of these after 1, 2, 4, ..., so that a run which goes
@@ -289,8 +291,9 @@ void judge(const Config& config, const Problem& problem, const State& state,
     log_info() << "no iterations were asked for; the start is in " << folder << "/result.h5, with "
                << words_of_fit(config, fit);
   } else {
-    log_info() << words_of_fit(config, fit) << " after " << state.iteration
-               << " iterations; result in " << folder << "/result.h5";
+    log_info() << words_of_fit(config, fit) << " after "
+               << words::counted(state.iteration, "iteration") << "; result in " << folder
+               << "/result.h5";
   }
 }
 
@@ -362,7 +365,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     state.move_to(device);
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
-                 << (state.batch > 0 ? " and " + std::to_string(state.batch) + " batches" : "");
+                 << (state.batch > 0 ? " and " + words::counted(state.batch, "batch") : "");
       if (state.iteration >= config.reconstruct.iterations) {
         log_warning() << "reconstruct.iterations = " << config.reconstruct.iterations
                       << " are done already: nothing is added";
@@ -384,13 +387,14 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     lock.emplace(folder);
     remove_leftovers(folder);
     if (options.overwrite) set_aside(folder);
-    replace_file(folder + "/config.toml", to_toml(config));
+    replace_file(folder + "/config.toml", to_toml(config, folder));
     metrics.emplace(folder + "/metrics.jsonl", state.iteration);
-    log_info() << engine.positions() << " positions, window " << problem.window[0] << " x "
-               << problem.window[1] << ", object " << problem.object_shape[0] << " x "
+    log_info() << words::counted(engine.positions(), "position") << ", window " << problem.window[0]
+               << " x " << problem.window[1] << ", object " << problem.object_shape[0] << " x "
                << problem.object_shape[1] << " x " << problem.object_shape[2] << ", "
-               << cut.grid.rows() << " x " << cut.grid.columns() << " tiles on " << ranks.size()
-               << (ranks.size() == 1 ? " rank" : " ranks") << ", on "
+               << cut.grid.rows() << " x " << cut.grid.columns()
+               << (cut.grid.tiles() == 1 ? " tile on " : " tiles on ")
+               << words::counted(ranks.size(), "rank") << ", on "
                << words_for(device, problem.window) << ", into " << folder;
   }
 
@@ -524,10 +528,16 @@ void run(Config config, const RunOptions& options) {
       config.tiles.grid = checkpoint_grid(checkpoint);  // "auto" was settled then
     }
     const OneThread one_thread;
-    problem = load_geometry(config);
-    cut = decompose(problem.positions, problem.window,
-                    {problem.object_shape[1], problem.object_shape[2]}, launch.size,
-                    decomposition_options(config, problem));
+    const auto cut_up = [&](const Problem& some) {
+      return decompose(some.positions, some.window, {some.object_shape[1], some.object_shape[2]},
+                       launch.size, decomposition_options(config, some));
+    };
+    // On a GPU that ranks share, or do not all have, it is known later.
+    const bool can_tell = launch.size == 1 || device.is_cpu();
+    problem = load_geometry(config, [&](const Problem& outline) {
+      if (can_tell) refuse_too_much_memory(config, outline, cut_up(outline), launch, device);
+    });
+    cut = cut_up(problem);
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));
     if (launch.size == 1) refuse_too_much_memory(config, problem, cut, launch, device);

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "driver/errors.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -32,12 +33,17 @@ std::string range_words(std::int64_t frames) {
   return "name frames of the file, from 0 to " + std::to_string(frames - 1);
 }
 
+// A frame that is skipped twice is skipped; one that is selected twice takes part once, which may
+// not be what was meant.
 void mark_indices(const Config& config, const std::string& key, std::vector<bool>& marks,
                   const std::vector<std::int64_t>& indices) {
   const auto frames = static_cast<std::int64_t>(marks.size());
   for (const std::int64_t index : indices) {
     if (index < 0 || index >= frames) {
       throw_config_error(config, key, range_words(frames), std::to_string(index));
+    }
+    if (key == "data.select" && marks[static_cast<std::size_t>(index)]) {
+      throw_config_error(config, key, "name each frame once", std::to_string(index) + " twice");
     }
     marks[static_cast<std::size_t>(index)] = true;
   }
@@ -59,9 +65,17 @@ void mark_dataset(const Config& config, const std::string& key, std::vector<bool
   if (!booleans) {
     if (stored.scalar_type() == at::kByte && values.numel() != frames) {
       throw_config_error(config, key,
-                         "have one boolean for each of the " + std::to_string(frames) +
-                             " frames, or indices in a wider type",
+                         "have one boolean for each of the " + words::counted(frames, "frame") +
+                             ", or indices in a wider type",
                          "\"" + name + "\" with " + std::to_string(values.numel()));
+    }
+    if (stored.dim() > 1) {
+      std::string shape;
+      for (const std::int64_t size : stored.sizes()) {
+        shape += (shape.empty() ? "[" : ", ") + std::to_string(size);
+      }
+      throw_config_error(config, key, "name one list of indices, or a boolean for each frame",
+                         "\"" + name + "\" of the shape " + shape + "]");
     }
     mark_indices(config, key, marks, {begin, end});
     return;
@@ -203,8 +217,7 @@ std::string short_number(double value) {
 
 std::string frame_words(const std::vector<std::int64_t>& frames) {
   constexpr std::size_t kNamed = 10;
-  std::string text =
-      std::to_string(frames.size()) + (frames.size() == 1 ? " frame (" : " frames (");
+  std::string text = words::counted(static_cast<std::int64_t>(frames.size()), "frame") + " (";
   for (std::size_t k = 0; k < std::min(kNamed, frames.size()); ++k) {
     text += (k > 0 ? ", " : "") + std::to_string(frames[k]);
   }
@@ -227,8 +240,8 @@ std::vector<bool> chosen_frames(const Config& config, std::int64_t frames,
   if (config.data.select.given()) {
     chosen = named_frames(config, "data.select", config.data.select, frames, read);
     if (std::find(chosen.begin(), chosen.end(), true) == chosen.end()) {
-      throw_config_error(config, "data.select", "select a frame of the " + std::to_string(frames),
-                         "none");
+      throw_config_error(config, "data.select",
+                         "select a frame of the file's " + std::to_string(frames), "none");
     }
   }
   if (config.data.skip.given() && !skips_bad_frames(config)) {

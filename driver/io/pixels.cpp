@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros.h>
 
 #include "driver/io/problem.h"
 
@@ -200,8 +201,13 @@ std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field)
   constexpr double kHot = 30.0;
   constexpr std::int64_t kAround = 2;
   const std::int64_t k = patterns.size(0), h = patterns.size(1), w = patterns.size(2);
-  const at::Tensor sum = patterns.sum(0).contiguous();
-  const at::Tensor lit = patterns.gt(0.0).to(at::kDouble).sum(0).contiguous();
+  // One by one: in float64 all of them may not fit.
+  const at::Tensor sum = at::zeros({h, w}, at::kDouble), lit = at::zeros({h, w}, at::kDouble);
+  for (std::int64_t one = 0; one < k; ++one) {
+    const at::Tensor pattern = patterns.select(0, one).to(at::kDouble);
+    sum.add_(pattern);
+    lit.add_(pattern.gt(0.0));
+  }
   const double* sums = sum.const_data_ptr<double>();
   const double* lits = lit.const_data_ptr<double>();
   std::vector<std::int64_t> hot;

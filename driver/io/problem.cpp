@@ -26,6 +26,7 @@
 #include "csrc/interpolation.h"
 #include "driver/errors.h"
 #include "driver/io/frames.h"
+#include "driver/io/guesses.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/patterns.h"
 #include "driver/io/pixels.h"
@@ -34,6 +35,8 @@
 #include "driver/memory.h"
 #include "driver/optics/optics.h"
 #include "driver/optics/resample.h"
+#include "driver/tiles/decomposition.h"
+#include "driver/words.h"
 
 // Of the library that torch brings; a thread's own number.
 extern "C" void omp_set_num_threads(int threads) __attribute__((weak));
@@ -124,18 +127,25 @@ std::string first_not_finite(const at::Tensor& values) {
 
 // ---- from the stored pattern to the window ----
 
-// Which stored pixels make up each pixel of the window: orientation, crop, binning, padding and the
-// move of the zero frequency in one table, the same for patterns, masks and dark images.
-struct PixelMap {
-  IntegerPair stored = {0, 0};
+// What of the stored pattern the window takes; known before anything large is made.
+struct Layout {
+  IntegerPair stored = {0, 0}, oriented = {0, 0};
+  IntegerPair start = {0, 0}, size = {0, 0};            // of the oriented pattern, unbinned
+  IntegerPair used_start = {0, 0}, used_size = {0, 0};  // what is measured
   IntegerPair window = {0, 0};
   std::int64_t per_pixel = 1;                                 // stored pixels summed into one
-  std::vector<std::int64_t> source;                           // [h, w, per_pixel]; -1: not measured
+  bool corner = false;                                        // far field, data.zero_frequency
   NumberPair zero_at = {0.0, 0.0}, zero_offset = {0.0, 0.0};  // as in Problem
   std::int64_t pixels() const { return window[0] * window[1]; }
 };
 
-PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
+// Which stored pixels make up each pixel of the window: orientation, crop, binning, padding and the
+// move of the zero frequency in one table, the same for patterns, masks and dark images.
+struct PixelMap : Layout {
+  std::vector<std::int64_t> source;  // [h, w, per_pixel]; -1: not measured
+};
+
+Layout lay_out(const Config& config, IntegerPair stored) {
   const Config::Detector& detector = config.detector;
   const bool far = detector.geometry == "far";
   IntegerPair oriented = stored;
@@ -201,9 +211,9 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
     --used_start[axis];
   }
 
-  PixelMap map;
-  map.stored = stored;
+  Layout map{stored, oriented, start, size, used_start, used_size};
   map.per_pixel = detector.bin[0] * detector.bin[1];
+  map.corner = corner;
   for (std::size_t axis = 0; axis < 2; ++axis) {
     map.window[axis] = size[axis] / detector.bin[axis] + 2 * detector.pad[axis];
     if (!far) continue;
@@ -217,6 +227,19 @@ PixelMap make_pixel_map(const Config& config, IntegerPair stored) {
     map.zero_at[axis] = where - (corner ? static_cast<double>(oriented[axis] / 2) : 0.0);
     map.zero_offset[axis] = (where - pixel) / static_cast<double>(bin);
   }
+  return map;
+}
+
+PixelMap make_pixel_map(const Config& config, const Layout& layout) {
+  const Config::Detector& detector = config.detector;
+  const bool far = detector.geometry == "far";
+  PixelMap map{layout, {}};
+  const IntegerPair &stored = layout.stored, &oriented = layout.oriented;
+  const IntegerPair &start = layout.start, &size = layout.size;
+  const IntegerPair &used_start = layout.used_start, &used_size = layout.used_size;
+  const bool corner = layout.corner;
+  const std::array<bool, 2> flips = {detector.orientation.flip_rows,
+                                     detector.orientation.flip_columns};
   map.source.reserve(static_cast<std::size_t>(map.pixels() * map.per_pixel));
 
   // Stored pixel of a pixel of the oriented, centred pattern.
@@ -510,6 +533,18 @@ Mask load_mask(const Config& config, const PixelMap& map, const Stack& patterns_
 
 enum class Fault : std::uint8_t { kNone, kNotFinite, kTooLarge, kNotExact };
 
+// Whether so many patterns are read again in every iteration, instead of being kept in memory.
+bool streams_patterns(const Config& config, std::int64_t patterns, std::int64_t pixels) {
+  const double bytes = static_cast<double>(patterns) * static_cast<double>(pixels) * 4.0;
+  return config.data.stream.value_or(bytes > static_cast<double>(available_bytes()) / 2);
+}
+
+// As it is stored, and as it was meant.
+std::string marker_words(double value, bool in_float) {
+  constexpr double k32 = 4294967295.0;
+  return number_words(value) +
+         (in_float && value == k32 + 1.0 ? " (4294967295 as a 32-bit float)" : "");
+}
 template <typename T>
 bool is_not_finite(T value) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -637,6 +672,11 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
   return marked;
 }
 
+bool is_calibrated(const Config& config) {
+  const Config::Detector& detector = config.detector;
+  return !detector.dark_dataset.empty() || detector.dark != 0.0 || detector.gain != 1.0;
+}
+
 // The type that patterns are kept in.
 at::ScalarType kept_type(at::ScalarType stored, bool calibrated, std::int64_t per_pixel) {
   if (calibrated || stored == at::kFloat || stored == at::kDouble) return at::kFloat;
@@ -736,8 +776,7 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
     }
     conversion.dark = dark.const_data_ptr<double>();
   }
-  conversion.calibrated =
-      conversion.dark != nullptr || conversion.dark_value != 0.0 || conversion.gain != 1.0;
+  conversion.calibrated = is_calibrated(config);
 
   const std::vector<std::int64_t>& positions = problem.held;
   std::vector<std::int64_t> held;  // in the file
@@ -998,8 +1037,8 @@ at::Tensor stored_positions(const Config& config, const Stack& stack,
     if (!of_all && !has(left)) {
       throw DataError(stack.at.where("data.patterns") + " must hold one pattern for each of the " +
                       std::to_string(shape[0]) + " x " + std::to_string(shape[1]) +
-                      " positions of data.raster.shape, got " + std::to_string(stack.patterns) +
-                      " patterns" + of_those_left);
+                      " positions of data.raster.shape, got " +
+                      words::counted(stack.patterns, "pattern") + of_those_left);
     }
     if (of_all && scan && (shape[0] != stack.info.shape[0] || shape[1] != stack.info.shape[1])) {
       throw_config_error(
@@ -1027,7 +1066,7 @@ at::Tensor stored_positions(const Config& config, const Stack& stack,
   const at::Tensor positions = at.file.read(at.name).to(at::kDouble).reshape({-1, 2}).contiguous();
   if (positions.size(0) != stack.patterns && positions.size(0) != left) {
     throw DataError(at.where("data.positions") + " must have one position for each of the " +
-                    std::to_string(stack.patterns) + " patterns of \"" + stack.at.name + "\"" +
+                    words::counted(stack.patterns, "pattern") + " of \"" + stack.at.name + "\"" +
                     of_those_left + ", got " + std::to_string(positions.size(0)));
   }
   if (positions.size(0) != stack.patterns) return spread_over(chosen, positions);
@@ -1143,8 +1182,8 @@ void compare_wavelength(const Located& at, const Problem& problem) {
 
 // Onto the window's pixels where the file says that it has others. `corner`: of the stored probe,
 // in the window.
-at::Tensor on_our_pixels(const Located& at, const at::Tensor& probe, Problem& problem,
-                         NumberPair& corner) {
+at::Tensor on_our_pixels(const Config& config, const Located& at, const at::Tensor& probe,
+                         Problem& problem, NumberPair& corner) {
   const std::optional<NumberPair> stored_A = stored_pixel_A(at);
   constexpr double kSame = 1e-3;
   if (!stored_A || !problem.pixel_row_A) return probe;
@@ -1158,12 +1197,19 @@ at::Tensor on_our_pixels(const Located& at, const at::Tensor& probe, Problem& pr
   const auto by = [](const NumberPair& pair) {
     return number_words(pair[0] / 10.0) + " x " + number_words(pair[1] / 10.0) + " nm";
   };
-  constexpr double kKept = 0.99;
+  const double ratio = pixel_A[0] / (*stored_A)[0];
+  const std::string slip = sampling_slip(config, ratio);
+  constexpr double kKept = 0.99, kMuch = 1.15;
   if (result.kept < kKept) {
     throw DataError(at.where("probe.dataset") + " has pixels of " + by(*stored_A) +
                     ", the object's are " + by(pixel_A) + ", and must fit into their window with " +
                     "its frequencies, got " + number_words(100.0 * (1.0 - result.kept)) +
-                    " % of its power outside");
+                    " % of its power outside" + (slip.empty() ? "" : ": " + slip));
+  }
+  if (!slip.empty() && kMuch * std::max(ratio, 1.0 / ratio) > 10.0) {
+    problem.found.push_back({"the probe of " + at.file.path() + " has pixels of " + by(*stored_A) +
+                                 ", the object's are " + by(pixel_A) + ": " + slip,
+                             "the probe's sampling"});
   }
   for (std::size_t axis = 0; axis < 2; ++axis) {
     corner[axis] = static_cast<double>(problem.window[axis] / 2) -
@@ -1227,7 +1273,7 @@ at::Tensor read_probe(const Config& config, Problem& problem, NumberPair& corner
   }
   corner = {static_cast<double>(problem.window[0] / 2 - shape[1] / 2),
             static_cast<double>(problem.window[1] / 2 - shape[2] / 2)};
-  probe = on_our_pixels(at, probe, problem, corner);
+  probe = on_our_pixels(config, at, probe, problem, corner);
   if (probe.size(1) > problem.window[0] || probe.size(2) > problem.window[1]) {
     throw DataError(at.where("probe.dataset") + " must not be larger than the pattern of " +
                     shape_words({problem.window[0], problem.window[1]}) +
@@ -1253,21 +1299,7 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift) {
         .narrow(2, problem.window[1] / 2 - stored.size(2) / 2, stored.size(2))
         .copy_(stored);
   } else {
-    need_wavelength(config, problem, "a computed probe (probe.semiangle_mrad)");
-    need_pixel(config, problem, "a computed probe (probe.semiangle_mrad)");
     const ProbeOptics optics = probe_optics(config, problem);
-    // The aperture must lie inside the frequencies that the window samples.
-    const double edge_per_A = 1e-3 * optics.semiangle_mrad / optics.wavelength_A;
-    const double nyquist_per_A = 0.5 / std::max(*problem.pixel_row_A, *problem.pixel_column_A);
-    if (edge_per_A > nyquist_per_A) {
-      throw_config_error(config, "probe.semiangle_mrad",
-                         "lie inside the detector, which reaches to " +
-                             number_words(1e3 * nyquist_per_A * optics.wavelength_A) + " mrad",
-                         number_words(optics.semiangle_mrad) +
-                             ": is it in mrad, and are beam.energy_keV = " +
-                             number_words(*config.beam.energy_keV) + " and the object's pixel of " +
-                             number_words(0.1 * *problem.pixel_row_A) + " nm in their units?");
-    }
     probe = aberrated_probe(problem.window[0], problem.window[1], *problem.pixel_row_A,
                             *problem.pixel_column_A, optics)
                 .reshape({1, problem.window[0], problem.window[1]});
@@ -1479,7 +1511,7 @@ struct Choice {
     }
     problem.far_position =
         config.data.file + ": data.positions \"" + config.data.positions + "\" has " +
-        std::to_string(those.size()) + (those.size() == 1 ? " position" : " positions") +
+        words::counted(static_cast<std::int64_t>(those.size()), "position") +
         " far from all others: " + words + " (data.skip = [" + std::to_string(those[0]) +
         (those.size() > 1 ? ", ..." : "") + "] leaves such frames out)";
     problem.found.push_back(
@@ -1491,27 +1523,173 @@ struct Choice {
 // Finds marks and the usual shares of counts in a few frames, the same on every rank.
 void look_at_some(const Config& config, const Stack& stack, const PixelMap& map, Problem& problem);
 
+// ---- what is known from sizes alone ----
+
+// Before anything of the window's size is made: what reading and looking at the data takes, and
+// `patterns_bytes` that are kept, must be free.
+void require_room(const Config& config, const Layout& layout, std::int64_t patterns,
+                  std::int64_t patterns_bytes) {
+  constexpr std::int64_t kSamples = 16;  // look_at_some's
+  const double waves = 2.0 * static_cast<double>(config.probe.modes) + 4.0 +
+                       (config.object.slices > 1 ? 1.0 : 0.0) +
+                       (config.detector.geometry == "near" ? 1.0 : 0.0);
+  // The map, waves of 16 bytes, sums and counts over patterns, and a few patterns.
+  const double per_pixel = 8.0 * static_cast<double>(layout.per_pixel) + 16.0 * waves + 48.0 +
+                           4.0 * static_cast<double>(std::min(patterns, kSamples));
+  const double needed =
+      per_pixel * static_cast<double>(layout.pixels()) + static_cast<double>(patterns_bytes);
+  const auto available = static_cast<double>(available_bytes());
+  if (needed <= available) return;
+  std::string keys;
+  const auto name = [&keys](const std::string& key, const std::string& value) {
+    keys += (keys.empty() ? " (" : ", ") + key + " = " + value;
+  };
+  const auto [h, w] = layout.window;
+  const IntegerPair pad = config.detector.pad;
+  if (pad[0] > 0 || pad[1] > 0) name("detector.pad", shape_words({pad[0], pad[1]}));
+  if (config.probe.modes > 1) name("probe.modes", std::to_string(config.probe.modes));
+  if (patterns_bytes > 0 && config.data.stream == false) name("data.stream", "false");
+  throw RunError(config.data.file + ": data.patterns \"" + config.data.patterns +
+                 "\" as windows of " + std::to_string(h) + " x " + std::to_string(w) +
+                 " pixels must fit into the memory that is free, " + gigabytes(available) +
+                 ", got a need of about " + gigabytes(needed) + keys + (keys.empty() ? "" : ")"));
+}
+
+// Of the patterns' bright disc, in pixels of the window, from a few of them.
+double radius_in_patterns(const Config& config, const Stack& stack, const Layout& layout) {
+  constexpr std::int64_t kSome = 16;
+  const std::int64_t some = std::min(stack.patterns, kSome);
+  Problem sample;
+  sample.window = layout.window;
+  for (std::int64_t k = 0; k < some; ++k) {
+    sample.held.push_back(some > 1 ? k * (stack.patterns - 1) / (some - 1) : 0);
+  }
+  read_patterns(config, stack, make_pixel_map(config, layout), /*tolerant=*/true, sample);
+  return bright_radius(sample.pattern_sum);
+}
+
+// The aperture of a computed probe must lie inside the frequencies that the window samples.
+void require_aperture_inside(const Config& config, const Stack& stack, const Layout& layout,
+                             const Problem& problem) {
+  if (!config.probe.file.empty()) return;
+  need_wavelength(config, problem, "a computed probe (probe.semiangle_mrad)");
+  need_pixel(config, problem, "a computed probe (probe.semiangle_mrad)");
+  const ProbeOptics optics = probe_optics(config, problem);
+  const double edge_per_A = 1e-3 * optics.semiangle_mrad / optics.wavelength_A;
+  const double nyquist_per_A = 0.5 / std::max(*problem.pixel_row_A, *problem.pixel_column_A);
+  if (edge_per_A <= nyquist_per_A) return;
+  // Where the patterns' own disc is that of the aperture the sampling has slipped.
+  std::string slip;
+  if (config.beam.kind == "electron" && !problem.detector) {
+    const double area = static_cast<double>(layout.pixels()) * *problem.pixel_row_A *
+                        *problem.pixel_column_A;  // of the window
+    slip = sampling_slip(config,
+                         edge_per_A * std::sqrt(area) / radius_in_patterns(config, stack, layout));
+  }
+  throw_config_error(config, "probe.semiangle_mrad",
+                     "lie inside the detector, which reaches to " +
+                         number_words(1e3 * nyquist_per_A * optics.wavelength_A) + " mrad",
+                     number_words(optics.semiangle_mrad) + ": " +
+                         (slip.empty() ? "is it in mrad, and are beam.energy_keV = " +
+                                             number_words(*config.beam.energy_keV) + " and " +
+                                             sampling_words(config) + " in their units?"
+                                       : slip));
+}
+
+// The position unit that would bring the probes of neighbours together, where they are apart; in
+// words, or empty.
+std::string unit_for_steps(const Config& config, const at::Tensor& positions,
+                           const Problem& problem) {
+  Problem with_probe = problem;
+  NumberPair shift{};
+  load_probe(config, with_probe, shift);
+  const double step = neighbour_distance(positions), diameter = probe_diameter(with_probe.probe);
+  return step > diameter ? usual_unit(config, problem.pixel_row_A, step, diameter) : "";
+}
+
+// An object that no machine holds is a mistake: in which key, and what would be usual.
+[[noreturn]] void refuse_object(const Config& config, const at::Tensor& positions,
+                                const ObjectFrame& frame, const Problem& problem) {
+  const std::string rule = "keep the object below a million pixels a side";
+  if (!problem.far_position.empty()) throw DataError(problem.far_position);
+  if (static_cast<double>(config.object.padding) > 0.1 * kLargestSide) {
+    throw_config_error(config, "object.padding", rule, std::to_string(config.object.padding));
+  }
+  if (config.data.affine) {
+    const std::array<double, 4>& m = *config.data.affine;
+    throw_config_error(config, "data.affine", rule,
+                       "[[" + number_words(m[0]) + ", " + number_words(m[1]) + "], [" +
+                           number_words(m[2]) + ", " + number_words(m[3]) + "]]");
+  }
+  const double span = (frame.positions.amax(0) - frame.positions.amin(0)).max().item<double>();
+  const std::string other = unit_for_steps(config, positions, problem);
+  throw_config_error(config, "data.position_unit", "suit the positions and " + rule,
+                     "\"" + config.data.position_unit + "\", in which they span " +
+                         words::number(span, 3) + " pixels" +
+                         (other.empty() ? "" : " (" + other + ")"));
+}
+
+// What a run will hold, told to `fits` in shapes alone.
+void outline(const Config& config, const Stack& stack, const at::Tensor& positions,
+             const std::vector<std::int64_t>& counted, const Problem& problem,
+             const OutlineCheck& fits) {
+  const at::Tensor in_frame = positions.index_select(0, at::tensor(counted));
+  const ObjectFrame frame =
+      object_frame(in_frame, problem.window, config.object.padding, config.object.shape);
+  if (static_cast<double>(std::max(frame.shape[0], frame.shape[1])) > kLargestSide) {
+    refuse_object(config, in_frame, frame, problem);
+  }
+  if (!fits) return;
+  const auto only_shape = [](const std::vector<std::int64_t>& shape, at::ScalarType type) {
+    return at::empty(shape, at::TensorOptions().dtype(type).device(at::kMeta));
+  };
+  const auto [h, w] = problem.window;
+  const auto n = static_cast<std::int64_t>(problem.frames.size());
+  Problem shapes = problem;
+  shapes.positions = positions.index_select(0, at::tensor(problem.frames)).contiguous();
+  for (std::int64_t axis = 0; axis < 2; ++axis) {
+    shapes.positions.select(1, axis) -= frame.offset[static_cast<std::size_t>(axis)];
+  }
+  shapes.object_shape = {config.object.slices, frame.shape[0], frame.shape[1]};
+  shapes.held.resize(static_cast<std::size_t>(n));
+  const std::int64_t in_memory = streams_patterns(config, n, h * w) ? 0 : n;
+  const std::int64_t per_pixel = config.detector.bin[0] * config.detector.bin[1];
+  shapes.patterns =
+      only_shape({in_memory, h, w}, kept_type(stack.info.type, is_calibrated(config), per_pixel));
+  shapes.probe = only_shape({config.probe.modes, h, w}, at::kComplexDouble);
+  if (config.object.slices > 1) shapes.propagator = only_shape({h, w}, at::kComplexDouble);
+  if (config.detector.geometry == "near") shapes.detector = only_shape({h, w}, at::kComplexDouble);
+  shapes.between_pixels = true;
+  try {
+    fits(shapes);
+  } catch (const RunError& error) {
+    const std::string other = unit_for_steps(config, in_frame, problem);
+    if (other.empty()) throw;
+    std::string text = error.what();
+    text +=
+        "; is data.position_unit = \"" + config.data.position_unit + "\" right (" + other + ")?";
+    throw RunError(text);
+  }
+}
+
 }  // namespace
 
-Problem load_geometry(const Config& config) {
+Problem load_geometry(const Config& config, const OutlineCheck& fits) {
   Problem problem;
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
   const Stack stack = open_stack(std::move(located), "data.patterns");
   problem.stored_type = stack.info.stored_type;
   problem.stored_shape = stack.info.shape;
-  const PixelMap map = make_pixel_map(config, stack.frame);
-  problem.window = map.window;
-  problem.zero_at = map.zero_at;
-  problem.zero_offset = map.zero_offset;
-  problem.first_stored = at::empty({map.window[0], map.window[1]}, at::kLong);
-  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
-    problem.first_stored.data_ptr<std::int64_t>()[pixel] =
-        map.source[static_cast<std::size_t>(pixel * map.per_pixel)];
-  }
+  const Layout layout = lay_out(config, stack.frame);
+  problem.window = layout.window;
+  problem.zero_at = layout.zero_at;
+  problem.zero_offset = layout.zero_offset;
 
-  // What is cheap to check comes before the patterns are read.
+  // What is cheap to check comes first: nothing large is made before it is known to fit.
+  require_room(config, layout, stack.patterns, 0);
   set_wavelength(config, problem);
   set_object_pixel(config, problem);
+  require_aperture_inside(config, stack, layout, problem);
   const std::vector<bool> chosen =
       chosen_frames(config, stack.patterns, [&](const std::string& key, const std::string& name) {
         const Located at = locate_in_data(config, key, name);
@@ -1522,7 +1700,7 @@ Problem load_geometry(const Config& config) {
       static_cast<std::int64_t>(left.size()) < stack.patterns) {
     problem.left_out.push_back(
         std::to_string(stack.patterns - static_cast<std::int64_t>(left.size())) + " of the " +
-        std::to_string(stack.patterns) + " frames by data.select and data.skip");
+        words::counted(stack.patterns, "frame") + " by data.select and data.skip");
   }
   choice.without_gaps();
   at::Tensor positions = stored_positions(config, stack, chosen);
@@ -1547,6 +1725,13 @@ Problem load_geometry(const Config& config) {
   }
   turn(config, counted, positions);
   to_pixels(config, problem, positions);
+  outline(config, stack, positions, counted, problem, fits);
+  const PixelMap map = make_pixel_map(config, layout);
+  problem.first_stored = at::empty({map.window[0], map.window[1]}, at::kLong);
+  for (std::int64_t pixel = 0; pixel < map.pixels(); ++pixel) {
+    problem.first_stored.data_ptr<std::int64_t>()[pixel] =
+        map.source[static_cast<std::size_t>(pixel * map.per_pixel)];
+  }
 
   NumberPair shift = {0.0, 0.0};
   load_probe(config, problem, shift);
@@ -1557,21 +1742,6 @@ Problem load_geometry(const Config& config) {
 
   ObjectFrame frame = object_frame(positions.index_select(0, at::tensor(counted)), problem.window,
                                    config.object.padding, config.object.shape);
-  if (static_cast<double>(std::max(frame.shape[0], frame.shape[1])) > kLargestSide) {
-    const std::string rule = "keep the object below a million pixels a side";
-    if (!problem.far_position.empty()) throw DataError(problem.far_position);
-    if (static_cast<double>(config.object.padding) > 0.1 * kLargestSide) {
-      throw_config_error(config, "object.padding", rule, std::to_string(config.object.padding));
-    }
-    if (config.data.affine) {
-      const std::array<double, 4>& m = *config.data.affine;
-      throw_config_error(config, "data.affine", rule,
-                         "[[" + number_words(m[0]) + ", " + number_words(m[1]) + "], [" +
-                             number_words(m[2]) + ", " + number_words(m[3]) + "]]");
-    }
-    throw_config_error(config, "data.position_unit", "suit the positions and " + rule,
-                       "\"" + config.data.position_unit + "\"");
-  }
   for (std::int64_t axis = 0; axis < 2; ++axis) {
     positions.select(1, axis) -= frame.offset[static_cast<std::size_t>(axis)];
   }
@@ -1613,7 +1783,8 @@ Problem read_some(const Config& config, const Problem& problem, std::vector<std:
   some.held = std::move(held);
   Located located = locate_in_data(config, "data.patterns", config.data.patterns);
   const Stack stack = open_stack(std::move(located), "data.patterns");
-  read_patterns(config, stack, make_pixel_map(config, stack.frame), skips_bad_frames(config), some);
+  read_patterns(config, stack, make_pixel_map(config, lay_out(config, stack.frame)),
+                skips_bad_frames(config), some);
   return some;
 }
 
@@ -1633,8 +1804,8 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
     const bool odd = is_not_finite(value);
     if (!odd && !is_large_marker(value)) continue;
     if (!odd && static_cast<double>(value) >= saturation) continue;  // masked for that
-    Mark& mark =
-        marks[odd ? "no number (NaN or infinity)" : number_words(static_cast<double>(value))];
+    Mark& mark = marks[odd ? "no number (NaN or infinity)"
+                           : marker_words(static_cast<double>(value), std::is_same_v<T, float>)];
     mark.frames.resize(pixels, 0);
     ++mark.frames[pixel];
     mark.in_this_frame = true;
@@ -1696,7 +1867,7 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
       all[pixel] |= window[pixel];
       here += window[pixel];
     }
-    problem.notes.push_back(std::to_string(here) + (here == 1 ? " pixel holds " : " pixels hold ") +
+    problem.notes.push_back(words::counted(here, "pixel") + (here == 1 ? " holds " : " hold ") +
                             value + " in all frames: masked as unmeasured");
   };
   // Some of the frames may be bad themselves: without any mark, or one of them with half of them.
@@ -1721,13 +1892,14 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   sample.held = positions;
   read_patterns(config, stack, map, /*tolerant=*/true, sample);
   const std::vector<std::int64_t> hot =
-      hot_pixels(sample.patterns.to(at::kDouble), config.detector.geometry == "far");
+      hot_pixels(sample.patterns, config.detector.geometry == "far");
   if (!hot.empty()) {
     const std::string words = pixel_words(problem, hot);
-    problem.found.push_back(
-        {std::to_string(hot.size()) + (hot.size() == 1 ? " pixel is" : " pixels are") +
-             " 30 times brighter than all around in every frame: hot (" + words + "; data.mask)?",
-         "hot pixels (data.mask; " + words + ")", Doubt::kPixels});
+    problem.found.push_back({words::counted(static_cast<std::int64_t>(hot.size()), "pixel") +
+                                 (hot.size() == 1 ? " is" : " are") +
+                                 " 30 times brighter than all around in every frame: hot (" +
+                                 words + "; data.mask)?",
+                             "hot pixels (data.mask; " + words + ")", Doubt::kPixels});
   }
   const std::vector<std::uint8_t> blocks = blocks_of(map.window);
   constexpr auto kAll = static_cast<std::size_t>(kBlocks * kBlocks);
@@ -1819,10 +1991,7 @@ class FilePatterns final : public PatternSource {
 
 void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held) {
   const std::int64_t pixels = problem.window[0] * problem.window[1];
-  const auto bytes = static_cast<double>(held.size()) * static_cast<double>(pixels) * 4.0;
-  const bool stream =
-      config.data.stream.value_or(bytes > static_cast<double>(available_bytes()) / 2);
-  if (!stream) {
+  if (!streams_patterns(config, static_cast<std::int64_t>(held.size()), pixels)) {
     Problem all = read_some(config, problem, std::move(held));
     problem.held = std::move(all.held);
     problem.patterns = all.patterns;
@@ -1913,7 +2082,7 @@ std::vector<bool> judge_frames(const Config& config, Problem& problem) {
   }
   if (automatic && 4 * all_bad.size() > n) {
     problem.found.push_back({"data.skip = \"auto\" leaves out " + std::to_string(all_bad.size()) +
-                                 " of " + std::to_string(n) + " frames",
+                                 " of " + words::counted(static_cast<std::int64_t>(n), "frame"),
                              ""});
   }
   // Marks that come and go.
@@ -1928,10 +2097,12 @@ std::vector<bool> judge_frames(const Config& config, Problem& problem) {
     value = std::max(value, row[FrameEvidence::kMarker]);
   }
   if (pixels > 0.0) {
-    problem.found.push_back({number_words(pixels) + " pixels of " + std::to_string(frames) +
-                                 " frames hold values like " + number_words(value) +
+    problem.found.push_back({words::counted(static_cast<std::int64_t>(pixels), "pixel") + " of " +
+                                 words::counted(frames, "frame") +
+                                 (pixels == 1.0 ? " holds a value like " : " hold values like ") +
+                                 marker_words(value, problem.stored_type == "float32") +
                                  ", with which detectors mark what they did not measure, but not "
-                                 "the same pixels in all frames: they are taken for counts "
+                                 "the same pixels in all frames: taken for counts "
                                  "(detector.saturation masks them)",
                              "marks that are taken for counts (detector.saturation)",
                              Doubt::kPixels});
@@ -2023,7 +2194,13 @@ void summarise_patterns(const Config& config, Problem& problem) {
 }
 
 Problem load_problem(const Config& config) {
-  Problem problem = load_geometry(config);
+  Problem problem = load_geometry(config, [&config](const Problem& outline) {
+    Layout layout;
+    layout.window = outline.window;
+    layout.per_pixel = config.detector.bin[0] * config.detector.bin[1];
+    require_room(config, layout, outline.positions.size(0),
+                 static_cast<std::int64_t>(outline.patterns.nbytes()));
+  });
   std::vector<std::int64_t> all(static_cast<std::size_t>(problem.positions.size(0)));
   std::iota(all.begin(), all.end(), 0);
   load_patterns(config, problem, std::move(all));

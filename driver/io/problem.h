@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -145,7 +146,10 @@ Problem load_problem(const Config& config);
 // In three steps, for ranks that each read the patterns of their own tiles: all but the patterns;
 // patterns of the positions in `held` (ascending) and their statistics; what these mean together,
 // once `statistics` and `good_patterns` are those of all positions.
-Problem load_geometry(const Config& config);
+// `fits` is asked once all sizes are known, before anything large is made: what it is given has
+// shapes in place of probe, patterns and propagators (device meta), and no mask.
+using OutlineCheck = std::function<void(const Problem& outline)>;
+Problem load_geometry(const Config& config, const OutlineCheck& fits = {});
 void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held);
 void summarise_patterns(const Config& config, Problem& problem);
 

@@ -20,6 +20,7 @@
 #include "driver/log.h"
 #include "driver/memory.h"
 #include "driver/simulate/specimen.h"
+#include "driver/words.h"
 #include "ptyle/ops.h"
 
 namespace ptyle::driver {
@@ -320,10 +321,11 @@ Specimen make_specimen(const Plan& plan, const SimulateOptions& o, const Canvas&
       static_cast<double>(canvas.columns) * canvas.pixel_A, plan.thickness_A);
   const double sigma = interaction_constant_rad_per_VA(plan.energy_keV);
   const int64_t count = std::max<int64_t>(o.phonons, 1);
-  log_info() << plan.crystal->name << ": " << atoms.size() << " atoms in " << o.slices
-             << " slices of " << canvas.rows << " x " << canvas.columns << " pixels, "
+  log_info() << plan.crystal->name << ": " << atoms.size() << " atoms in "
+             << words::counted(o.slices, "slice") << " of " << canvas.rows << " x "
+             << canvas.columns << " pixels, "
              << (o.phonons == 0 ? std::string("at rest")
-                                : std::to_string(count) + " frozen-phonon configurations");
+                                : words::counted(count, "frozen-phonon configuration"));
   for (int64_t n = 0; n < count; ++n) {
     // Streams of their own: seed + 1 + n for the atoms, as the scan and the counts have theirs.
     const std::vector<Atom> placed =
@@ -560,8 +562,8 @@ SimulateSummary simulate(const SimulateOptions& o) {
         .contiguous();
   };
 
-  log_info() << summary.positions << " positions, window " << plan.wave_window << " x "
-             << plan.wave_window << " pixels of " << plan.wave_pixel_A << " A";
+  log_info() << words::counted(summary.positions, "position") << ", window " << plan.wave_window
+             << " x " << plan.wave_window << " pixels of " << plan.wave_pixel_A << " A";
   hdf5::write_atomically(o.output, [&](hdf5::File& file) {
     CountDrawer drawer(o.seed);
     const at::ScalarType stored = plan.noisy ? at::kUInt16 : at::kFloat;
@@ -574,6 +576,8 @@ SimulateSummary simulate(const SimulateOptions& o) {
       const double most =
           plan.noisy ? patterns.to(at::kInt).max().item<double>() : expected.max().item<double>();
       summary.largest_count = std::max(summary.largest_count, most);
+      summary.counts_in_window +=
+          expected.sum().item<double>() / static_cast<double>(summary.positions);
       file.write_rows("/data", start, patterns);
       file.require();  // not after the hours that the rest may take
     }
@@ -627,14 +631,15 @@ void report(const SimulateOptions& o, const SimulateSummary& s) {
                      "--window or less --defocus-nm would keep its tails apart";
   }
   if (s.probe_power_kept < 0.99) {
-    log_warning() << o.modes << " modes hold " << text(100.0 * s.probe_power_kept)
-                  << " % of the partially coherent probe";
+    log_warning() << words::counted(o.modes, "mode") << (o.modes == 1 ? " holds " : " hold ")
+                  << text(100.0 * s.probe_power_kept) << " % of the partially coherent probe";
   }
   std::printf(
-      "%s: %lld patterns of %lld x %lld, %.4g counts each, brightest pixel %.6g; object %lld x "
+      "%s: %lld patterns of %lld x %lld, %.4g counts each (%.4g within the window), brightest "
+      "pixel %.6g; object %lld x "
       "%lld pixels of %.5g nm\n%s: its config, for `ptyle run`\n",
       o.output.c_str(), static_cast<long long>(s.positions), static_cast<long long>(o.window),
-      static_cast<long long>(o.window), s.counts_per_position, s.largest_count,
+      static_cast<long long>(o.window), s.counts_per_position, s.counts_in_window, s.largest_count,
       static_cast<long long>(s.object_rows), static_cast<long long>(s.object_columns),
       s.object_pixel_nm, s.config.c_str());
 }

@@ -61,6 +61,7 @@ struct SimulateSummary {
   double object_pixel_nm = 0.0;
   double counts_per_position = 0.0;
   double largest_count = 0.0;
+  double counts_in_window = 0.0;     // a position, on average; the rest is scattered beyond it
   double probe_power_kept = 1.0;     // by the modes, of the partially coherent probe
   double probe_power_at_edge = 0.0;  // in the outer eighth of the window
   std::string config;                // path of the config

@@ -97,7 +97,11 @@ TEST(Frames, SlicesAreThoseOfPython) {
   EXPECT_EQ(frame_slice(":")->first, 0);
   EXPECT_FALSE(frame_slice(":")->end.has_value());
   EXPECT_EQ(frame_slice("::2")->step, 2);
-  for (const char* text : {"", "auto", "3", "data", "a.h5:3", "1:2:3:4", "-1:3"}) {
+  // What looks like one is one, so that a rule can refuse it.
+  EXPECT_EQ(frame_slice("::-1")->step, -1);
+  EXPECT_EQ(frame_slice("-1:3")->first, -1);
+  EXPECT_EQ(frame_slice(" 2 : -3")->end, -3);
+  for (const char* text : {"", "auto", "3", "data", "a.h5:3", "1:2:3:4", "1-2:3", "-:3"}) {
     EXPECT_FALSE(frame_slice(text).has_value()) << text;
   }
 }
@@ -258,7 +262,7 @@ TEST_F(FramesTest, FixedMarksBecomeMask) {
                          {at::kInt, 2147483647, "2147483647"},
                          {at::kLong, 4294967295, "4294967295"},
                          {at::kUInt64, 4294967295, "4294967295"},
-                         {at::kFloat, 4294967295, "4294967296"},
+                         {at::kFloat, 4294967295, "4294967296 (4294967295 as a 32-bit float)"},
                          {at::kDouble, 4294967295, "4294967295"},
                          {at::kFloat, 65535, "65535"},
                          {at::kFloat, kNaN, "no number"},
@@ -298,6 +302,28 @@ TEST_F(FramesTest, MarksThatComeAndGoAreDoubtedAndDarkValuesAreNone) {
   const Problem doubted = load(dark);
   EXPECT_FALSE(doubted.unmeasured.has_value());
   expect_words(joined(doubted.found), {"220 of 256 pixels hold -1", "detector.dark"});
+}
+
+TEST_F(FramesTest, EachFrameIsSelectedOnceFromOneList) {
+  const at::Tensor counts = counts_.to(at::kInt);
+  expect_words(refusal(counts, {"data.select=[3, 5, 3]"}),
+               {"data.select must name each frame once, got 3 twice"});
+  EXPECT_EQ(refusal(counts, {"data.skip=[3, 5, 3]"}), "accepted");
+  for (const char* slice : {"::-1", "-3:", "5:-1"}) {
+    for (const char* key : {"data.select", "data.skip"}) {
+      expect_words(refusal(counts, {key + std::string("=") + slice}),
+                   {key, "must have indices of at least 0 and a step of at least 1", slice});
+    }
+  }
+  mask_ = at::arange(6).reshape({3, 2});
+  for (const char* key : {"data.select", "data.skip"}) {
+    expect_words(refusal(counts, {key + std::string("=mask")}),
+                 {key, "must name one list of indices, or a boolean for each frame",
+                  "\"mask\" of the shape [3, 2]"});
+  }
+  mask_ = at::ones({5, 8}, at::kByte);  // one for each frame of a scan
+  mask_[2][3] = 0;
+  EXPECT_EQ(load(counts, {"data.select=mask"}).frames.size(), 39U);
 }
 
 TEST_F(FramesTest, HotPixelsAreNamedAndTheBeamIsNone) {

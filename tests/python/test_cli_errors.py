@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import time
 
 import h5py
 import numpy as np
@@ -131,7 +132,10 @@ def test_a_wrong_command_line_exits_2(star):
     ):
         result = ptyle(*arguments)
         assert result.returncode == 2, (arguments, result.stderr)
-        assert result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert result.stderr.startswith("[") and " s] error: " in result.stderr
+    expect(ptyle(), 2, "command line: must name a verb: simulate, check or run (`ptyle --help`")
+    expect(ptyle("check"), 2, "command line: config is required (`ptyle check --help` shows how)")
 
 
 def replace(star, name, value):
@@ -187,6 +191,32 @@ def test_what_decides_the_counts_is_named(star):
 def test_a_real_probe_is_asked_about(star):
     passed = ptyle("check", star / "star.toml", "--set", "probe.dataset=data")
     assert passed.returncode == 0 and "is it the right dataset?" in passed.stderr
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["detector.pad=16384"], ["windows of 32776 x 32778", "detector.pad = [16384, 16384]"]),
+        (["detector.pad=7000", "probe.modes=50"], ["windows of 14008 x 14010", "probe.modes = 50"]),
+    ],
+)  # fmt: skip
+def test_windows_beyond_the_memory_are_refused_before_any_is_made(star, verb, sets, words):
+    begin = time.monotonic()
+    refused = ptyle(verb, star / "star.toml", *(word for s in sets for word in ("--set", s)))
+    expect(refused, 1, "must fit into the memory that is free", "got a need of about", *words)
+    assert time.monotonic() - begin < 5.0
+    assert not (star / "out").exists()
+
+
+def test_a_run_beyond_the_memory_is_refused_before_its_waves_are_made(star):
+    """The windows would fit."""
+    sets = ["detector.pad=1000", "probe.modes=6", "object.slices=10000", "object.thickness_nm=1"]
+    sets += ["beam.energy_keV=100", "detector.object_pixel_nm=0.1"]
+    begin = time.monotonic()
+    refused = ptyle("run", star / "star.toml", *(word for s in sets for word in ("--set", s)))
+    expect(refused, 1, "the run must fit into the memory that is free")
+    assert time.monotonic() - begin < 3.0
 
 
 def test_a_file_without_a_suffix_is_not_simulated(star):

@@ -1,4 +1,4 @@
-// Numbers as `check`, doubts and the run's last lines write them.
+// Numbers as messages, `check` and doubts write them.
 #pragma once
 
 #include <cmath>
@@ -12,6 +12,12 @@ inline std::string number(double value, int digits = 4) {
   char text[40];
   std::snprintf(text, sizeof(text), "%.*g", digits, value);
   return text;
+}
+
+// "1 pixel", "3 pixels".
+inline std::string counted(std::int64_t count, const std::string& one) {
+  const char* const ending = count == 1 ? "" : one.ends_with("ch") ? "es" : "s";
+  return std::to_string(count) + " " + one + ending;
 }
 
 inline std::string by(std::int64_t rows, std::int64_t columns) {
