@@ -1010,8 +1010,10 @@ at::Tensor spread_over(const std::vector<bool>& chosen, const at::Tensor& positi
 
 // One for each of the file's frames, in the file's unit; NaN where there is none. A raster, or a
 // list, may also have one for each frame that data.select and data.skip leave.
+// epsilon: of the type that holds them; 0 where they are whole numbers or a raster.
 at::Tensor stored_positions(const Config& config, const Stack& stack,
-                            const std::vector<bool>& chosen) {
+                            const std::vector<bool>& chosen, double& epsilon) {
+  epsilon = 0.0;
   const std::int64_t left = std::count(chosen.begin(), chosen.end(), true);
   const std::string of_those_left =
       left == stack.patterns
@@ -1063,7 +1065,13 @@ at::Tensor stored_positions(const Config& config, const Stack& stack,
                     " must hold real (row, column) pairs in the shape [positions, 2], got " +
                     info.stored_type + " " + shape_words(info.shape));
   }
-  const at::Tensor positions = at.file.read(at.name).to(at::kDouble).reshape({-1, 2}).contiguous();
+  const at::Tensor stored = at.file.read(at.name);
+  if (c10::isFloatingType(stored.scalar_type())) {
+    epsilon = stored.scalar_type() == at::kDouble  ? std::numeric_limits<double>::epsilon()
+              : stored.scalar_type() == at::kFloat ? std::numeric_limits<float>::epsilon()
+                                                   : std::ldexp(1.0, -10);
+  }
+  const at::Tensor positions = stored.to(at::kDouble).reshape({-1, 2}).contiguous();
   if (positions.size(0) != stack.patterns && positions.size(0) != left) {
     throw DataError(at.where("data.positions") + " must have one position for each of the " +
                     words::counted(stack.patterns, "pattern") + " of \"" + stack.at.name + "\"" +
@@ -1115,6 +1123,25 @@ void to_pixels(const Config& config, const Problem& problem, at::Tensor& positio
     p[2 * k] *= unit_A / *problem.pixel_row_A;
     p[2 * k + 1] *= unit_A / *problem.pixel_column_A;
   }
+}
+
+// Stage positions far from zero lose their fractions in a type that is too short for both.
+void doubt_rounding(const Config& config, const at::Tensor& stored, double epsilon,
+                    Problem& problem) {
+  if (stored.size(0) == 0 || epsilon == 0.0) return;
+  const double largest = stored.abs().max().item<double>();
+  if (!(largest > 0.0)) return;
+  at::Tensor spacing = at::full({1, 2}, std::ldexp(epsilon, std::ilogb(largest)), at::kDouble);
+  to_pixels(config, problem, spacing);
+  const double pixels = spacing.max().item<double>();
+  constexpr double kCoarse = 0.1;
+  if (!(pixels > kCoarse)) return;
+  const int bits = epsilon < 1e-9 ? 64 : epsilon < 1e-4 ? 32 : 16;
+  problem.found.push_back(
+      {"positions up to " + words::number(largest) + " in floats of " + std::to_string(bits) +
+           " bits are " + words::number(pixels, 2) +
+           " pixels apart at least: take what they have in common off them before they are stored",
+       "positions rounded by their type (data.positions)"});
 }
 
 // ---- the probe ----
@@ -1703,12 +1730,14 @@ Problem load_geometry(const Config& config, const OutlineCheck& fits) {
         words::counted(stack.patterns, "frame") + " by data.select and data.skip");
   }
   choice.without_gaps();
-  at::Tensor positions = stored_positions(config, stack, chosen);
+  double epsilon = 0.0;
+  at::Tensor positions = stored_positions(config, stack, chosen, epsilon);
   choice.with_finite_positions(positions);
   at::Tensor pixels = positions.clone();
   to_pixels(config, problem, pixels);
   const std::vector<std::int64_t> far = choice.without_far_positions(positions, pixels);
   problem.frames = choice.all_used();
+  doubt_rounding(config, positions.index_select(0, at::tensor(problem.frames)), epsilon, problem);
   if (problem.frames.empty()) {
     throw DataError(stack.at.where("data.patterns") +
                     " must have a frame that can take part, got none: " + problem.left_out.back());

@@ -397,6 +397,27 @@ TEST_F(ProblemTest, PositionsComeIntoTheObjectsFrame) {
   EXPECT_NEAR(sheared[1].item<double>(), 2.0, 1e-12);
 }
 
+TEST_F(ProblemTest, PositionsThatTheirTypeRoundsAreDoubted) {
+  const at::Tensor patterns = counts({3, 4, 6}) + 1;
+  const at::Tensor near = at::tensor({0.0, 0.25, 1.5, 2.0, 3.0, 4.5}, at::kDouble).reshape({3, 2});
+  const auto doubts_at = [&](double offset, at::ScalarType type, std::vector<std::string> set) {
+    write(patterns, (near + offset).to(type));
+    return load(set).found;
+  };
+  // float32 has steps of 1/16 from 2^19 on, of 1/8 from 2^20 on; float64 of 1/8 from 2^49 on
+  EXPECT_TRUE(doubts_at(600000.0, at::kFloat, {}).empty());
+  EXPECT_TRUE(doubts_at(1e14, at::kDouble, {}).empty());
+  EXPECT_TRUE(doubts_at(2e6, at::kInt, {}).empty());
+  ASSERT_EQ(doubts_at(1.2e6, at::kFloat, {}).size(), 1u);
+  expect_words(doubts_at(1.2e6, at::kFloat, {})[0].text, {"floats of 32 bits", "0.12 pixels"});
+  expect_words(doubts_at(1e15, at::kDouble, {})[0].text, {"floats of 64 bits", "0.12 pixels"});
+  // 1/16 nm is 0.625 pixels of 0.1 nm
+  expect_words(doubts_at(600000.0, at::kFloat,
+                         {"data.position_unit=nm", "detector.object_pixel_nm=[0.1, 0.2]"})[0]
+                   .text,
+               {"0.62 pixels"});
+}
+
 TEST_F(ProblemTest, WrongPositionsAreRefused) {
   const at::Tensor patterns = counts({3, 4, 4}) + 1;
   write(patterns, at::zeros({4, 2}));
