@@ -1083,6 +1083,9 @@ Config parse_config(const std::string& text, const std::string& path,
       [&](const std::string& name) { return absolute_dataset(name, folder); });
   if (config.output.folder.empty()) config.output.folder = file.stem().string();
   config.output.folder = absolute_path(config.output.folder, folder);
+  if (config.output.folder.size() > 1 && config.output.folder.back() == '/') {
+    config.output.folder.pop_back();  // of "."
+  }
   return config;
 }
 

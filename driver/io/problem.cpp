@@ -1627,10 +1627,13 @@ void require_aperture_inside(const Config& config, const Stack& stack, const Lay
 // words, or empty.
 std::string unit_for_steps(const Config& config, const at::Tensor& positions,
                            const Problem& problem) {
+  const double step = neighbour_distance(positions);
+  // The probe takes its time where windows are large.
+  if (2.0 * step < static_cast<double>(std::min(problem.window[0], problem.window[1]))) return "";
   Problem with_probe = problem;
   NumberPair shift{};
   load_probe(config, with_probe, shift);
-  const double step = neighbour_distance(positions), diameter = probe_diameter(with_probe.probe);
+  const double diameter = probe_diameter(with_probe.probe);
   return step > diameter ? usual_unit(config, problem.pixel_row_A, step, diameter) : "";
 }
 
