@@ -136,6 +136,17 @@ void doubt_gain(const Problem& problem, std::vector<Doubt>& found) {
                    "values that are no counts (detector.gain)"});
 }
 
+// Fractions of one count everywhere: the likelihoods' noise is that of counts.
+void doubt_scale(const Problem& problem, std::vector<Doubt>& found) {
+  if (whole_counts(problem) || !(problem.largest_count > 0.0) || problem.largest_count >= 1.0) {
+    return;
+  }
+  found.push_back({"the largest value is " + number(problem.largest_count, 3) +
+                       ", less than one count: divided by what one count is (detector.gain) "
+                       "values are counts, and errors have a meaning",
+                   "values that are no counts (detector.gain)"});
+}
+
 // No counts where there should be many.
 void doubt_dead(const Problem& problem, std::vector<Doubt>& found) {
   const DeadPixels dead = dead_pixels(problem);
@@ -192,6 +203,7 @@ void doubt_patterns(const Config& config, const Problem& problem, std::vector<Do
   if (!problem.detector) doubt_centre(config, problem, found);
   doubt_dead(problem, found);
   doubt_gain(problem, found);
+  doubt_scale(problem, found);
   doubt_dose(config, problem, found);
 }
 

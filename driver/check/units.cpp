@@ -70,13 +70,13 @@ void doubt_units(const Config& config, const Problem& problem, std::vector<Doubt
                          const std::vector<Unit>& others) {
     doubt_range(key, value, range, beam, others, found);
   };
+  const std::size_t before = found.size();
   if (config.beam.energy_keV) {
     doubt("beam.energy_keV", *config.beam.energy_keV,
           electrons ? Range{1.0, 1000.0, "keV"} : Range{0.1, 200.0, "keV"},
           {{"eV", 1e-3}, {"MeV", 1e3}});
   }
   const Config::Detector& detector = config.detector;
-  const std::size_t before = found.size();
   // Both axes alike: the first that is unusual is named.
   const auto doubt_pair = [&](const std::string& key, const std::optional<NumberPair>& pair,
                               const Range& range, const std::vector<Unit>& others) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -37,14 +38,20 @@ class Sums {
     const double* sums = problem.pattern_sum.const_data_ptr<double>();
     const auto* patterns = problem.summed_patterns.const_data_ptr<std::int64_t>();
     const auto* stored = problem.first_stored.const_data_ptr<std::int64_t>();
+    double least = std::numeric_limits<double>::infinity();
     for (std::int64_t i = 0; i < h_; ++i) {
       for (std::int64_t j = 0; j < w_; ++j) {
         const std::int64_t row = far ? (i + h_ - h_ / 2) % h_ : i;
         const std::int64_t column = far ? (j + w_ - w_ / 2) % w_ : j;
         const std::int64_t at = row * w_ + column;
         pixels_.push_back({sums[at], patterns[at] > 0 && stored[at] >= 0, false, stored[at]});
+        if (sums[at] > 0.0) least = std::min(least, sums[at]);
       }
     }
+    // So many counts are not missed in any of a million pixels; a pixel holds one or more, in
+    // whichever unit.
+    constexpr double kSure = 30.0;
+    sure_ = kSure * least;
   }
 
   DeadPixels find() {
@@ -75,8 +82,6 @@ class Sums {
     std::int64_t stored;
     bool in_line = false, seen = false;
   };
-  // So many counts are never missed by chance, in any of a million pixels.
-  static constexpr double kSure = 30.0;
 
   Pixel& at(bool rows, std::int64_t line, std::int64_t along) {
     return pixels_[static_cast<std::size_t>(rows ? line * w_ + along : along * w_ + line)];
@@ -99,11 +104,11 @@ class Sums {
         empty.push_back(line);
         continue;
       }
-      if (sum >= kSure && before >= 0 && static_cast<std::int64_t>(empty.size()) <= widest(lines)) {
+      if (sum >= sure_ && before >= 0 && static_cast<std::int64_t>(empty.size()) <= widest(lines)) {
         for (const std::int64_t one : empty) mark_line(rows, one, first, end, words);
       }
       empty.clear();
-      before = sum >= kSure ? line : -1;
+      before = sum >= sure_ ? line : -1;
     }
   }
 
@@ -162,7 +167,7 @@ class Sums {
             if (!pixel.seen) hole.push_back(i * w_ + j);
             pixel.seen = true;
           } else if (pixel.measured && !pixel.dead) {
-            closed = closed && pixel.sum >= kSure;
+            closed = closed && pixel.sum >= sure_;
             ++lit;
           }
         }
@@ -175,6 +180,7 @@ class Sums {
 
   std::int64_t h_, w_, stored_w_;
   std::vector<Pixel> pixels_;
+  double sure_ = 0.0;  // what is never missed by chance
 };
 
 }  // namespace

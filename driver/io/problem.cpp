@@ -1605,9 +1605,15 @@ void require_aperture_inside(const Config& config, const Stack& stack, const Lay
   const double edge_per_A = 1e-3 * optics.semiangle_mrad / optics.wavelength_A;
   const double nyquist_per_A = 0.5 / std::max(*problem.pixel_row_A, *problem.pixel_column_A);
   if (edge_per_A <= nyquist_per_A) return;
-  // Where the patterns' own disc is that of the aperture the sampling has slipped.
+  constexpr double kFastest = 1000.0, kWidest = 500.0;  // keV, mrad
   std::string slip;
-  if (config.beam.kind == "electron" && !problem.detector) {
+  if (*config.beam.energy_keV > kFastest) {
+    slip = "is beam.energy_keV = " + number_words(*config.beam.energy_keV) + " in eV (" +
+           number_words(1e-3 * *config.beam.energy_keV) + " keV)?";
+  } else if (optics.semiangle_mrad > kWidest) {
+    slip = "is it in urad (" + number_words(1e-3 * optics.semiangle_mrad) + " mrad)?";
+  } else if (config.beam.kind == "electron" && !problem.detector) {
+    // Where the patterns' own disc is that of the aperture the sampling has slipped.
     const double area = static_cast<double>(layout.pixels()) * *problem.pixel_row_A *
                         *problem.pixel_column_A;  // of the window
     slip = sampling_slip(config,

@@ -291,7 +291,9 @@ def test_an_aperture_beyond_the_detector_is_refused_with_what_it_comes_from(tmp_
         "beam.energy_keV = 200000\ndetector.object_pixel_nm = 0.03\nprobe.semiangle_mrad = 17\n",
     )  # fmt: skip
     said = program("check", config, code=2).stderr
-    assert "is it in mrad, and are beam.energy_keV = 200000 and" in said
+    assert "got 17: is beam.energy_keV = 200000 in eV (200 keV)?" in said
+    wide = ("--set", "beam.energy_keV=200", "--set", "probe.semiangle_mrad=17000")
+    assert "is it in urad (17 mrad)?" in program("check", config, *wide, code=2).stderr
     assert any(
         "is it in eV (200 keV)?" in text for text in doubts(config, "probe.semiangle_mrad=0.05")
     )
@@ -311,14 +313,20 @@ def test_x_rays_have_ranges_of_their_own(tmp_path):
         ("detector.pixel_size_um=75e-6", "is it in m (75 um)?"),
         ("detector.pixel_size_um=0.075", "is it in mm (75 um)?"),
     ):
-        assert any(guess in text for text in doubts(config, sets)), doubts(config, sets)
+        (said,) = doubts(config, sets)
+        assert guess in said
 
 
 def test_values_that_are_no_counts_are_doubtful(tmp_path):
     sample = Sample()
     config = write(tmp_path, sample.counts().astype(np.int32) * 25, sample)
-    assert any("multiples of 25: detector.gain = 25" in text for text in doubts(config))
+    (said,) = doubts(config)
+    assert "multiples of 25: detector.gain = 25" in said
     assert doubts(config, "detector.gain=25") == []
+    config = write(tmp_path, sample.counts().astype(np.float32) * 1e-6, sample)
+    (said,) = doubts(config)
+    assert "less than one count" in said
+    assert doubts(config, "detector.gain=1e-6") == []
 
 
 def test_modes_that_would_never_move_are_replaced(tmp_path):
