@@ -2,7 +2,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -120,17 +119,8 @@ void doubt_centre(const Config& config, const Problem& problem, std::vector<Doub
 
 // All counts are multiples of one number.
 void doubt_gain(const Problem& problem, std::vector<Doubt>& found) {
-  const double* sums = problem.pattern_sum.const_data_ptr<double>();
-  std::int64_t common = 0, nonzero = 0;
-  for (std::int64_t i = 0; i < problem.pattern_sum.numel(); ++i) {
-    constexpr double kExact = 9007199254740992.0;  // 2^53
-    if (sums[i] != std::floor(sums[i]) || std::abs(sums[i]) > kExact) return;
-    if (sums[i] == 0.0) continue;
-    common = std::gcd(common, static_cast<std::int64_t>(std::abs(sums[i])));
-    ++nonzero;
-  }
-  constexpr std::int64_t kEnough = 32;  // fewer may agree by chance
-  if (common < 2 || nonzero < kEnough) return;
+  const std::int64_t common = one_count(problem);
+  if (common < 2) return;
   found.push_back({"all values are multiples of " + std::to_string(common) +
                        ": detector.gain = " + std::to_string(common) + " would make them counts",
                    "values that are no counts (detector.gain)"});

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
+#include <cmath>
+#include <cstdint>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
@@ -38,20 +40,17 @@ class Sums {
     const double* sums = problem.pattern_sum.const_data_ptr<double>();
     const auto* patterns = problem.summed_patterns.const_data_ptr<std::int64_t>();
     const auto* stored = problem.first_stored.const_data_ptr<std::int64_t>();
-    double least = std::numeric_limits<double>::infinity();
     for (std::int64_t i = 0; i < h_; ++i) {
       for (std::int64_t j = 0; j < w_; ++j) {
         const std::int64_t row = far ? (i + h_ - h_ / 2) % h_ : i;
         const std::int64_t column = far ? (j + w_ - w_ / 2) % w_ : j;
         const std::int64_t at = row * w_ + column;
         pixels_.push_back({sums[at], patterns[at] > 0 && stored[at] >= 0, false, stored[at]});
-        if (sums[at] > 0.0) least = std::min(least, sums[at]);
       }
     }
-    // So many counts are not missed in any of a million pixels; a pixel holds one or more, in
-    // whichever unit.
+    // So many counts are not missed in any of a million pixels.
     constexpr double kSure = 30.0;
-    sure_ = kSure * least;
+    sure_ = kSure * static_cast<double>(std::max<std::int64_t>(1, one_count(problem)));
   }
 
   DeadPixels find() {
@@ -184,6 +183,20 @@ class Sums {
 };
 
 }  // namespace
+
+std::int64_t one_count(const Problem& problem) {
+  const double* sums = problem.pattern_sum.const_data_ptr<double>();
+  std::int64_t common = 0, nonzero = 0;
+  for (std::int64_t i = 0; i < problem.pattern_sum.numel(); ++i) {
+    constexpr double kExact = 9007199254740992.0;  // 2^53
+    if (sums[i] != std::floor(sums[i]) || std::abs(sums[i]) > kExact) return 0;
+    if (sums[i] == 0.0) continue;
+    common = std::gcd(common, static_cast<std::int64_t>(std::abs(sums[i])));
+    ++nonzero;
+  }
+  constexpr std::int64_t kEnough = 32;  // fewer may agree by chance
+  return nonzero < kEnough ? 0 : common;
+}
 
 std::vector<NegativeMarks::Mark> NegativeMarks::found() const {
   std::map<double, Mark> marks;

@@ -97,6 +97,10 @@ struct DeadPixels {
 };
 DeadPixels dead_pixels(const Problem& problem);
 
+// What one count is, where all of the summed patterns' values are whole multiples of it; 0 where
+// they are not whole or are too few to tell.
+std::int64_t one_count(const Problem& problem);
+
 // "[3, 5], [7, 9] of the stored pattern": the first ten of pixels of the window, and how many more.
 std::string pixel_words(const Problem& problem, const std::vector<std::int64_t>& pixels);
 

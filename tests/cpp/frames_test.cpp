@@ -354,6 +354,12 @@ TEST_F(FramesTest, DeadPixelsAreThoseBetweenBrightOnes) {
   EXPECT_EQ(found.words,
             "row 3, column 9, column 12 in rows 8 to 15, [6, 2] of the stored pattern");
   EXPECT_EQ(found.count, 16 + 16 - 1 + 8 + 1);
+  EXPECT_EQ(dead(25 * some).words, found.words);
+  // Few counts, each worth 10000: what is 0 is so by chance.
+  at::Tensor few = at::zeros_like(counts_);
+  few.narrow(0, 0, 4).fill_(1);
+  few.select(1, 6).select(1, 2).zero_();
+  EXPECT_EQ(dead(10000 * few).count, 0);
   // Named as stored, however the window shows them.
   EXPECT_EQ(
       dead(some, {"detector.orientation.transpose=true", "detector.orientation.flip_rows=true"})
