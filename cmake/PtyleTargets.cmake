@@ -14,6 +14,9 @@ function(ptyle_warnings target)
     target_compile_options(
       ${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PTYLE_SANITIZE};-fno-omit-frame-pointer>
                         $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=all>)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU") # what it says wrongly of instrumented code
+      target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
+    endif()
     if(PTYLE_SANITIZE MATCHES "thread") # fences, in torch's headers, are what it cannot follow
       target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-tsan>)
     endif()
