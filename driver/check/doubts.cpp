@@ -191,6 +191,7 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
 
   result = problem.found;
   doubt_units(config, problem, result);
+  doubt_repeats(problem, result);
   doubt_patterns(config, problem, result);
   doubt_orientation(config, problem, scan, result);
   doubt_probe(config, problem, scan, result);

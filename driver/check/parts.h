@@ -27,6 +27,13 @@ void doubt_probe(const Config& config, const Problem& problem, const Scan& scan,
 void doubt_orientation(const Config& config, const Problem& problem, const Scan& scan,
                        std::vector<Doubt>& found);
 
+// Frames that hold the values of another, and positions that are one place.
+void doubt_repeats(const Problem& problem, std::vector<Doubt>& found);
+
+// Mean square distance of an image's values from a pixel, periodic, in units of that of an even
+// one: below 1 where they lie around it. image: [h, w] float64, contiguous.
+double spread_around(const at::Tensor& image, std::int64_t row, std::int64_t column);
+
 // Where the mean pattern has its zero frequency, and whether the values are counts.
 void doubt_patterns(const Config& config, const Problem& problem, std::vector<Doubt>& found);
 

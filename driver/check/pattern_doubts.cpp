@@ -65,27 +65,10 @@ std::optional<Point> middle_of(const at::Tensor& image, const at::Tensor& measur
   return centre;
 }
 
-// Mean square distance of the counts from a pixel, periodic, in units of that of an even pattern.
-double spread(const at::Tensor& image, std::int64_t row, std::int64_t column) {
-  const double* value = image.const_data_ptr<double>();
-  const std::int64_t h = image.size(0), w = image.size(1);
-  double sum = 0.0, moment = 0.0;
-  for (std::int64_t i = 0; i < h; ++i) {
-    for (std::int64_t j = 0; j < w; ++j) {
-      const auto y = static_cast<double>((i - row + h + h / 2) % h - h / 2);
-      const auto x = static_cast<double>((j - column + w + w / 2) % w - w / 2);
-      sum += value[i * w + j];
-      moment += value[i * w + j] * (y * y + x * x);
-    }
-  }
-  const double even = static_cast<double>(h * h + w * w) / 12.0;
-  return sum > 0.0 ? moment / sum / even : 1.0;
-}
-
 // A disc is as far from the middle as from the corner in no order but the right one.
 bool in_the_other_order(const Problem& problem, const at::Tensor& image) {
-  const double here = spread(image, problem.window[0] / 2, problem.window[1] / 2);
-  const double there = spread(image, 0, 0);
+  const double here = spread_around(image, problem.window[0] / 2, problem.window[1] / 2);
+  const double there = spread_around(image, 0, 0);
   return there < 0.8 * here;
 }
 
@@ -167,11 +150,29 @@ void doubt_dose(const Config& config, const Problem& problem, std::vector<Doubt>
 
 }  // namespace
 
+double spread_around(const at::Tensor& image, std::int64_t row, std::int64_t column) {
+  const double* value = image.const_data_ptr<double>();
+  const std::int64_t h = image.size(0), w = image.size(1);
+  double sum = 0.0, moment = 0.0;
+  for (std::int64_t i = 0; i < h; ++i) {
+    for (std::int64_t j = 0; j < w; ++j) {
+      const auto y = static_cast<double>((i - row + h + h / 2) % h - h / 2);
+      const auto x = static_cast<double>((j - column + w + w / 2) % w - w / 2);
+      sum += value[i * w + j];
+      moment += value[i * w + j] * (y * y + x * x);
+    }
+  }
+  const double even = static_cast<double>(h * h + w * w) / 12.0;
+  return sum > 0.0 ? moment / sum / even : 1.0;
+}
+
 std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem) {
   if (problem.detector) return std::nullopt;
   const at::Tensor image = centred(problem, mean_pattern(problem));
   const at::Tensor measured =
       centred(problem, problem.summed_patterns.gt(0).to(at::kByte)).contiguous();
+  auto* good = measured.mutable_data_ptr<std::uint8_t>();
+  for (const std::size_t dead : dead_pixels(problem).centred) good[dead] = 0;
   const Point middle = {static_cast<double>(problem.window[0] / 2),
                         static_cast<double>(problem.window[1] / 2)};
   const std::optional<Point> found = middle_of(image, measured, middle);

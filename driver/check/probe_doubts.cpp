@@ -50,6 +50,18 @@ double half_turns_per_pixel(const Problem& problem, const ProbeOptics& optics) {
   return most / kPi<double>;
 }
 
+// A stored probe whose middle is its first pixel.
+void doubt_order(const Problem& problem, std::vector<Doubt>& found) {
+  const at::Tensor intensity = problem.probe.abs().square().sum(0).to(at::kDouble).contiguous();
+  const double here = spread_around(intensity, problem.window[0] / 2, problem.window[1] / 2);
+  constexpr double kMuchLess = 0.8;
+  if (!(spread_around(intensity, 0, 0) < kMuchLess * here)) return;
+  found.push_back({"the probe of " + problem.probe_origin +
+                       " lies around the corners of its window: its middle must be that of the "
+                       "window (numpy.fft.fftshift moves it there)",
+                   "a probe in the order of a Fourier transform (probe.file)"});
+}
+
 void doubt_sampling(const Config& config, const Problem& problem, std::vector<Doubt>& found) {
   const ProbeOptics optics = probe_optics(config, problem);
   const double window_A =
@@ -173,7 +185,11 @@ void doubt_steps(const Config& config, const Problem& problem, const Scan& scan,
 
 void doubt_probe(const Config& config, const Problem& problem, const Scan& scan,
                  std::vector<Doubt>& found) {
-  if (config.probe.file.empty()) doubt_sampling(config, problem, found);
+  if (config.probe.file.empty()) {
+    doubt_sampling(config, problem, found);
+  } else {
+    doubt_order(problem, found);
+  }
   doubt_aperture(config, problem, found);
   doubt_steps(config, problem, scan, found);
 }

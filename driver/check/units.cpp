@@ -103,8 +103,14 @@ void doubt_units(const Config& config, const Problem& problem, std::vector<Doubt
           near ? Range{1e-6, 100.0, "m"} : Range{1e-2, 50.0, "m"},
           {{"mm", 1e-3}, {"cm", 1e-2}, {"um", 1e-6}});
   }
+  const std::size_t of_sampling = found.size();
+  if (config.object.slices > 1) {
+    doubt("object.thickness_nm", config.object.thickness_nm,
+          electrons ? Range{0.1, 1000.0, "nm"} : Range{1.0, 1e8, "nm"},
+          {{"angstrom", 0.1}, {"m", 1e9}, {"um", 1e3}, {"pm", 1e-3}});
+  }
   // What they mean together, where each alone is usual.
-  if (found.size() > before || !problem.pixel_row_A || detector.object_pixel_nm) return;
+  if (of_sampling > before || !problem.pixel_row_A || detector.object_pixel_nm) return;
   const double pixel_nm = 0.1 * *problem.pixel_row_A;
   const Range usual = electrons ? Range{2e-3, 10.0, "nm"} : Range{0.5, 2e4, "nm"};
   if (pixel_nm < usual.least || pixel_nm > usual.most) {

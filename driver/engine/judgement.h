@@ -30,7 +30,7 @@ std::string words_of_divergence(const Config& config, const Problem& problem,
                                 const History& history, double highest);
 
 // A fit this many times above counting noise is worth a warning.
-inline constexpr double kFarAboveNoise = 3.0;
+inline constexpr double kFarAboveNoise = 2.0;
 
 // Why a fit may be far above noise: from the residuals of patterns and pixels, the errors of the
 // iterations, and what was doubtful at the start. Likeliest first; what it often is comes last.

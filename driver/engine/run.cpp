@@ -286,6 +286,12 @@ void judge(const Config& config, const Problem& problem, const State& state,
                   << " times as far from the data as counting noise would be; likely causes:"
                   << causes;
   }
+  constexpr double kBelowNoise = 0.5;
+  if (!error.empty() && fit.amplitude_error < kBelowNoise * fit.expected_amplitude_error) {
+    log_warning() << "the fit is closer to the data than counting noise lets it be: the values are "
+                     "no counts (detector.gain; a root or a logarithm of them, or simulated "
+                     "without noise), or they are fewer than the unknowns (more overlap)";
+  }
   const std::string& folder = config.output.folder;
   if (error.empty()) {
     log_info() << "no iterations were asked for; the start is in " << folder << "/result.h5, with "

@@ -37,7 +37,17 @@ Handle file_access() {
   Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   // Locks fail on many shared file systems, and nobody writes a file that we read.
   H5Pset_file_locking(access.get(), false, true);
-  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
+  return access;
+}
+
+hid_t link_access() {
+  // Made once, and left to the library's end.
+  static const hid_t access = [] {
+    const hid_t made = H5Pcreate(H5P_DATASET_ACCESS);
+    const Handle file = file_access();
+    H5Pset_elink_fapl(made, file.get());
+    return made;
+  }();
   return access;
 }
 
@@ -294,6 +304,7 @@ File File::open(const std::string& path) {
 File File::create(const std::string& path) {
   silence();
   const Handle access = file_access();
+  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
   auto output = std::make_unique<Output>(path);
   if (!lead_to(access.get(), *output)) {
     throw RunError(path + ": cannot be created" + hdf5_cause());
@@ -325,14 +336,14 @@ void File::close() {
 bool File::is_dataset(const std::string& name) const {
   if (name.empty()) return false;
   silence();
-  const Handle object(H5Oopen(id_, name.c_str(), H5P_DEFAULT), H5Oclose);
+  const Handle object(H5Oopen(id_, name.c_str(), link_access()), H5Oclose);
   return object && H5Iget_type(object.get()) == H5I_DATASET;
 }
 
 bool File::is_group(const std::string& name) const {
   if (name.empty()) return false;
   silence();
-  const Handle object(H5Oopen(id_, name.c_str(), H5P_DEFAULT), H5Oclose);
+  const Handle object(H5Oopen(id_, name.c_str(), link_access()), H5Oclose);
   return object && H5Iget_type(object.get()) == H5I_GROUP;
 }
 
@@ -368,7 +379,7 @@ DatasetInfo File::info(const std::string& name) const {
     }
     fail("has no dataset \"" + name + "\"; it has: " + contents());
   }
-  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle dataset(H5Dopen2(id_, name.c_str(), link_access()), H5Dclose);
   if (!dataset) fail("cannot open dataset \"" + name + "\"" + hdf5_cause());
   const Handle space(H5Dget_space(dataset.get()), H5Sclose);
   const Handle type(H5Dget_type(dataset.get()), H5Tclose);
@@ -406,7 +417,7 @@ std::shared_ptr<const File::Opened> File::opened(const std::string& name) const 
            filter.name + "), which is not installed: install " + filter_package(filter.id));
     }
   }
-  Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  Handle dataset(H5Dopen2(id_, name.c_str(), link_access()), H5Dclose);
   const Handle stored(H5Dget_type(dataset.get()), H5Tclose);
   Handle type = memory_type(known.type, stored.get());
   auto result = std::make_shared<const Opened>(
@@ -524,7 +535,7 @@ void File::write(const std::string& name, const at::Tensor& tensor, const WriteO
   dense = dense.resolve_conj().resolve_neg().contiguous();
   create_dataset(name, dense.sizes().vec(), dense.scalar_type(), options);
   if (dense.numel() == 0) return;
-  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle dataset(H5Dopen2(id_, name.c_str(), link_access()), H5Dclose);
   const Handle type = memory_type(dense.scalar_type());
   if (H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, dense.data_ptr()) < 0) {
     fail("cannot write dataset \"" + name + "\"" + hdf5_cause());
@@ -552,7 +563,7 @@ void File::write_area(const std::string& name, const std::vector<std::int64_t>& 
          name + "\", whose shape is " + shape_words(known.shape));
   }
   if (dense.numel() == 0) return;
-  const Handle dataset(H5Dopen2(id_, name.c_str(), H5P_DEFAULT), H5Dclose);
+  const Handle dataset(H5Dopen2(id_, name.c_str(), link_access()), H5Dclose);
   const Handle file_space(H5Dget_space(dataset.get()), H5Sclose);
   const std::vector<hsize_t> corner = to_hsize(start), extent = to_hsize(shape);
   H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, corner.data(), nullptr, extent.data(),
@@ -574,11 +585,11 @@ namespace {
 bool write_attribute(hid_t file, const std::string& object, const std::string& name, hid_t type,
                      hid_t space, const void* data) {
   silence();
-  const Handle owner(H5Oopen(file, object.c_str(), H5P_DEFAULT), H5Oclose);
+  const Handle owner(H5Oopen(file, object.c_str(), link_access()), H5Oclose);
   if (!owner) return false;
   if (H5Aexists(owner.get(), name.c_str()) > 0) H5Adelete(owner.get(), name.c_str());
   const Handle attribute(
-      H5Acreate2(owner.get(), name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+      H5Acreate2(owner.get(), name.c_str(), type, space, H5P_DEFAULT, link_access()), H5Aclose);
   return attribute && H5Awrite(attribute.get(), type, data) >= 0;
 }
 
@@ -635,13 +646,13 @@ void File::set_attribute(const std::string& object, const std::string& name,
 
 bool File::has_attribute(const std::string& object, const std::string& name) const {
   silence();
-  return H5Aexists_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0;
+  return H5Aexists_by_name(id_, object.c_str(), name.c_str(), link_access()) > 0;
 }
 
 std::string File::string_attribute(const std::string& object, const std::string& name) const {
   silence();
   const Handle attribute(
-      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, link_access()), H5Aclose);
   if (!attribute) fail("\"" + object + "\" has no attribute \"" + name + "\"");
   const Handle type(H5Aget_type(attribute.get()), H5Tclose);
   const Handle space(H5Aget_space(attribute.get()), H5Sclose);
@@ -668,7 +679,7 @@ std::vector<double> File::numbers_attribute(const std::string& object,
                                             const std::string& name) const {
   silence();
   const Handle attribute(
-      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, link_access()), H5Aclose);
   if (!attribute) fail("\"" + object + "\" has no attribute \"" + name + "\"");
   const Handle space(H5Aget_space(attribute.get()), H5Sclose);
   const hssize_t count = H5Sget_simple_extent_npoints(space.get());
@@ -689,7 +700,7 @@ double File::number_attribute(const std::string& object, const std::string& name
 std::int64_t File::integer_attribute(const std::string& object, const std::string& name) const {
   silence();
   const Handle attribute(
-      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+      H5Aopen_by_name(id_, object.c_str(), name.c_str(), H5P_DEFAULT, link_access()), H5Aclose);
   if (!attribute) fail("\"" + object + "\" has no attribute \"" + name + "\"");
   const Handle space(H5Aget_space(attribute.get()), H5Sclose);
   std::int64_t value = 0;

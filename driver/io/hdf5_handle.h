@@ -40,8 +40,10 @@ inline void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 // What HDF5 says of the call that failed last, as " (HDF5: ...)"; empty where it says nothing.
 std::string hdf5_cause();
 
-// How all files are opened.
+// How all files are opened for reading: also those that links lead to, as the library opens no
+// file in two ways at once.
 Handle file_access();
+hid_t link_access();
 
 // What a filter is called, "filter 32008" where unknown; what brings it, in words.
 std::string filter_name(H5Z_filter_t id);

@@ -64,10 +64,12 @@ class Sums {
     }
     for (std::int64_t k = 0; k < h_ * w_; ++k) find_hole(k);
     std::vector<std::int64_t> holes;
-    for (const Pixel& pixel : pixels_) {
-      found.count += pixel.dead ? 1 : 0;
+    for (std::size_t k = 0; k < pixels_.size(); ++k) {
+      const Pixel& pixel = pixels_[k];
+      if (pixel.dead) found.centred.push_back(k);
       if (pixel.dead && !pixel.in_line) holes.push_back(pixel.stored);
     }
+    found.count = static_cast<std::int64_t>(found.centred.size());
     const std::string words = words_of(holes, stored_w_);
     if (!words.empty()) found.words += (found.words.empty() ? "" : ", ") + words;
     if (found.count > 0) found.words += " of the stored pattern";
@@ -165,14 +167,16 @@ class Sums {
           if (is_empty(pixel)) {
             if (!pixel.seen) hole.push_back(i * w_ + j);
             pixel.seen = true;
-          } else if (pixel.measured && !pixel.dead) {
+          } else if (!pixel.measured) {  // the edge of what there is, as far as one can see
+            closed = false;
+          } else if (!pixel.dead) {
             closed = closed && pixel.sum >= sure_;
             ++lit;
           }
         }
       }
     }
-    const bool small = bottom - top < widest(h_) && right - left < widest(w_);
+    const bool small = bottom - top < 2 * widest(h_) && right - left < 2 * widest(w_);
     if (!closed || !small || lit < 4) return;
     for (const std::int64_t k : hole) pixels_[static_cast<std::size_t>(k)].dead = true;
   }

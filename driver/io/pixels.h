@@ -94,6 +94,8 @@ std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field)
 struct DeadPixels {
   std::int64_t count = 0;
   std::string words;  // "rows 3, 4 and [7, 9] of the stored pattern"
+  // Places in [h, w] of the window with its zero frequency in the middle (far field).
+  std::vector<std::size_t> centred;
 };
 DeadPixels dead_pixels(const Problem& problem);
 

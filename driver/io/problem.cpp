@@ -1207,6 +1207,17 @@ void compare_wavelength(const Located& at, const Problem& problem) {
                   number_words(100.0 * stored_A) + " pm");
 }
 
+// Patterns of another beam: our simulations say of which they are.
+void compare_energy(const Config& config, const hdf5::File& file, Problem& problem) {
+  if (!config.beam.energy_keV || !file.has_attribute("/", "energy_keV")) return;
+  const double stored = file.number_attribute("/", "energy_keV");
+  constexpr double kSame = 1e-3;
+  if (std::abs(stored / *config.beam.energy_keV - 1.0) <= kSame) return;
+  problem.found.push_back({"beam.energy_keV = " + number_words(*config.beam.energy_keV) + ", but " +
+                               file.path() + " says energy_keV = " + number_words(stored),
+                           "the energy (beam.energy_keV)"});
+}
+
 // Onto the window's pixels where the file says that it has others. `corner`: of the stored probe,
 // in the window.
 at::Tensor on_our_pixels(const Config& config, const Located& at, const at::Tensor& probe,
@@ -1724,6 +1735,7 @@ Problem load_geometry(const Config& config, const OutlineCheck& fits) {
   // What is cheap to check comes first: nothing large is made before it is known to fit.
   require_room(config, layout, stack.patterns, 0);
   set_wavelength(config, problem);
+  compare_energy(config, stack.at.file, problem);
   set_object_pixel(config, problem);
   require_aperture_inside(config, stack, layout, problem);
   const std::vector<bool> chosen =

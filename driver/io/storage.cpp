@@ -97,10 +97,6 @@ Beside open_beside(hid_t object, const std::string& name, const char* variable) 
     if (!fs::exists(place, ignored)) continue;
     const Handle access = file_access();
     Handle file(H5Fopen(place.c_str(), H5F_ACC_RDONLY, access.get()), H5Fclose);
-    if (!file && contains(hdf5_cause(), "locking flag")) {
-      // The library has it open already, for a link, in its own way.
-      file = Handle(H5Fopen(place.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
-    }
     if (file) {
       result.file = std::move(file);
       return result;
@@ -351,7 +347,7 @@ class GapFinder {
         for (std::size_t axis = 0; axis < rank; ++axis)
           box[axis] = {offset[axis], 1, 1, chunk[axis]};
         for (const std::int64_t entry : entries_of(box, shape_, axes_)) {
-          mark(entry, "they were never written", true);
+          mark(entry, "never written", true);
         }
       }
       for (std::size_t axis = rank; axis-- > 0;) {
@@ -373,7 +369,7 @@ class GapFinder {
       return;
     }
     for (std::size_t k = 0; k < gaps_.reason_of.size(); ++k) {
-      mark(static_cast<std::int64_t>(k), "they were never written", true);
+      mark(static_cast<std::int64_t>(k), "never written", true);
     }
   }
 
@@ -428,7 +424,7 @@ class GapFinder {
       }
       file = std::move(beside.file);
     }
-    const Handle dataset(H5Dopen2(file.get(), dataset_name.c_str(), H5P_DEFAULT), H5Dclose);
+    const Handle dataset(H5Dopen2(file.get(), dataset_name.c_str(), link_access()), H5Dclose);
     if (!dataset) {
       const std::string why = trouble_with(file.get(), dataset_name);
       source.why =
@@ -625,7 +621,7 @@ struct Lister {
     for (const std::string& name : names) {
       if (found.size() >= limit) return;
       const std::string whole = group == "/" ? name : group + "/" + name;
-      const Handle object(H5Oopen(file, whole.c_str(), H5P_DEFAULT), H5Oclose);
+      const Handle object(H5Oopen(file, whole.c_str(), link_access()), H5Oclose);
       const H5I_type_t type = object ? H5Iget_type(object.get()) : H5I_BADID;
       if (type == H5I_GROUP) {
         walk(whole);
@@ -677,7 +673,7 @@ std::string trouble_with(std::int64_t file, const std::string& name) {
   for (std::size_t k = 0; k < parts.size(); ++k) {
     path += (k == 0 ? (name.starts_with("/") ? "/" : "") : "/") + parts[k];
     if (H5Lexists(file, path.c_str(), H5P_DEFAULT) <= 0) return "";
-    const Handle object(H5Oopen(file, path.c_str(), H5P_DEFAULT), H5Oclose);
+    const Handle object(H5Oopen(file, path.c_str(), link_access()), H5Oclose);
     if (!object) return trouble_with_link(file, path, hdf5_cause());
     if (k + 1 < parts.size()) continue;
     const H5I_type_t type = H5Iget_type(object.get());
@@ -689,7 +685,7 @@ std::string trouble_with(std::int64_t file, const std::string& name) {
       return "it is a group" + (names.empty() ? ", without datasets" : ", with " + names);
     }
     if (type != H5I_DATASET) return "it is a type, not a dataset";
-    const Handle dataset(H5Dopen2(file, path.c_str(), H5P_DEFAULT), H5Dclose);
+    const Handle dataset(H5Dopen2(file, path.c_str(), link_access()), H5Dclose);
     if (!dataset) return reason_of_cause(hdf5_cause());
   }
   return "";

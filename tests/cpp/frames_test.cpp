@@ -368,6 +368,9 @@ TEST_F(FramesTest, DeadPixelsAreThoseBetweenBrightOnes) {
   expect_words(dead(some, {"detector.orientation.transpose=true"}).words,
                {"row 3", "column 9", "[6, 2] of the stored"});
   EXPECT_EQ(dead(some, {"detector.pad=2"}).words, found.words);
+  at::Tensor stop = counts_.clone();
+  stop.narrow(1, 5, 5).narrow(2, 6, 4).zero_();
+  EXPECT_EQ(dead(stop).count, 20);
   // Masked, nothing is dead.
   mask_ = some.sum(0).eq(0).to(at::kByte);
   EXPECT_EQ(dead(some, {"data.mask=mask"}).count, 0);

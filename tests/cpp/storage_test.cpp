@@ -265,6 +265,22 @@ TEST_F(StorageTest, LinksAreListedAndFollowedAndToldWhereTheyDangle) {
                {"another error", "must name a dataset", "it is a group"});
 }
 
+TEST_F(StorageTest, LinksMayLeadIntoAFileThatIsNamedToo) {
+  write_chunks("raw.h5", {0, 1, 2, 3, 4, 5});
+  const hid_t file = H5Fcreate(path("links.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  for (const char* name : {"data", "positions"}) {
+    H5Lcreate_external("raw.h5", name, file, name, H5P_DEFAULT, H5P_DEFAULT);
+  }
+  H5Fclose(file);
+  for (const char* first : {"links.h5", "raw.h5"}) {
+    for (const char* positions : {"positions", "raw.h5:positions", "links.h5:positions"}) {
+      const std::string config = std::string("data.file = \"") + first + "\"\ndata.positions = \"" +
+                                 positions + "\"\nprobe.file = \"raw.h5\"\n";
+      EXPECT_NO_THROW(load_problem(parse_config(config, path("c.toml")))) << config;
+    }
+  }
+}
+
 TEST_F(StorageTest, FilesThatCannotBeOpenedSayWhy) {
   write_chunks("d.h5", {0, 1, 2, 3, 4, 5});
   const auto why = [&](const std::string& name) {

@@ -600,3 +600,31 @@ def test_patterns_turned_or_mirrored_against_the_scan_are_seen_in_their_curl(
     if word == "data.rotation_deg = ":
         angle = float(said[0].split("data.rotation_deg = ")[1].split(",")[0])
         assert abs(angle) < 8
+
+
+def test_what_was_not_measured_or_written_repeats_itself(tmp_path):
+    sample = Sample()
+    data = sample.counts()
+    again = data.copy()
+    again[5:9] = again[4]
+    (said,) = doubts(write(tmp_path, again, sample))
+    assert "4 frames (5, 6, 7, 8) hold the very values of a frame before" in said
+    again[9:] = 0
+    positions = sample.positions.copy()
+    sample.positions[3:7] = positions[3]
+    said = doubts(write(tmp_path, data, sample))
+    assert any("4 frames (3, 4, 5, 6) have one and the same position" in text for text in said)
+    sample.positions[:] = positions[3]
+    said = doubts(write(tmp_path, data, sample))
+    assert any("all positions are equal" in text for text in said)
+    # Each place visited twice.
+    sample.positions[:] = positions
+    sample.positions[1::2] = sample.positions[0 : len(positions) - 1 : 2]
+    assert not any("position" in text for text in doubts(write(tmp_path, data, sample)))
+
+
+def test_a_probe_around_the_corners_is_doubted(tmp_path):
+    sample = Sample()
+    corners = np.fft.ifftshift(np.asarray(sample.modes), axes=(-2, -1))
+    said = doubts(write(tmp_path, sample.counts(), sample, probe=corners))
+    assert any("lies around the corners of its window" in text for text in said)

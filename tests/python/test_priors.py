@@ -218,7 +218,7 @@ def test_the_plain_methods_of_the_demo_do_what_they_are_named_after():
     truth = np.where(np.hypot(*(np.indices((64, 64)) - 31.5)) < 14, 1.0, 0.0)
     noisy = truth + 0.3 * generator.standard_normal(truth.shape)
     given = compare.without_ramp(noisy)
-    one = compare.Comparison(0.0, (0, 0), given, compare.without_ramp(truth), 1.0, None)
+    one = compare.Comparison(0.0, True, (0, 0), given, compare.without_ramp(truth), 1.0, None)
     smooth = demo.less_variation(one, 0.3)
     assert smooth.error < 0.5 * one.error and smooth.correlation > 0.95
 

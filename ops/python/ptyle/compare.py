@@ -24,7 +24,8 @@ MAX_SHIFT = 4
 class Comparison:
     """A reconstruction beside its truth, on the scanned area, constant and ramp removed."""
 
-    correlation: float
+    correlation: float  # 1 where they are alike
+    holds: bool  # whether the slices' phases, of 2 pi each, can hold the truth's
     shift: tuple[float, float]  # truth moved by (rows, columns) pixels onto the reconstruction
     phase: np.ndarray  # [rows, columns] rad, reconstructed, summed over slices
     truth: np.ndarray  # [rows, columns] rad, low-passed to the detector's edge
@@ -160,10 +161,20 @@ def compare(result_path: str | Path, truth_path: str | Path) -> Comparison:
 
     phase = summed_phase(transmission, area)[area]
     truth = low_pass(truth)
+    here = cut(truth, phase, corner)
+    if min(corner) < 0 or here.shape != phase.shape:
+        raise ValueError(
+            f"{result_path}: the scanned area, {phase.shape[0]} x {phase.shape[1]} pixels at "
+            f"{corner}, must lie inside the truth of {truth_path}, {truth.shape[0]} x "
+            f"{truth.shape[1]}: are they of the same pixels?"
+        )
+    holds = float(np.ptp(without_ramp(here))) <= 2 * math.pi * len(transmission)
     shift = register(phase, truth, corner)
     aligned = without_ramp(cut(fourier_shift(truth, shift), phase, corner))
     phase = without_ramp(phase)
-    return Comparison(correlation(phase, aligned), shift, phase, aligned, pixel_nm, probe, history)
+    return Comparison(
+        correlation(phase, aligned), holds, shift, phase, aligned, pixel_nm, probe, history
+    )
 
 
 def _nice_length(extent: float) -> float:
@@ -298,6 +309,13 @@ def main(arguments: list[str] | None = None) -> int:
         f"{comparison.phase.shape[0]} x {comparison.phase.shape[1]} pixels, "
         f"truth moved by ({rows:+.2f}, {columns:+.2f}) pixels"
     )
+    if not comparison.holds:
+        print(
+            "ptyle.compare: the truth's phase spans more than the 2 pi of each slice: it is "
+            "wrapped in the result, and this correlation and shift say little (more "
+            "object.slices hold it)",
+            file=sys.stderr,
+        )
     if options.output:
         try:
             draw(comparison, options.output, options.title)
