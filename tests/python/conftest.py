@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+# A shell's background job ignores Ctrl-C, and so would the programs that tests send it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 DATA = Path(os.environ.get("PTYLE_DATA") or ROOT.parent / "shared" / "data")
 
 
