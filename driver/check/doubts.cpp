@@ -232,6 +232,15 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
   if (masked > 0.1) {
     doubt(number(100.0 * masked, 3) + " % of the pixels are masked");
   }
+  const std::int64_t sporadic =
+      problem.sentinel_pixels - n * problem.good_patterns.eq(0).sum().item<std::int64_t>();
+  if (sporadic > std::max<std::int64_t>(10, n / 10)) {
+    doubt(counted(sporadic, "pixel") + " (" +
+              number(100.0 * static_cast<double>(sporadic) / pixels, 3) +
+              " %) hold the largest value of their type, but not in all frames: masked, as where a "
+              "detector is saturated or has lost them",
+          "saturated or lost pixels");
+  }
   if (!config.detector.saturation && problem.largest_count >= 255.0 &&
       problem.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
     doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +

@@ -628,3 +628,13 @@ def test_a_probe_around_the_corners_is_doubted(tmp_path):
     corners = np.fft.ifftshift(np.asarray(sample.modes), axes=(-2, -1))
     said = doubts(write(tmp_path, sample.counts(), sample, probe=corners))
     assert any("lies around the corners of its window" in text for text in said)
+
+
+def test_marks_in_some_frames_are_masked_and_doubted(tmp_path):
+    sample = Sample()
+    data = sample.counts()
+    data[:, 3:5, 7] = 65535  # a gap
+    assert doubts(write(tmp_path, data, sample)) == []
+    data[np.random.default_rng(1).random(data.shape) < 1e-3] = 65535
+    (said,) = doubts(write(tmp_path, data, sample))
+    assert "hold the largest value of their type, but not in all frames" in said
