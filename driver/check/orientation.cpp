@@ -439,7 +439,8 @@ void doubt_curl(const Config& config, const Problem& problem, const Scan& scan, 
 
 void doubt_orientation(const Config& config, const Problem& problem, const Scan& scan,
                        std::vector<Doubt>& found) {
-  if (problem.detector) return;
+  constexpr double kLeastStep = 1e-6;  // pixels: positions that are all at one place have none
+  if (problem.detector || !(scan.step > kLeastStep)) return;
   const std::optional<Orientation> seen = orientation_of_shadows(config, problem, scan);
   if (!seen) {
     doubt_curl(config, problem, scan, /*mirrored_too=*/true, found);
