@@ -16,6 +16,20 @@
 #include <type_traits>
 #include <utility>
 
+// toml++ takes some malformed keys for what cannot be, and without its assertions goes on with
+// undefined behaviour: here they refuse the text.
+#undef NDEBUG
+#define TOML_ASSERT(expression) \
+  (static_cast<bool>(expression) ? static_cast<void>(0) : ptyle::driver::refuse_toml())
+namespace ptyle::driver {
+namespace {
+
+struct MalformedToml {};
+
+[[noreturn]] void refuse_toml() { throw MalformedToml(); }
+
+}  // namespace
+}  // namespace ptyle::driver
 #include <toml++/toml.h>
 
 #include "driver/errors.h"
@@ -756,6 +770,8 @@ void apply_override(toml::table& root, const std::string& text, Source& source) 
     parsed = toml::parse("value = " + value);
   } catch (const toml::parse_error&) {
     parsed.clear();
+  } catch (const MalformedToml&) {
+    parsed.clear();
   }
   if (parsed.size() != 1) {
     parsed.clear();
@@ -1060,6 +1076,9 @@ Config parse_config(const std::string& text, const std::string& path,
     message << path << ":" << error.source().begin.line
             << ": not valid TOML: " << error.description();
     throw ConfigError(message.str());
+  } catch (const MalformedToml&) {
+    throw ConfigError(path +
+                      ": not valid TOML: a key or a value has a character that cannot be in one");
   }
   for (const std::string& override_text : overrides) apply_override(root, override_text, source);
 

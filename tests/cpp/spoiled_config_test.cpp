@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -130,6 +131,30 @@ TEST(Config, SpoiledTextsAreUnderstoodOrRefusedInALine) {
   }
   EXPECT_GT(understood, 20);
   EXPECT_GT(refused, 500);
+}
+
+// All texts of up to four of the characters that the grammar is made of.
+TEST(Config, EveryShortTextIsRefusedInALine) {
+  const std::string alphabet = "a1.,=-[]{}\"'# \n\\\xc3";
+  std::set<std::string> words;
+  for (int length = 1; length <= 4; ++length) {
+    std::vector<std::size_t> digits(static_cast<std::size_t>(length), 0);
+    for (std::size_t at = 0; at < digits.size();) {
+      std::string text;
+      for (const std::size_t digit : digits) text += alphabet[digit];
+      try {
+        parse_config(text, "/x/y.toml");
+        ADD_FAILURE() << "accepted without any data: " << text;
+      } catch (const ConfigError& error) {
+        words.insert(error.what());
+        EXPECT_TRUE(speaks_for_itself(error.what())) << error.what() << "\nof:\n" << text;
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << "no ConfigError: " << error.what() << "\nof:\n" << text;
+      }
+      for (at = 0; at < digits.size() && ++digits[at] == alphabet.size(); ++at) digits[at] = 0;
+    }
+  }
+  EXPECT_GT(words.size(), 20u);
 }
 
 }  // namespace
