@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace ptyle::driver::words {
 
@@ -12,6 +13,21 @@ inline std::string number(double value, int digits = 4) {
   char text[40];
   std::snprintf(text, sizeof(text), "%.*g", digits, value);
   return text;
+}
+
+// With all its digits.
+inline std::string exact(double value) {
+  char text[40];
+  std::snprintf(text, sizeof(text), "%.*g", value == std::floor(value) ? 17 : 10, value);
+  return text;
+}
+
+// "[3, 64, 64]".
+template <typename Sizes = std::vector<std::int64_t>>
+std::string shape(const Sizes& sizes) {
+  std::string text = "[";
+  for (const auto size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
 }
 
 // "1 pixel", "3 pixels".

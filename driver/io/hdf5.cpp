@@ -13,6 +13,7 @@
 #include "driver/errors.h"
 #include "driver/io/hdf5_device.h"
 #include "driver/io/hdf5_handle.h"
+#include "driver/words.h"
 
 namespace ptyle::driver::hdf5 {
 
@@ -239,14 +240,6 @@ Handle memory_type(at::ScalarType type, hid_t stored = -1) {
   return compound;
 }
 
-std::string shape_words(const std::vector<std::int64_t>& shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    text += (i ? ", " : "") + std::to_string(shape[i]);
-  }
-  return text + "]";
-}
-
 std::int64_t product(const std::vector<std::int64_t>& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{1}, std::multiplies<>());
 }
@@ -440,8 +433,8 @@ at::Tensor File::read_block(const std::string& name, const std::vector<std::int6
                (*start)[axis] <= known.shape[axis] - shape[axis];
     }
     if (!inside) {
-      fail("dataset \"" + name + "\" has no " + shape_words(shape) + " at " + shape_words(*start) +
-           ": its shape is " + shape_words(known.shape));
+      fail("dataset \"" + name + "\" has no " + words::shape(shape) + " at " +
+           words::shape(*start) + ": its shape is " + words::shape(known.shape));
     }
   }
   at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(known.type));
@@ -559,8 +552,8 @@ void File::write_area(const std::string& name, const std::vector<std::int64_t>& 
     inside = start[axis] >= 0 && start[axis] <= known.shape[axis] - shape[axis];
   }
   if (!inside) {
-    fail("cannot write " + shape_words(shape) + " at " + shape_words(start) + " of dataset \"" +
-         name + "\", whose shape is " + shape_words(known.shape));
+    fail("cannot write " + words::shape(shape) + " at " + words::shape(start) + " of dataset \"" +
+         name + "\", whose shape is " + words::shape(known.shape));
   }
   if (dense.numel() == 0) return;
   const Handle dataset(H5Dopen2(id_, name.c_str(), link_access()), H5Dclose);

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "driver/io/hdf5_handle.h"
+#include "driver/words.h"
 
 namespace ptyle::driver::hdf5 {
 namespace {
@@ -267,14 +268,6 @@ Sizes shape_of(hid_t space) {
 
 hsize_t values_of(const Sizes& shape) {
   return std::accumulate(shape.begin(), shape.end(), hsize_t{1}, std::multiplies<>());
-}
-
-std::string shape_words(const Sizes& shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  }
-  return text + "]";
 }
 
 // ---- gaps ----
@@ -555,7 +548,7 @@ class GapFinder {
       }
       if (too_small) {
         for (const std::int64_t entry : entries) {
-          mark(entry, whence + " has the shape " + shape_words(from.shape) +
+          mark(entry, whence + " has the shape " + words::shape(from.shape) +
                           ", less than what is taken from it");
         }
         return;
