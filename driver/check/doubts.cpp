@@ -13,6 +13,7 @@
 #include "driver/check/parts.h"
 #include "driver/engine/priors.h"
 #include "driver/io/guesses.h"
+#include "driver/io/pixels.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
 #include "driver/tiles/decomposition.h"
@@ -91,6 +92,17 @@ std::int64_t overhanging(const Problem& problem) {
     count += over ? 1 : 0;
   }
   return count;
+}
+
+// Whether the largest value occurs more often than measured values do: that of few counts does too,
+// but then one less occurs more often still.
+bool is_clipped(const Problem& problem) {
+  const std::int64_t n = problem.positions.size(0);
+  if (problem.pixels_at_largest <= std::max<std::int64_t>(10, n / 10)) return false;
+  constexpr double kMany = 255.0, kFew = 7.0;
+  if (problem.largest_count >= kMany) return true;
+  return problem.largest_count >= kFew && one_count(problem) == 1 &&
+         problem.pixels_at_largest > 2 * problem.pixels_below_largest;
 }
 
 // "[60, 64]", of windows as data.crop and data.pad take them.
@@ -241,8 +253,7 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
               "detector is saturated or has lost them",
           "saturated or lost pixels");
   }
-  if (!config.detector.saturation && problem.largest_count >= 255.0 &&
-      problem.pixels_at_largest > std::max<std::int64_t>(10, n / 10)) {
+  if (!config.detector.saturation && is_clipped(problem)) {
     doubt("the largest value, " + number(problem.largest_count, 10) + ", occurs " +
               counted(problem.pixels_at_largest, "time") +
               ": is the detector saturated there (detector.saturation)?",

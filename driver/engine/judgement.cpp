@@ -133,13 +133,15 @@ std::string usual_causes(const Config& config, const Problem& problem,
     const char *key, *words;
     bool may_be = true;
   };
-  const std::array<Usual, 8> all = {{
+  const std::array<Usual, 9> all = {{
       {"data.position_unit", "the positions' unit or order (data.position_unit)"},
       {"data.rotation_deg", "their rotation (data.rotation_deg)"},
       {"detector.orientation", "detector.orientation"},
       {"defocus", "the start's defocus or its sign"},
       {"window", "a window too small for the probe"},
       {"detector.gain", "values that are no counts (detector.gain)", !whole_counts(problem)},
+      {"detector.dark", "a pedestal in the values (detector.dark)",
+       config.detector.dark_dataset.empty()},
       {"probe.modes", "a probe of more than one mode (probe.modes)", config.probe.modes == 1},
       {"object.slices", "a thick object (object.slices)", config.object.slices == 1},
   }};

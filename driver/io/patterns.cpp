@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -233,6 +234,17 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
                                  words + "; data.mask)?",
                              "hot pixels (data.mask; " + words + ")", Doubt::kPixels});
   }
+  if (config.detector.geometry == "far") {
+    if (const auto pedestal = pedestal_of(sample.patterns, sample.mask)) {
+      problem.found.push_back(
+          {"the darkest quarter of the pixels holds " + words::number(pedestal->mean) +
+               " on average and varies by " + words::number(pedestal->deviation, 2) +
+               ", where counts would by " + words::number(std::sqrt(pedestal->mean), 2) +
+               ": is that a pedestal (detector.dark = " + words::number(pedestal->mean, 3) +
+               " takes it off), or are values no counts (detector.gain)?",
+           "a pedestal in the values (detector.dark)"});
+    }
+  }
   const std::vector<std::uint8_t> blocks = blocks_of(map.window);
   constexpr auto kAll = static_cast<std::size_t>(kBlocks * kBlocks);
   std::vector<std::vector<double>> shares(kAll);
@@ -447,6 +459,8 @@ void summarise_patterns(const Config& config, Problem& problem) {
   row = problem.statistics.const_data_ptr<double>();
   for (std::int64_t k = 0; k < n; ++k, row += kStatistics) {
     if (row[1] == largest) problem.pixels_at_largest += static_cast<std::int64_t>(row[6]);
+    if (row[1] == largest) problem.pixels_below_largest += static_cast<std::int64_t>(row[10]);
+    if (row[1] == largest - 1.0) problem.pixels_below_largest += static_cast<std::int64_t>(row[6]);
   }
   problem.mean_counts_per_pattern = problem.total_counts / static_cast<double>(n);
   problem.largest_count = largest;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
@@ -262,6 +263,29 @@ DeadPixels dead_pixels(const Problem& problem) {
   constexpr std::int64_t kEnough = 9;  // patterns: interference has no zero in so many
   if (problem.positions.size(0) < kEnough) return {};
   return Sums(problem).find();
+}
+
+std::optional<Pedestal> pedestal_of(const at::Tensor& patterns,
+                                    const std::optional<at::Tensor>& mask) {
+  constexpr std::int64_t kFewestPatterns = 8, kFewestPixels = 64;
+  const std::int64_t n = patterns.size(0);
+  at::Tensor values = patterns.to(at::kDouble).reshape({n, -1});
+  if (mask) {
+    at::Tensor bad = mask->reshape({-1, values.size(1)}).any(0);
+    values = values.index_select(1, bad.logical_not().nonzero().flatten());
+  }
+  const std::int64_t darkest = values.size(1) / 4;
+  if (n < kFewestPatterns || darkest < kFewestPixels) return std::nullopt;
+  const at::Tensor order = values.mean(0).argsort();
+  values = values.index_select(1, order.narrow(0, 0, darkest));
+  const double mean = values.mean().item<double>();
+  const double variance = values.var(0).mean().item<double>();
+  constexpr double kFewCounts = 5.0;
+  // Counts vary by their mean; specimens make dark pixels vary more, not less.
+  if (mean < kFewCounts || variance > 0.5 * mean || values.min().item<double>() < 0.5 * mean) {
+    return std::nullopt;
+  }
+  return Pedestal{mean, std::sqrt(variance)};
 }
 
 std::string pixel_words(const Problem& problem, const std::vector<std::int64_t>& pixels) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <unordered_map>
@@ -98,6 +99,15 @@ struct DeadPixels {
   std::vector<std::size_t> centred;
 };
 DeadPixels dead_pixels(const Problem& problem);
+
+// What all pixels of the dark part hold in every one of some far-field patterns [k, h, w], where
+// that varies by less than counts do: their mean, and its standard deviation. nullopt where they
+// are no more than a few counts, or vary as counts.
+struct Pedestal {
+  double mean = 0.0, deviation = 0.0;
+};
+std::optional<Pedestal> pedestal_of(const at::Tensor& patterns,
+                                    const std::optional<at::Tensor>& mask);
 
 // What one count is, where all of the summed patterns' values are whole multiples of it; 0 where
 // they are not whole or are too few to tell.

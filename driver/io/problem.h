@@ -100,9 +100,9 @@ struct Problem {
   std::vector<std::int64_t> replaced_modes;
 
   // What was found in each pattern, by position: zeros where it is not held.
-  // [positions, 10] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
+  // [positions, 11] float64: sum over unmasked pixels, largest, negative, sentinel, saturated,
   // masked, how many have the largest value, sums of counts times row and column from the zero
-  // frequency, checksum of values and mask
+  // frequency, checksum of values and mask, how many have one less than the largest
   at::Tensor statistics;
   at::Tensor evidence;       // [positions, FrameEvidence::kColumns] float64, likewise
   at::Tensor good_patterns;  // [h, w] int64, how many held patterns measured a pixel
@@ -124,6 +124,7 @@ struct Problem {
   double mean_counts_per_pattern = 0.0;
   double largest_count = 0.0;
   std::int64_t pixels_at_largest = 0;
+  std::int64_t pixels_below_largest = 0;  // with one less
   std::int64_t negative_pixels = 0;
   std::int64_t masked_pixels = 0;     // of all positions x h x w
   std::int64_t sentinel_pixels = 0;   // stored value = largest of its unsigned type, masked

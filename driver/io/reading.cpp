@@ -110,6 +110,7 @@ struct PatternStatistics {
   double sum = 0.0;
   double largest = -std::numeric_limits<double>::infinity();
   std::int64_t negative = 0, sentinel = 0, saturated = 0, masked = 0, at_largest = 0;
+  std::int64_t below_largest = 0;  // have one less
   Fault fault = Fault::kNone;
   std::int64_t fault_index = 0;  // stored pixel
   double fault_value = 0.0;
@@ -215,9 +216,13 @@ bool convert_pattern(const Stored* stored, const Conversion& conversion,
     }
     if (sum != 0.0) statistics.lit[conversion.blocks[pixel]] = true;
     statistics.sum += sum;
-    if (sum > statistics.largest) statistics.at_largest = 0;
-    statistics.largest = std::max(statistics.largest, sum);
+    if (sum > statistics.largest) {
+      statistics.below_largest = sum - 1.0 == statistics.largest ? statistics.at_largest : 0;
+      statistics.at_largest = 0;
+      statistics.largest = sum;
+    }
     if (sum == statistics.largest) ++statistics.at_largest;
+    if (sum == statistics.largest - 1.0) ++statistics.below_largest;
     if (sum < 0.0) ++statistics.negative;
   }
   return marked;
@@ -468,6 +473,7 @@ void read_patterns(const Config& config, const Stack& stack, const PixelMap& map
       }
     });
     to[9] = static_cast<double>(seen >> 12);  // exact in a float64
+    to[10] = static_cast<double>(one.below_largest);
   }
 
   if (mask.each.defined()) {

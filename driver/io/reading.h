@@ -16,7 +16,7 @@
 
 namespace ptyle::driver {
 
-constexpr std::int64_t kStatistics = 10;  // columns of Problem::statistics
+constexpr std::int64_t kStatistics = 11;  // columns of Problem::statistics
 
 // Patterns of problem.held, mask and statistics. Values that are not finite or do not fit are told
 // in `evidence` where `tolerant`, else thrown.

@@ -638,3 +638,38 @@ def test_marks_in_some_frames_are_masked_and_doubted(tmp_path):
     data[np.random.default_rng(1).random(data.shape) < 1e-3] = 65535
     (said,) = doubts(write(tmp_path, data, sample))
     assert "hold the largest value of their type, but not in all frames" in said
+
+
+def test_a_pedestal_in_every_pixel_is_told(tmp_path):
+    sample = Sample(size=32, counts=3e4)
+    counts = sample.counts().astype(np.int32)
+    assert doubts(write(tmp_path, counts, sample)) == []
+    noise = np.random.default_rng(5).normal(0.0, 2.0, counts.shape)
+    raised = write(tmp_path, np.round(counts + 100 + noise).astype(np.int32), sample, name="r")
+    told = [text for text in doubts(raised) if "pedestal" in text]
+    assert len(told) == 1 and "(detector.dark = 99.6 takes it off)" in told[0], told
+    assert not any("pedestal" in text for text in doubts(raised, "detector.dark=100"))
+    # As much scattered light, which is counted, is none.
+    light = np.random.default_rng(6).poisson(100.0, counts.shape)
+    lit = write(tmp_path, (counts + light).astype(np.int32), sample, name="l")
+    assert not any("pedestal" in text for text in doubts(lit))
+
+
+@pytest.mark.parametrize("limit", [9, 63, 1000])
+def test_values_that_stop_at_a_limit_are_told(tmp_path, limit):
+    sample = Sample(size=32, counts=100.0 * limit)
+    counts = sample.counts().astype(np.int32)
+    assert counts.max() > 1.5 * limit
+    assert doubts(write(tmp_path, counts, sample)) == []
+    clipped = doubts(write(tmp_path, np.minimum(counts, limit), sample, name="c"))
+    assert any(f"the largest value, {limit}, occurs" in text for text in clipped), clipped
+
+
+def test_the_largest_of_few_counts_is_no_limit(tmp_path):
+    # it occurs often, and one less more often; in units of 4 there is none between them
+    for counts in (50.0, 300.0, 1000.0):
+        sample = Sample(size=32, counts=counts)
+        few = sample.counts().astype(np.int32)
+        for k, data in enumerate((few, 4 * few)):
+            found = doubts(write(tmp_path, data, sample, name=f"f{k}"))
+            assert not any("occurs" in text for text in found), found
