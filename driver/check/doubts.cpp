@@ -98,7 +98,8 @@ std::int64_t overhanging(const Problem& problem) {
 // but then one less occurs more often still.
 bool is_clipped(const Problem& problem) {
   const std::int64_t n = problem.positions.size(0);
-  if (problem.pixels_at_largest <= std::max<std::int64_t>(10, n / 10)) return false;
+  const std::int64_t hot = n * static_cast<std::int64_t>(problem.hot.size());  // told on their own
+  if (problem.pixels_at_largest <= hot + std::max<std::int64_t>(10, n / 10)) return false;
   constexpr double kMany = 255.0, kFew = 7.0;
   if (problem.largest_count >= kMany) return true;
   return problem.largest_count >= kFew && one_count(problem) == 1 &&

@@ -25,9 +25,12 @@ at::Tensor centred(const Problem& problem, const at::Tensor& image) {
   return at::roll(image, {problem.window[0] / 2, problem.window[1] / 2}, {0, 1}).contiguous();
 }
 
-// The mean over the patterns that measured a pixel; 0 where none did.
+// The mean over the patterns that measured a pixel; 0 where none did, and where a pixel is hot.
 at::Tensor mean_pattern(const Problem& problem) {
-  return problem.pattern_sum / problem.summed_patterns.clamp_min(1).to(at::kDouble);
+  const at::Tensor mean =
+      problem.pattern_sum / problem.summed_patterns.clamp_min(1).to(at::kDouble);
+  for (const std::int64_t pixel : problem.hot) mean.data_ptr<double>()[pixel] = 0.0;
+  return mean;
 }
 
 // The middle of an image's bright part: of values above a tenth of what its brightest hundredth
@@ -169,8 +172,9 @@ double spread_around(const at::Tensor& image, std::int64_t row, std::int64_t col
 std::optional<std::array<double, 2>> zero_frequency_of(const Problem& problem) {
   if (problem.detector) return std::nullopt;
   const at::Tensor image = centred(problem, mean_pattern(problem));
-  const at::Tensor measured =
-      centred(problem, problem.summed_patterns.gt(0).to(at::kByte)).contiguous();
+  const at::Tensor good_ones = problem.summed_patterns.gt(0).to(at::kByte);
+  for (const std::int64_t pixel : problem.hot) good_ones.data_ptr<std::uint8_t>()[pixel] = 0;
+  const at::Tensor measured = centred(problem, good_ones);
   auto* good = measured.mutable_data_ptr<std::uint8_t>();
   for (const std::size_t dead : dead_pixels(problem).centred) good[dead] = 0;
   const Point middle = {static_cast<double>(problem.window[0] / 2),

@@ -144,22 +144,52 @@ void doubt_aperture(const Config& config, const Problem& problem, std::vector<Do
   found.push_back({text, "the semiangle or the sampling"});
 }
 
+// The defocus, 10 or 1000 times the config's, whose disc would overlap with its neighbours', as
+// usual; 0 where there is none.
+double defocus_that_overlaps(const Config& config, const Problem& problem, const Scan& scan) {
+  if (!config.probe.file.empty() || config.probe.defocus_nm == 0.0) return 0.0;
+  const double window_A =
+      std::min(static_cast<double>(problem.window[0]) * *problem.pixel_row_A,
+               static_cast<double>(problem.window[1]) * *problem.pixel_column_A);
+  for (const double factor : {10.0, 1000.0}) {
+    const double defocus_nm = factor * config.probe.defocus_nm;
+    const double disc_A = 20.0 * std::abs(defocus_nm) * 1e-3 * *config.probe.semiangle_mrad;
+    constexpr double kUsual = 0.7;
+    if (disc_A < 0.8 * window_A && overlap_of(scan.step, disc_A / *problem.pixel_row_A) > kUsual) {
+      return defocus_nm;
+    }
+  }
+  return 0.0;
+}
+
 // Steps between positions against the probe: a wrong unit makes them far too long or too short.
 void doubt_steps(const Config& config, const Problem& problem, const Scan& scan,
                  std::vector<Doubt>& found) {
   if (problem.positions.size(0) < 2) return;
   const std::string own = "data.position_unit = \"" + config.data.position_unit + "\"";
   const std::string other = usual_unit(config, problem.pixel_row_A, scan.step, scan.diameter);
-  const std::string question =
-      ": is " + own + " right" + (other.empty() ? "" : " (" + other + ")") + "?";
+  std::string question = ": is " + own + " right" + (other.empty() ? "" : " (" + other + ")") + "?";
   const std::string cause = "the positions' unit (data.position_unit), or their steps";
   const std::string overlap =
       "the linear overlap of neighbouring probes is " + number(100.0 * scan.overlap(), 4) + " %";
   const std::string sizes = " (probe diameter " + number(scan.diameter, 3) + " pixels, step " +
                             number(scan.step, 3) + " pixels)";
   if (scan.overlap() < 0.6) {
+    if (const double larger = defocus_that_overlaps(config, problem, scan); larger != 0.0) {
+      question += " Or is probe.defocus_nm = " + number(config.probe.defocus_nm, 6) +
+                  " too small (" + number(larger, 6) + " would make them overlap)?";
+    }
     found.push_back(
         {overlap + ", and below 60 % a reconstruction seldom converges" + sizes + question, cause});
+    return;
+  }
+  // Between such positions patterns do not differ.
+  constexpr double kLeastStep = 0.1;
+  if (scan.step > 0.0 && scan.step < kLeastStep && other.empty()) {
+    found.push_back({"the positions are " + number(scan.step, 3) +
+                         " pixels of the object apart, and less than " + number(kLeastStep) +
+                         " teaches nothing" + question,
+                     cause});
     return;
   }
   // Many scans are smaller than a window, or the probe; with steps that another unit would make

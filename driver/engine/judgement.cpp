@@ -182,14 +182,16 @@ bool ended_diverged(const History& history, const Problem& problem) {
 }
 
 std::string words_of_divergence(const Config& config, const Problem& problem,
-                                const History& history, double highest) {
+                                const History& history, double highest, std::int64_t iterations) {
   const std::vector<double>& errors = history.amplitude_error;
   const std::size_t best = place_of_least(errors);
   std::string text = "the run diverged: its amplitude_error ";
   if (errors.size() > 1) {
     text += "was " + number(errors[best]) + " in iteration " + std::to_string(best + 1) + " and ";
   }
-  text += "is " + number(errors.back()) + " in iteration " + std::to_string(errors.size());
+  const auto count = static_cast<std::int64_t>(errors.size());
+  text += "is " + number(errors.back()) +
+          (count > iterations ? " after the last" : " in iteration " + std::to_string(count));
   if (errors.back() > highest) {
     text += ", where an object without gain gives at most " + number(highest);
   }

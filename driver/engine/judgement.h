@@ -25,9 +25,10 @@ Course course_of(const History& history, const Problem& problem, double highest)
 // Whether a run that is complete has ended far above its best, or above its start.
 bool ended_diverged(const History& history, const Problem& problem);
 
-// One sentence: how the error went, and what to change.
+// One sentence: how the error went, and what to change. An error beyond those of so many iterations
+// is the result's own.
 std::string words_of_divergence(const Config& config, const Problem& problem,
-                                const History& history, double highest);
+                                const History& history, double highest, std::int64_t iterations);
 
 // A fit this many times above counting noise is worth a warning.
 inline constexpr double kFarAboveNoise = 2.0;

@@ -77,9 +77,9 @@ void write_result(const std::string& path, const State& state, const Config& con
     const bool of_file = problem.file_positions.defined();
     file.write("/positions", of_file ? problem.file_positions : problem.positions);
     file.set_attribute("/positions", "axes", "position, (row, column)");
-    file.set_attribute(
-        "/positions", "unit",
-        "object pixel: the window's corner in /object, its fraction moves the probe");
+    const std::string moves = problem.moves_object() ? "the object's patch" : "the probe";
+    file.set_attribute("/positions", "unit",
+                       "object pixel: the window's corner in /object, its fraction moves " + moves);
     file.set_attribute("/positions", "offset",
                        std::vector<double>{problem.offset[0], problem.offset[1]});
     at::Tensor used = at::ones({problem.positions.size(0)}, at::kByte);

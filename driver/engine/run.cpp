@@ -250,14 +250,20 @@ bool checkpoint_is_due(const Config& config, std::int64_t iteration) {
 // After a divergence: the last checkpoint becomes the result, on all ranks. In words, for the end
 // of a sentence.
 std::string keep_last_good(const Config& config, const std::string& data, const Problem& problem,
-                           const Decomposition& cut, const Ranks& ranks, const Remarks& remarks) {
+                           const Decomposition& cut, const Ranks& ranks, Engine& engine,
+                           Remarks& remarks) {
   const std::string& folder = config.output.folder;
   const std::string checkpoint = folder + "/checkpoint.h5";
   ranks.barrier();
   std::error_code error;
   if (!fs::exists(checkpoint, error)) return "; nothing before that was worth keeping";
+  State good;
+  {
+    const OneThread one_thread;
+    good = read_checkpoint(checkpoint, config, data, cut, ranks);
+  }
+  remarks.fit = engine.residuals(good);
   const OneThread one_thread;
-  const State good = read_checkpoint(checkpoint, config, data, cut, ranks);
   write_result(folder + "/result.h5", good, config, problem, cut, ranks, remarks);
   if (ranks.first() && config.output.png) write_pictures(folder, good, problem);
   return "; " + folder + " keeps the result of iteration " + std::to_string(good.iteration);
@@ -433,9 +439,8 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       }
       const Course course = course_of(state.history, problem, highest);
-      if (course == Course::kDiverged || (state.iteration == last && config.priors.empty() &&
-                                          ended_diverged(state.history, problem))) {
-        throw Diverged(words_of_divergence(config, problem, state.history, highest));
+      if (course == Course::kDiverged) {
+        throw Diverged(words_of_divergence(config, problem, state.history, highest, last));
       }
       if (course == Course::kRising && config.priors.empty() && ranks.first() &&
           !std::exchange(told_of_growth, true)) {
@@ -450,8 +455,18 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
         if (saved && ranks.first()) remove_set_aside(folder);
       }
     }
+    // What the last updates made counts, not the errors on the way there.
+    if (state.iteration >= last) {
+      remarks.fit = engine.residuals(state);
+      History whole = state.history;
+      whole.amplitude_error.push_back(remarks.fit->amplitude_error);
+      if (state.iteration > 0 && (course_of(whole, problem, highest) == Course::kDiverged ||
+                                  (config.priors.empty() && ended_diverged(whole, problem)))) {
+        throw Diverged(words_of_divergence(config, problem, whole, highest, state.iteration));
+      }
+    }
   } catch (const Diverged& error) {
-    const std::string kept = keep_last_good(config, data, problem, cut, ranks, remarks);
+    const std::string kept = keep_last_good(config, data, problem, cut, ranks, engine, remarks);
     throw Diverged(ranks.first() ? error.what() + kept : "");
   }
   if (ranks.first()) saving.attempt([&] { metrics->close(); });
@@ -459,7 +474,6 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   const bool checkpoint_saved =
       saving.attempt([&] { write_checkpoint(checkpoint, state, config, data, cut, ranks); });
   const bool complete = state.iteration >= last;
-  if (complete) remarks.fit = engine.residuals(state);
   {
     const OneThread one_thread;
     const bool result_saved = saving.attempt(

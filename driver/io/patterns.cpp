@@ -88,6 +88,31 @@ void count_marks(const T* stored, std::size_t pixels, double saturation,
   }
 }
 
+void doubt_hot(const HotPixels& hot, Problem& problem) {
+  const auto add = [&problem](const std::string& text, const std::string& which) {
+    problem.found.push_back({text + " in every frame: hot (" + which + "; data.mask)?",
+                             "hot pixels (data.mask; " + which + ")", Doubt::kPixels});
+  };
+  const auto lines = static_cast<std::int64_t>(hot.lines.size());
+  if (!hot.lines.empty()) {
+    std::string which;
+    for (const auto& line : hot.lines) {
+      which += (which.empty() ? "" : ", ") + line_words(problem, line);
+      problem.hot.insert(problem.hot.end(), line.begin(), line.end());
+    }
+    add(lines == 1 ? "a row or column is half as bright again as those beside it"
+                   : std::to_string(lines) +
+                         " rows or columns are half as bright again as those beside them",
+        which + " of the stored pattern");
+  }
+  if (!hot.single.empty()) {
+    problem.hot.insert(problem.hot.end(), hot.single.begin(), hot.single.end());
+    add(words::counted(static_cast<std::int64_t>(hot.single.size()), "pixel") +
+            (hot.single.size() == 1 ? " is" : " are") + " 30 times brighter than all around",
+        pixel_words(problem, hot.single));
+  }
+}
+
 // Patterns that are read from the file again whenever they are needed, ahead of time.
 class FilePatterns final : public PatternSource {
  public:
@@ -162,8 +187,8 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   std::map<std::string, Mark> marks;
   NegativeMarks negative(pixels);
   std::size_t next = 0;
-  // The largest value of these two is masked wherever it occurs, and there is no other mark.
-  const bool has_marks = stack.info.type != at::kByte && stack.info.type != at::kUInt16;
+  // The largest value of a byte is masked wherever it occurs, and there is no other mark.
+  const bool has_marks = stack.info.type != at::kByte;
   for (const Box& box : has_marks ? boxes_of(stack, frames) : std::vector<Box>{}) {
     const at::Tensor block = read_box(stack, box);
     with_type(stack.info.type, [&](auto tag) {
@@ -224,16 +249,7 @@ void look_at_some(const Config& config, const Stack& stack, const PixelMap& map,
   Problem sample = for_reading(problem);
   sample.held = positions;
   read_patterns(config, stack, map, /*tolerant=*/true, sample);
-  const std::vector<std::int64_t> hot =
-      hot_pixels(sample.patterns, config.detector.geometry == "far");
-  if (!hot.empty()) {
-    const std::string words = pixel_words(problem, hot);
-    problem.found.push_back({words::counted(static_cast<std::int64_t>(hot.size()), "pixel") +
-                                 (hot.size() == 1 ? " is" : " are") +
-                                 " 30 times brighter than all around in every frame: hot (" +
-                                 words + "; data.mask)?",
-                             "hot pixels (data.mask; " + words + ")", Doubt::kPixels});
-  }
+  doubt_hot(hot_pixels(sample.patterns, config.detector.geometry == "far"), problem);
   if (config.detector.geometry == "far") {
     if (const auto pedestal = pedestal_of(sample.patterns, sample.mask)) {
       problem.found.push_back(

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -187,6 +188,135 @@ class Sums {
   double sure_ = 0.0;  // what is never missed by chance
 };
 
+// ---- hot pixels ----
+
+// The sum of some patterns, periodic.
+class Bright {
+ public:
+  Bright(const at::Tensor& sum, const at::Tensor& lit, std::int64_t patterns, bool far_field)
+      : h_(sum.size(0)), w_(sum.size(1)), patterns_(patterns), far_field_(far_field) {
+    const double *sums = sum.const_data_ptr<double>(), *lits = lit.const_data_ptr<double>();
+    sums_.assign(sums, sums + h_ * w_);
+    for (std::int64_t k = 0; k < h_ * w_; ++k) {
+      steady_.push_back(4.0 * lits[k] >= 3.0 * static_cast<double>(patterns));
+    }
+  }
+
+  HotPixels find() {
+    HotPixels found;
+    for (const bool rows : {true, false}) find_lines(rows, found);
+    candidate_.assign(sums_.size(), false);
+    for (std::int64_t k = 0; k < h_ * w_; ++k) candidate_[index(k)] = stands_out(k);
+    std::vector<bool> seen(sums_.size(), false);
+    for (std::int64_t k = 0; k < h_ * w_; ++k) {
+      if (candidate_[index(k)] && !seen[index(k)]) add_cluster(k, seen, found.single);
+    }
+    std::stable_sort(found.single.begin(), found.single.end(), [&](std::int64_t a, std::int64_t b) {
+      return sums_[index(a)] > sums_[index(b)];
+    });
+    return found;
+  }
+
+ private:
+  static constexpr double kHot = 30.0;  // times brighter
+  static constexpr std::int64_t kAround = 2;
+  static std::size_t index(std::int64_t k) { return static_cast<std::size_t>(k); }
+
+  // work(pixel) for all around, in 5 x 5.
+  template <typename Work>
+  void around(std::int64_t pixel, const Work& work) const {
+    const std::int64_t i = pixel / w_, j = pixel % w_;
+    for (std::int64_t a = -kAround; a <= kAround; ++a) {
+      for (std::int64_t b = -kAround; b <= kAround; ++b) {
+        if (a != 0 || b != 0) work(((i + a) % h_ + h_) % h_ * w_ + ((j + b) % w_ + w_) % w_);
+      }
+    }
+  }
+
+  // The beam itself may be sharp.
+  bool is_beam(std::int64_t row, std::int64_t column) const {
+    return far_field_ && std::min(row, h_ - row) <= kAround &&
+           std::min(column, w_ - column) <= kAround;
+  }
+
+  // Above most of what is around: some of that may be hot too.
+  bool stands_out(std::int64_t pixel) const {
+    const double here = sums_[index(pixel)];
+    if (here < kHot * static_cast<double>(patterns_) || !steady_[index(pixel)] ||
+        is_beam(pixel / w_, pixel % w_)) {
+      return false;
+    }
+    std::vector<double> values;
+    around(pixel, [&](std::int64_t other) { values.push_back(sums_[index(other)]); });
+    const auto most = values.begin() + 2 * static_cast<std::ptrdiff_t>(values.size()) / 3;
+    std::nth_element(values.begin(), most, values.end());
+    return here > kHot * *most;
+  }
+
+  // What stands out side by side is hot where it is little and all around it is dark: a spot of a
+  // crystal has a rim.
+  void add_cluster(std::int64_t start, std::vector<bool>& seen,
+                   std::vector<std::int64_t>& hot) const {
+    constexpr std::size_t kMost = 6;
+    std::vector<std::int64_t> cluster = {start};
+    seen[index(start)] = true;
+    for (std::size_t next = 0; next < cluster.size(); ++next) {
+      around(cluster[next], [&](std::int64_t other) {
+        if (!candidate_[index(other)] || seen[index(other)]) return;
+        seen[index(other)] = true;
+        cluster.push_back(other);
+      });
+    }
+    bool dark = cluster.size() <= kMost;
+    for (const std::int64_t pixel : cluster) {
+      around(pixel, [&](std::int64_t other) {
+        dark =
+            dark && (candidate_[index(other)] || sums_[index(pixel)] > kHot * sums_[index(other)]);
+      });
+    }
+    if (dark) hot.insert(hot.end(), cluster.begin(), cluster.end());
+  }
+
+  // Rows, or columns, that are half as bright again as the two on either side in nine of ten
+  // pixels, by more than noise; not those through the beam, where slits leave streaks.
+  void find_lines(bool rows, HotPixels& found) const {
+    constexpr std::int64_t kShortest = 16;
+    constexpr double kMore = 1.5, kDeviations = 5.0, kShare = 0.9;
+    const std::int64_t lines = rows ? h_ : w_, length = rows ? w_ : h_;
+    if (lines < 2 * kAround + 1) return;
+    const auto value = [&](std::int64_t line, std::int64_t along) {
+      line = (line % lines + lines) % lines;
+      return sums_[index(rows ? line * w_ + along : along * w_ + line)];
+    };
+    for (std::int64_t line = 0; line < lines; ++line) {
+      if (far_field_ && std::min(line, lines - line) <= kAround) continue;
+      std::int64_t above = 0, all = 0;
+      for (std::int64_t along = 0; along < length; ++along) {
+        double most = 0.0;
+        for (std::int64_t a = 1; a <= kAround; ++a) {
+          most = std::max({most, value(line - a, along), value(line + a, along)});
+        }
+        const double here = value(line, along);
+        all += here != 0.0 || most != 0.0 ? 1 : 0;
+        above += here > kMore * most && here - most > kDeviations * std::sqrt(here) ? 1 : 0;
+      }
+      if (all < kShortest || static_cast<double>(above) < kShare * static_cast<double>(all)) {
+        continue;
+      }
+      std::vector<std::int64_t> pixels;
+      for (std::int64_t along = 0; along < length; ++along) {
+        pixels.push_back(rows ? line * w_ + along : along * w_ + line);
+      }
+      found.lines.push_back(std::move(pixels));
+    }
+  }
+
+  std::int64_t h_, w_, patterns_;
+  bool far_field_;
+  std::vector<double> sums_;
+  std::vector<bool> steady_, candidate_;
+};
+
 }  // namespace
 
 std::int64_t one_count(const Problem& problem) {
@@ -221,9 +351,7 @@ std::vector<NegativeMarks::Mark> NegativeMarks::found() const {
   return all;
 }
 
-std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field) {
-  constexpr double kHot = 30.0;
-  constexpr std::int64_t kAround = 2;
+HotPixels hot_pixels(const at::Tensor& patterns, bool far_field) {
   const std::int64_t k = patterns.size(0), h = patterns.size(1), w = patterns.size(2);
   // One by one: in float64 all of them may not fit.
   const at::Tensor sum = at::zeros({h, w}, at::kDouble), lit = at::zeros({h, w}, at::kDouble);
@@ -232,31 +360,7 @@ std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field)
     sum.add_(pattern);
     lit.add_(pattern.gt(0.0));
   }
-  const double* sums = sum.const_data_ptr<double>();
-  const double* lits = lit.const_data_ptr<double>();
-  std::vector<std::int64_t> hot;
-  for (std::int64_t i = 0; i < h; ++i) {
-    for (std::int64_t j = 0; j < w; ++j) {
-      const double here = sums[i * w + j];
-      if (here < kHot * static_cast<double>(k) ||
-          4.0 * lits[i * w + j] < 3.0 * static_cast<double>(k)) {
-        continue;
-      }
-      const std::int64_t from_row = std::min(i, h - i), from_column = std::min(j, w - j);
-      if (far_field && from_row <= kAround && from_column <= kAround) continue;
-      double around = 0.0;
-      for (std::int64_t a = -kAround; a <= kAround; ++a) {
-        for (std::int64_t b = -kAround; b <= kAround; ++b) {
-          if (a == 0 && b == 0) continue;
-          around = std::max(around, sums[(i + a + h) % h * w + (j + b + w) % w]);
-        }
-      }
-      if (here > kHot * around) hot.push_back(i * w + j);
-    }
-  }
-  std::stable_sort(hot.begin(), hot.end(),
-                   [&](std::int64_t a, std::int64_t b) { return sums[a] > sums[b]; });
-  return hot;
+  return Bright(sum, lit, k, far_field).find();
 }
 
 DeadPixels dead_pixels(const Problem& problem) {
@@ -286,6 +390,20 @@ std::optional<Pedestal> pedestal_of(const at::Tensor& patterns,
     return std::nullopt;
   }
   return Pedestal{mean, std::sqrt(variance)};
+}
+
+std::string line_words(const Problem& problem, const std::vector<std::int64_t>& line) {
+  const auto* stored = problem.first_stored.const_data_ptr<std::int64_t>();
+  const std::int64_t width = problem.stored_shape.back();
+  std::vector<std::int64_t> rows, columns;
+  for (const std::int64_t pixel : line) {
+    if (stored[pixel] < 0) continue;
+    rows.push_back(stored[pixel] / width);
+    columns.push_back(stored[pixel] % width);
+  }
+  const bool is_row =
+      std::adjacent_find(rows.begin(), rows.end(), std::not_equal_to<>()) == rows.end();
+  return (is_row ? "row " : "column ") + std::to_string(is_row ? rows.front() : columns.front());
 }
 
 std::string pixel_words(const Problem& problem, const std::vector<std::int64_t>& pixels) {

@@ -22,21 +22,28 @@ struct Problem;
 // value of an unsigned type is taken for such wherever it occurs.
 template <typename T>
 bool is_large_marker(T value) {
-  if constexpr (sizeof(T) <= 1 || std::is_same_v<T, std::uint16_t>) {
+  // Gaps are the largest value of 16, 20, 31 or 32 bits, pixels that are defective may be one less.
+  constexpr std::int64_t k16 = 65535, k20 = 1048575, k31 = 2147483647, k32 = 4294967295;
+  if constexpr (sizeof(T) <= 1) {
     return false;
+  } else if constexpr (std::is_same_v<T, std::uint16_t>) {
+    return value == k16 - 1;
   } else if constexpr (std::is_same_v<T, std::int16_t>) {
     return value == std::numeric_limits<T>::max();
   } else if constexpr (std::is_integral_v<T>) {
-    constexpr std::int64_t k16 = 65535, k32 = 4294967295, k31 = 2147483647;
     if (value == std::numeric_limits<T>::max()) return std::is_signed_v<T>;
-    if constexpr (sizeof(T) > 4) {
-      if (value == static_cast<T>(k32) || value == static_cast<T>(k31)) return true;
+    if constexpr (std::is_unsigned_v<T>) {
+      if (value == std::numeric_limits<T>::max() - 1) return true;
     }
-    return value == static_cast<T>(k16);
+    if constexpr (sizeof(T) > 4) {
+      if (value == static_cast<T>(k32) || value == static_cast<T>(k32 - 1)) return true;
+      if (value == static_cast<T>(k31)) return true;
+    }
+    return value == T(k16) || value == T(k16 - 1) || value == T(k20);
   } else {
-    constexpr double k16 = 65535.0, k32 = 4294967295.0;
-    // A 32-bit float has 4294967296 in its place.
-    return value == static_cast<T>(k16) || value == static_cast<T>(k32) ||
+    // A 32-bit float has 4294967296 in place of those of 32 bits.
+    return value == T(k16) || value == T(k16 - 1) || value == T(k20) ||
+           value == static_cast<T>(k32) || value == static_cast<T>(k32 - 1) ||
            value == std::numeric_limits<T>::max();
   }
 }
@@ -84,9 +91,14 @@ class NegativeMarks {
   int frames_ = 0;
 };
 
-// Pixels that are far brighter than all around them in most of some patterns [k, h, w], as no probe
-// makes them, brightest first; the beam itself may be that sharp.
-std::vector<std::int64_t> hot_pixels(const at::Tensor& patterns, bool far_field);
+// Pixels, or some side by side, that are 30 times brighter than all around them in most of some
+// patterns [k, h, w], as no probe makes them, brightest first; and whole rows and columns that are
+// half as bright again as those beside them. The beam itself may be that sharp.
+struct HotPixels {
+  std::vector<std::int64_t> single;              // of the window, row * w + column
+  std::vector<std::vector<std::int64_t>> lines;  // likewise, of each
+};
+HotPixels hot_pixels(const at::Tensor& patterns, bool far_field);
 
 // Pixels without a count in any of so many patterns that chance cannot explain it: whole rows or
 // columns (or halves of them, as detectors are made of chips) between others with at least 30
@@ -112,6 +124,9 @@ std::optional<Pedestal> pedestal_of(const at::Tensor& patterns,
 // What one count is, where all of the summed patterns' values are whole multiples of it; 0 where
 // they are not whole or are too few to tell.
 std::int64_t one_count(const Problem& problem);
+
+// "row 3", of the stored pattern.
+std::string line_words(const Problem& problem, const std::vector<std::int64_t>& line);
 
 // "[3, 5], [7, 9] of the stored pattern": the first ten of pixels of the window, and how many more.
 std::string pixel_words(const Problem& problem, const std::vector<std::int64_t>& pixels);

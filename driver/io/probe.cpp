@@ -208,14 +208,41 @@ double energy_at_edge(const at::Tensor& probe) {
 
 }  // namespace
 
-void compare_energy(const Config& config, const hdf5::File& file, Problem& problem) {
-  if (!config.beam.energy_keV || !file.has_attribute("/", "energy_keV")) return;
-  const double stored = file.number_attribute("/", "energy_keV");
+void compare_with_file(const Config& config, const Stack& stack, Problem& problem) {
+  const hdf5::File& file = stack.at.file;
   constexpr double kSame = 1e-3;
-  if (std::abs(stored / *config.beam.energy_keV - 1.0) <= kSame) return;
-  problem.found.push_back({"beam.energy_keV = " + words::exact(*config.beam.energy_keV) + ", but " +
-                               file.path() + " says energy_keV = " + words::exact(stored),
-                           "the energy (beam.energy_keV)"});
+  if (config.beam.energy_keV && file.has_attribute("/", "energy_keV")) {
+    const double stored = file.number_attribute("/", "energy_keV");
+    if (std::abs(stored / *config.beam.energy_keV - 1.0) > kSame) {
+      problem.found.push_back({"beam.energy_keV = " + words::exact(*config.beam.energy_keV) +
+                                   ", but " + file.path() +
+                                   " says energy_keV = " + words::exact(stored),
+                               "the energy (beam.energy_keV)"});
+    }
+  }
+  if (!problem.pixel_row_A || !file.has_attribute("/", "object_pixel_nm")) return;
+  const double stored = file.number_attribute("/", "object_pixel_nm");
+  // In the far field crop, bin and pad change the object's pixel, and not what a detector pixel
+  // samples.
+  NumberPair ours = {*problem.pixel_row_A / 10.0, *problem.pixel_column_A / 10.0};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const auto bin = static_cast<double>(config.detector.bin[axis]);
+    const auto size =
+        static_cast<double>(stack.frame[config.detector.orientation.transpose ? 1 - axis : axis]);
+    ours[axis] *= config.detector.geometry == "near"
+                      ? 1.0 / bin
+                      : bin * static_cast<double>(problem.window[axis]) / size;
+  }
+  constexpr double kSamePixel = 1e-2;
+  for (const double pixel : ours) {
+    if (std::abs(pixel / stored - 1.0) <= kSamePixel) continue;
+    problem.found.push_back({"the sampling (" + sampling_words(config) +
+                                 ") gives the stored patterns an object pixel of " +
+                                 words::number(pixel) + " nm, but " + file.path() +
+                                 " says object_pixel_nm = " + words::number(stored),
+                             "the detector's sampling (" + sampling_words(config) + ")"});
+    return;
+  }
 }
 
 void load_probe(const Config& config, Problem& problem, NumberPair& shift) {

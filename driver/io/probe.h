@@ -4,8 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "driver/config/config.h"
-#include "driver/io/hdf5.h"
 #include "driver/io/problem.h"
+#include "driver/io/stack.h"
 
 namespace ptyle::driver {
 
@@ -15,7 +15,7 @@ void load_probe(const Config& config, Problem& problem, NumberPair& shift);
 // Whether probe or object is moved where positions lie between pixels: into the problem.
 void choose_what_moves(const Config& config, const at::Tensor& positions, Problem& problem);
 
-// Patterns of another beam: our simulations say of which they are. A doubt.
-void compare_energy(const Config& config, const hdf5::File& file, Problem& problem);
+// Patterns of another beam or of other pixels: our simulations say of which they are. Doubts.
+void compare_with_file(const Config& config, const Stack& stack, Problem& problem);
 
 }  // namespace ptyle::driver

@@ -93,8 +93,12 @@ void require_aperture_inside(const Config& config, const Stack& stack, const Lay
     // Where the patterns' own disc is that of the aperture the sampling has slipped.
     const double area = static_cast<double>(layout.pixels()) * *problem.pixel_row_A *
                         *problem.pixel_column_A;  // of the window
-    slip = sampling_slip(config,
-                         edge_per_A * std::sqrt(area) / radius_in_patterns(config, stack, layout));
+    const double ratio = edge_per_A * std::sqrt(area) / radius_in_patterns(config, stack, layout);
+    slip = sampling_slip(config, ratio);
+    if (!slip.empty()) {
+      slip += " Or is it too large (" + words::number(optics.semiangle_mrad / ratio, 3) +
+              " mrad would fit)?";
+    }
   }
   throw_config_error(config, "probe.semiangle_mrad",
                      "lie inside the detector, which reaches to " +
@@ -201,8 +205,8 @@ Problem load_geometry(const Config& config, const OutlineCheck& fits) {
   // What is cheap to check comes first: nothing large is made before it is known to fit.
   require_room(config, layout, stack.patterns, 0);
   set_wavelength(config, problem);
-  compare_energy(config, stack.at.file, problem);
   set_object_pixel(config, problem);
+  compare_with_file(config, stack, problem);
   require_aperture_inside(config, stack, layout, problem);
   const std::vector<bool> chosen =
       chosen_frames(config, stack.patterns, [&](const std::string& key, const std::string& name) {

@@ -57,6 +57,7 @@ struct Problem {
   std::vector<Doubt> found;           // about what was read
   std::vector<std::string> notes;     // in words, what was done to the data on reading
   std::string far_position;           // in words, where one of `positions` is far from the others
+  std::vector<std::int64_t> hot;  // pixels of the window, row * w + column, that are doubted as hot
   std::optional<at::Tensor> unmeasured;  // [h, w] bool: fixed pixels that the detector marks
 
   // The positions whose patterns are here, ascending; all of them on one rank.

@@ -134,7 +134,6 @@ class Multislice {
   int64_t height() const { return height_; }
   int64_t width() const { return width_; }
   int64_t positions_count() const { return positions_count_; }
-  int64_t chunk_positions() const { return chunk_positions_; }
   int64_t chunks() const { return (positions_count_ + chunk_positions_ - 1) / chunk_positions_; }
   at::TensorOptions complex_options() const { return probe_.options(); }
   at::TensorOptions real_options() const {

@@ -208,6 +208,27 @@ TEST_F(Faults, AnywhereInARunLeaveAUsableCheckpoint) {
   EXPECT_GT(calls, 100) << "the faults were not in the way";
 }
 
+TEST_F(Faults, AnywhereInATraceLeaveTheResult) {
+  RunOptions traced;
+  traced.trace = root_ + "/out.json";
+  at_every_call(
+      [&] {
+        fresh();
+        fs::remove(traced.trace);
+      },
+      [&] { run(config(1), traced); },
+      [&] {
+        expect_whole(root_);
+        expect_whole(out());
+        if (fs::exists(traced.trace) && fs::file_size(traced.trace) > 0) {
+          std::ifstream in(traced.trace);
+          EXPECT_TRUE(nlohmann::json::accept(in)) << "a torn trace";
+        }
+        finish(1);
+        EXPECT_EQ(bits(out()).loss.size(0), 1);
+      });
+}
+
 TEST_F(Faults, AnywhereInARestartKeepWhatWasThere) {
   fresh();
   run(config(4), {});

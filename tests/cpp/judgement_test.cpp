@@ -239,11 +239,15 @@ TEST(WordsOfDivergence, TellTheCourseAndWhatToChange) {
   const Problem problem = noisy(1e3).problem;
   Config config;
   config.reconstruct.batches = 36;
-  const std::string words = words_of_divergence(config, problem, errors({3.0, 0.3, 5000.0}), 4.0);
+  const std::string words =
+      words_of_divergence(config, problem, errors({3.0, 0.3, 5000.0}), 4.0, 3);
   for (const char* part : {"0.3 in iteration 2", "5000 in iteration 3", "at most 4",
                            "reconstruct.batches = 2", "reconstruct.step"}) {
     EXPECT_NE(words.find(part), std::string::npos) << words;
   }
+  EXPECT_NE(words_of_divergence(config, problem, errors({3.0, 0.3, 5000.0}), 4.0, 2)
+                .find("is 5000 after the last, where"),
+            std::string::npos);
 }
 
 }  // namespace

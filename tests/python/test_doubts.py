@@ -4,6 +4,7 @@ Data come from a model in numpy: the Fourier transform as a sum, at whatever fre
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -673,3 +674,121 @@ def test_the_largest_of_few_counts_is_no_limit(tmp_path):
         for k, data in enumerate((few, 4 * few)):
             found = doubts(write(tmp_path, data, sample, name=f"f{k}"))
             assert not any("occurs" in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "sets, reached",
+    [
+        (["reconstruct.step=50", "reconstruct.probe_step=50"], "after the last"),
+        (["reconstruct.optimizer=adam", "reconstruct.learning_rate=5",
+          "reconstruct.probe_learning_rate=5"], "after the last"),
+        (["reconstruct.step=5000"], "after the last"),
+    ],
+)  # fmt: skip
+def test_a_last_iteration_that_diverges_is_no_success(tmp_path, sets, reached):
+    """Its errors are those on the way, before its updates."""
+    sample = Sample(counts=1e5)
+    config = write(tmp_path, sample.counts(), sample)
+    sets = [word for one in [*sets, "reconstruct.batches=1"] for word in ("--set", one)]
+    done = program("run", config, *sets, "--set", "reconstruct.iterations=1", code=1)
+    assert "the run diverged" in done.stderr and reached in done.stderr, done.stderr
+    assert not (tmp_path / "d/result.h5").exists()
+
+
+def test_hot_pixels_side_by_side_and_hot_rows_are_named_and_nothing_else(tmp_path):
+    sample = Sample(counts=3e4)
+    counts = sample.counts().astype(np.int32)
+    assert doubts(write(tmp_path, counts, sample)) == []
+    generator = np.random.default_rng(8)
+    for name, pixels, words in [
+        ("pair", [(3, 5), (3, 7)], "2 pixels are 30 times brighter"),
+        ("next", [(3, 5), (3, 6)], "2 pixels are 30 times brighter"),
+        ("four", [(3, 5), (3, 6), (4, 5), (4, 6)], "4 pixels are 30 times brighter"),
+        ("bright", [(3, 5)], "1 pixel is 30 times brighter"),
+    ]:
+        hot = counts.copy()
+        for k, (row, column) in enumerate(pixels):
+            level = 250000 if name == "bright" else 3000 - 250 * k
+            hot[:, row, column] = generator.poisson(level, len(hot))
+        (said,) = doubts(write(tmp_path, hot, sample, name=name))
+        assert words in said and all(f"[{r}, {c}]" in said for r, c in pixels), (name, said)
+    for axis, words in ((1, "row 5 of the stored pattern"), (2, "column 5 of the stored")):
+        hot = counts.copy()
+        line = (slice(None), 5) if axis == 1 else (slice(None), slice(None), 5)
+        hot[line] += generator.poisson(400, hot[line].shape).astype(np.int32)
+        (said,) = doubts(write(tmp_path, hot, sample, name=f"line{axis}"))
+        assert words in said and "half as bright again" in said, said
+
+
+def test_what_the_datas_file_says_of_beam_and_pixels_is_compared(tmp_path):
+    simulate = ("simulate", "PbTiO3", "--scan", "6", "6", "--window", "32")
+    program(*simulate, "-o", tmp_path / "film.h5")
+    config = tmp_path / "film.toml"
+    assert doubts(config) == []
+    with h5py.File(tmp_path / "film.h5") as file:
+        computed = ["probe.file=", f"probe.semiangle_mrad={file.attrs['semiangle_mrad']}"]
+        per_nm = f"pixel_per_nm = {1 / (32 * file.attrs['object_pixel_nm'])}"
+    # Of fewer pixels the object's is larger, unless it is said what a detector pixel samples.
+    fewer = ["detector.crop=[24, 24]", *computed]
+    assert any("says object_pixel_nm" in text for text in doubts(config, *fewer))
+    config.write_text(re.sub("object_pixel_nm = .*", per_nm, config.read_text()))
+    for same in ("detector.crop=[24, 24]", "detector.pad=4", "detector.bin=2"):
+        assert not any("says object_pixel" in text for text in doubts(config, same, *computed))
+    with h5py.File(tmp_path / "film.h5", "r+") as file:
+        pixel = float(file.attrs["object_pixel_nm"])
+        file.attrs["object_pixel_nm"] = 1.2 * pixel
+    assert any(f"says object_pixel_nm = {1.2 * pixel:.4g}" in text for text in doubts(config))
+    with h5py.File(tmp_path / "film.h5", "r+") as file:
+        file.attrs["object_pixel_nm"], file.attrs["energy_keV"] = pixel, 80.0
+    assert any("says energy_keV = 80" in text for text in doubts(config))
+
+
+def test_positions_that_are_no_steps_and_a_defocus_too_small_are_told(tmp_path):
+    sample = Sample(counts=1e4)
+    counts = sample.counts()
+    for factor in (1e-8, 0.01):
+        sample.positions = scan(9, 9, 3.0) * factor
+        found = doubts(write(tmp_path, counts, sample, name="small"))
+        assert any("teaches nothing" in text and "data.position_unit" in text for text in found)
+    optics = (
+        "beam.energy_keV = 200\ndetector.object_pixel_nm = 0.03\nprobe.semiangle_mrad = 16.7\n"
+        "probe.defocus_nm = 2\n"
+    )
+    sample = Sample(counts=1e4, step=6.0)
+    config = write(tmp_path, sample.counts(), sample, optics, name="computed")
+    assert any("probe.defocus_nm = 2 too small (20 would" in text for text in doubts(config))
+
+
+def test_rare_doubts_are_told(tmp_path):
+    sample = Sample(counts=1e4)
+    counts = sample.counts()
+    optics = "beam.energy_keV = 200\ndetector.object_pixel_nm = 0.03\n"
+    computed = optics + "probe.semiangle_mrad = 40\nprobe.defocus_nm = 3\n"
+    # an aperture that reaches the detector's edge
+    found = doubts(write(tmp_path, counts, sample, computed, name="edge"))
+    assert any("% of the detector's edge" in text for text in found), found
+    # slices too far apart for the window
+    thick = optics + "object.slices = 2\nobject.thickness_nm = 1000\n"
+    found = doubts(write(tmp_path, counts, sample, thick, name="thick"))
+    assert any("the window samples the distance between slices only up to" in t for t in found)
+    # a mask over much of the detector
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:8] = 1
+    with h5py.File(tmp_path / "mask.h5", "w") as file:
+        file["mask"] = mask
+    config = write(tmp_path, counts, sample, 'data.mask = "mask.h5:mask"\n', name="masked")
+    assert any("25 % of the pixels are masked" in text for text in doubts(config))
+    # a file with more modes than are taken
+    modes = np.concatenate([sample.modes, 0.3 * moved(sample.modes[0], (2, 1))[None]])
+    config = write(tmp_path, counts, sample, "probe.modes = 1\n", probe=modes, name="modes")
+    assert any("the file holds 2 probe modes" in text for text in doubts(config))
+    # a halo that is too narrow
+    config = write(tmp_path, counts, sample, "tiles.grid = [2, 2]\ntiles.halo = 1\n", name="halo")
+    assert any("the halo cuts off" in text for text in doubts(config))
+
+
+def test_a_fit_closer_than_noise_is_told(tmp_path):
+    sample = Sample(counts=1e6)
+    config = write(tmp_path, np.round(sample.patterns()).astype(np.int32), sample,
+                   "reconstruct.iterations = 80\n")  # fmt: skip
+    assert "closer to the data than counting noise" in program("run", config).stderr

@@ -115,3 +115,25 @@ def test_either_may_be_moved_and_a_probe_that_fills_the_window_must_not_be(data)
             assert correlation > 0.999
     assert errors["object"] < 0.3
     assert (errors["probe"] > 1.5 * errors["object"]) == (kind == "filling"), errors
+
+
+@pytest.mark.parametrize("share, moved", [(0.7e-4, "the probe is moved"), (1.4e-4, "patches of")])
+def test_more_than_1e_4_of_the_probes_energy_in_the_outer_eighth_moves_the_object(
+    data, tmp_path, share, moved
+):
+    _, folder, _ = data
+    y, x = np.mgrid[:N, :N] - N // 2
+    inside = (slice(N // 8, -(N // 8)),) * 2
+
+    def at_edge(width):
+        intensity = np.exp(-(y**2 + x**2) / width**2)
+        return 1 - intensity[inside].sum() / intensity.sum()
+
+    narrow, wide = 2.0, 40.0
+    for _ in range(60):
+        middle = 0.5 * (narrow + wide)
+        narrow, wide = (middle, wide) if at_edge(middle) < share else (narrow, middle)
+    with h5py.File(tmp_path / "probe.h5", "w") as file:
+        file["probe"] = np.exp(-(y**2 + x**2) / (2 * wide**2)).astype(np.complex64)
+    probe = ("--set", f"probe.file={tmp_path / 'probe.h5'}", "--set", "probe.power=data")
+    assert moved in run(folder, "check", "near.toml", *probe)
