@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
             draw(comparison, options.output, options.title)
         except (OSError, ValueError) as error:
             print(f"ptyle.compare: -o: {options.output} cannot be drawn: {error}", file=sys.stderr)
-            return 2
+            return 1 if isinstance(error, OSError) else 2
         print(f"drawn: {options.output}")
     return 0
 
