@@ -119,6 +119,15 @@ int parse_and_run(int argc, char** argv) {
   return status;
 }
 
+// The environment is asked for kernels on every call of an operator, late.
+void require_kernels() {
+  try {
+    ptyle::cpu_kernels(64, 64);
+  } catch (const c10::Error& error) {
+    throw ptyle::driver::ConfigError(error.what_without_backtrace());
+  }
+}
+
 // What was printed may lie on a full disk.
 void require_standard_output() {
   std::cout.flush();
@@ -141,6 +150,7 @@ int main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   try {
+    require_kernels();
     const int status = parse_and_run(argc, argv);
     require_standard_output();
     return status;

@@ -123,6 +123,28 @@ std::string link_value(hid_t file, const std::string& name, const H5L_info_t& in
   return value;
 }
 
+// What is being looked at, from link to link: they may lead in a circle.
+class Followed {
+ public:
+  Followed(hid_t file, const std::string& name) {
+    std::string place(
+        static_cast<std::size_t>(std::max<ssize_t>(0, H5Fget_name(file, nullptr, 0))) + 1, '\0');
+    H5Fget_name(file, place.data(), place.size());
+    place += name.starts_with("/") ? name : "/" + name;
+    again_ = std::find(places_.begin(), places_.end(), place) != places_.end();
+    places_.push_back(std::move(place));
+  }
+  ~Followed() { places_.pop_back(); }
+  Followed(const Followed&) = delete;
+  Followed& operator=(const Followed&) = delete;
+  bool again() const { return again_; }
+
+ private:
+  static thread_local std::vector<std::string> places_;
+  bool again_ = false;
+};
+thread_local std::vector<std::string> Followed::places_;
+
 std::string why_no_dataset(hid_t file, const std::string& name) {
   std::string why = trouble_with(file, name);
   return why.empty() ? "which has no dataset " + quoted(name) : why;
@@ -657,6 +679,8 @@ std::string why_not_opened(const std::string& path) {
 
 std::string trouble_with(std::int64_t file, const std::string& name) {
   silence();
+  const Followed here(file, name);
+  if (here.again()) return "links that lead in a circle";
   std::vector<std::string> parts;
   std::istringstream in(name);
   for (std::string part; std::getline(in, part, '/');) {

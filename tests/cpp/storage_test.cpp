@@ -265,6 +265,21 @@ TEST_F(StorageTest, LinksAreListedAndFollowedAndToldWhereTheyDangle) {
                {"another error", "must name a dataset", "it is a group"});
 }
 
+TEST_F(StorageTest, LinksInACircleAreToldAsSuch) {
+  write_others("circle.h5");
+  const hid_t file = H5Fopen(path("circle.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  H5Lcreate_external("circle.h5", "outside", file, "outside", H5P_DEFAULT, H5P_DEFAULT);
+  H5Lcreate_soft("/there", file, "here", H5P_DEFAULT, H5P_DEFAULT);
+  H5Lcreate_soft("/here", file, "there", H5P_DEFAULT, H5P_DEFAULT);
+  H5Lcreate_soft("itself", file, "itself", H5P_DEFAULT, H5P_DEFAULT);
+  H5Fclose(file);
+  const File read = File::open(path("circle.h5"));
+  expect_words(read.trouble("outside"), {"a link to \"outside\"", "lead in a circle"});
+  expect_words(read.trouble("here"), {"a link to \"/there\"", "lead in a circle"});
+  expect_words(read.trouble("itself"), {"a link to \"itself\""});
+  expect_words(read.contents(), {"outside (which cannot be opened)", "here (which"});
+}
+
 TEST_F(StorageTest, LinksMayLeadIntoAFileThatIsNamedToo) {
   write_chunks("raw.h5", {0, 1, 2, 3, 4, 5});
   const hid_t file = H5Fcreate(path("links.h5").c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);

@@ -263,3 +263,8 @@ def test_slow_sizes_are_doubted_with_what_to_do(tmp_path):
         assert quick.returncode == 0, quick.stderr
         assert "take torch's Fourier transforms" not in quick.stdout
         assert "slow: see the doubts" not in quick.stdout
+
+
+def test_kernels_that_are_none_are_the_callers_fault(star, monkeypatch):
+    monkeypatch.setenv("PTYLE_ISA", "avx")
+    expect(ptyle("check", star / "star.toml"), 2, "PTYLE_ISA must name", 'got "avx"')
