@@ -1,52 +1,306 @@
-"""tests/gpu/run.py without a GPU: its checks on the CPU, and what it says where it cannot run."""
+"""tests/gpu without a GPU: its checks on the CPU, and its runner with checks that go wrong."""
 
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "gpu" / "run.py"
-CHECKS = 17
+FOLDER = Path(__file__).parents[1] / "gpu"
+SCRIPT = FOLDER / "run.py"
+PROGRAM = Path(sys.executable).parent / "ptyle"
+
+# What checks may do to their runner. Hung ones leave a process in a session of its own.
+OWN_CHECKS = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TABLE = HERE / "table.json"
+
+def passes(session):
+    return "fine"
+
+def differs(session):
+    raise AssertionError("differs by 1")
+
+def crashes(session):
+    session.row("before", "1", number=1)
+    session.at("the third case")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def aborts_at_exit(session):
+    import atexit
+    atexit.register(os.abort)
+    return "fine"
+
+def exits(session):
+    os._exit(7)
+
+def hangs(session):
+    session.plan(["first", "second"])
+    session.row("first", "done")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                             start_new_session=True)
+    (HERE / "left.pid").write_text(str(child.pid))
+    session.at("the second case")
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+    time.sleep(600)
+
+def reads_the_table(session):
+    names = [row["name"] for row in json.loads(TABLE.read_text())["rows"]]
+    session.row("mine", "")
+    patience = time.monotonic() + 10
+    while "reads_the_table: mine" not in TABLE.read_text() and time.monotonic() < patience:
+        time.sleep(0.02)
+    names += [row["name"] for row in json.loads(TABLE.read_text())["rows"]]
+    return json.dumps(names)
+"""
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+def own_script(folder, checks, before=""):
+    """A script like run.py with checks of (function, options) of OWN_CHECKS."""
+    (folder / "own_checks.py").write_text(OWN_CHECKS)
+    listed = ", ".join(f"Check({f!r}, 'own_checks.{f}', **{o!r})" for f, o in checks)
+    (folder / "own.py").write_text(
+        f"import sys; sys.path.insert(1, {str(FOLDER)!r})\n"
+        f"import check_runner; from check_runner import Check\n{before}\n"
+        f"if __name__ == '__main__': sys.exit(check_runner.main([{listed}]))\n"
     )
+    return [sys.executable, folder / "own.py", "--device", "cpu", "--json", folder / "table.json"]
 
 
-def test_every_check_passes_on_the_cpu(tmp_path):
-    done = run("--device", "cpu", "--quick", "--json", tmp_path / "table.json")
-    rows = json.loads((tmp_path / "table.json").read_text())
+def run(*arguments, script=SCRIPT, **options):
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def results_of(folder):
+    rows = json.loads((folder / "table.json").read_text())["rows"]
+    return [(row["name"], row["result"], row["figure"]) for row in rows]
+
+
+def is_running(folder):
+    try:
+        state = Path(f"/proc/{(folder / 'left.pid').read_text()}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] not in "ZX"
+
+
+# ---- the runner ----
+
+
+def test_what_crashes_hangs_or_fails_is_one_row_and_stops_no_other(tmp_path):
+    names = ("passes", "differs", "crashes", "aborts_at_exit", "exits", "hangs", "reads_the_table")
+    command = own_script(
+        tmp_path,
+        [(name, dict(share=0.02) if name == "hangs" else {}) for name in names],
+        "check_runner.SHORTEST = 0",
+    )
+    done = subprocess.run([*command, "--minutes", "2"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    expected = [
+        ("passes", "passed", "fine"),
+        ("differs", "FAILED", "differs by 1"),
+        ("crashes: before", "passed", "1"),
+        ("crashes", "FAILED", "ended by SIGSEGV, at the third case"),
+        ("aborts_at_exit", "FAILED", "ended by SIGABRT"),
+        ("exits", "FAILED", "ended with 7"),
+        ("hangs: first", "passed", "done"),
+        ("hangs", "FAILED", "out of time: cut off after 2 s, at the second case"),
+        ("hangs: second", "not reached", ""),
+        ("reads_the_table: mine", "passed", ""),
+    ]
+    found = results_of(tmp_path)
+    assert found[:-1] == expected
+    assert not is_running(tmp_path)
+    # the table in the file: what was known before the last check, and its row while it ran
+    names = [name for name, _, _ in expected]
+    assert json.loads(found[-1][2]) == names[:-1] + names
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["state"] == "done"
+    assert table["rows"][2]["numbers"] == {"number": 1}
+    assert "Segmentation fault" in table["rows"][2]["log"]
+    lines = done.stdout.split("\ncheck ")[1].splitlines()[1:]
+    assert [line.split("  ")[0] for line in lines[:-1]] == [name for name, _, _ in found]
+    assert lines[-1] == "5 passed, 5 FAILED, 1 not reached"
+
+
+def test_all_checks_together_end_with_the_time(tmp_path):
+    command = own_script(tmp_path, [("passes", {}), ("hangs", {}), ("differs", {})])
+    begin = time.monotonic()
+    done = subprocess.run([*command, "--minutes", "0.1"], capture_output=True, text=True)
+    seconds = time.monotonic() - begin
+    assert done.returncode == 0, done.stdout + done.stderr  # nothing is known to be wrong
+    assert [row[:2] for row in results_of(tmp_path)] == [
+        ("passes", "passed"),
+        ("hangs: first", "passed"),
+        ("hangs", "out of time"),
+        ("hangs: second", "not reached"),
+        ("differs", "not reached"),
+    ]
+    assert json.loads((tmp_path / "table.json").read_text())["seconds"] <= 6
+    assert 5 < seconds < 9  # with two starts of Python
+    assert not is_running(tmp_path)
+
+
+def test_what_is_open_ended_may_use_up_its_share(tmp_path):
+    checks = [("hangs", dict(share=0.01, endless=True)), ("passes", {})]
+    command = own_script(tmp_path, checks, "check_runner.SHORTEST = 0")
+    done = subprocess.run([*command, "--minutes", "2"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [row for row in rows if row["result"] == "FAILED"] == []
-    names = {row["name"].split(": ")[0] for row in rows}
-    assert len(names) == CHECKS == len(run("--list").stdout.splitlines())
+    results = {name: result for name, result, _ in results_of(tmp_path)}
+    assert results["hangs"] == "out of time"
+    assert results["passes"] == "passed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_shows_what_it_has(tmp_path, number):
+    command = own_script(tmp_path, [("passes", {}), ("hangs", {}), ("differs", {})])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    patience = time.monotonic() + 60
+    while not (tmp_path / "left.pid").exists():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    expected = [
+        ("passes", "passed", "fine"),
+        ("hangs: first", "passed", "done"),
+        ("hangs", "out of time", "interrupted"),
+        ("hangs: second", "not reached", ""),
+        ("differs", "not reached", ""),
+    ]
+    assert results_of(tmp_path) == expected
+    assert json.loads((tmp_path / "table.json").read_text())["state"] == "interrupted"
+    for name, result, _ in expected:
+        assert re.search(rf"^{name} +{result}", output, re.MULTILINE), output
+    assert not is_running(tmp_path)
+
+
+def test_a_check_dies_with_a_runner_that_is_killed(tmp_path):
+    command = own_script(tmp_path, [("hangs", {})])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        patience = time.monotonic() + 60
+        while not (tmp_path / "left.pid").exists() or not results_of(tmp_path):
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+        process.kill()
+        process.wait()
+        while Path(f"/proc/{children[0]}/exe").exists() and time.monotonic() < patience:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{children[0]}/exe").exists()
+        assert results_of(tmp_path) == [("hangs: first", "passed", "done")]
+    finally:
+        process.stdout.close()
+        os.kill(int((tmp_path / "left.pid").read_text()), signal.SIGKILL)
+
+
+def test_wrong_arguments_are_refused():
+    for arguments, words in (
+        (["--minutes", "0"], "--minutes must be greater than 0, got 0"),
+        (["--only", "nonsense"], "no check has 'nonsense' in its name"),
+        (["--device", "cpu", "--json", "/nowhere/table.json"], "--json: "),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+# ---- its checks ----
+
+
+def test_checks_come_in_order_of_their_worth():
+    names = run("--list").stdout.splitlines()
+    assert len(names) == len(set(names)) == 25
+    order = ["operators in", "the program", "Gloo", "NCCL", "memcheck", "racecheck", "loss and"]
+    first = [next(k for k, name in enumerate(names) if word in name) for word in order]
+    assert first == sorted(first)
+    assert names[-5:] == [
+        "loss and gradients",
+        "iterations of the program",
+        "plain torch",
+        "shares of kernels",
+        "small windows",
+    ]
+
+
+@pytest.mark.timeout(900)  # it compiles plain torch
+def test_every_check_passes_on_the_cpu(tmp_path):
+    table = tmp_path / "table.json"
+    done = run("--device", "cpu", "--quick", "--minutes", "14", "--json", table)
+    rows = json.loads(table.read_text())["rows"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["result"] for row in rows} == {"passed", "skipped"}
+    assert {row["check"] for row in rows} == {"machine", *run("--list").stdout.splitlines()}
     for row in rows:
         if row["result"] == "skipped":
-            assert any(word in row["figure"] for word in ("GPU", "streams", "not built")), row
+            assert row["figure"].startswith("needs a GPU: "), row
+    times = [row for row in rows if row["name"].startswith("loss and gradients: 64")]
+    assert len(times) == 3
+    for row in times:
+        assert row["name"].endswith(" on a CPU")
+        assert 0 < row["numbers"]["ns"] < 1e5
+        assert 0 < row["numbers"]["transforms_ns"] < 1e5
+    plain = [row for row in rows if row["name"].startswith("plain torch: ")]
+    assert [row["name"].split(",")[0].split()[-1] for row in plain] == ["eager"] * 4 + ["compiled"]
+    for row in plain:  # the same physics
+        assert 0 < row["numbers"]["difference"] < 1e-4
+    iterations = [row for row in rows if row["name"].startswith("iterations")]
+    assert len(iterations) == 2
+    assert all(row["numbers"]["seconds"] > 0 for row in iterations)
 
 
-def test_a_failing_check_is_in_the_table_and_stops_no_other(tmp_path):
+def test_results_that_differ_fail(tmp_path):
     """A tolerance that nothing keeps."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import run\n"
-        "run.TOLERANCES['complex128'] = 0.0\n"
-        "sys.argv = ['run.py', '--device', 'cpu', '--quick', '--only', 'float64,same bits']\n"
-        "sys.exit(run.main())"
+    (tmp_path / "strict.py").write_text(
+        "import random_problems\n"
+        "random_problems.TOLERANCES['complex128'] = 0.0\n"
+        "from operator_checks import operators_double\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    (tmp_path / "own.py").write_text(
+        f"import sys; sys.path.insert(1, {str(FOLDER)!r})\n"
+        "from check_runner import Check, main\n"
+        "sys.exit(main([Check('operators', 'strict.operators_double')]))\n"
+    )
+    done = run("--device", "cpu", "--quick", script=tmp_path / "own.py")
     assert done.returncode == 1, done.stdout + done.stderr
-    lines = done.stdout.split("check ")[-1].splitlines()
-    assert any(line.startswith("operators in float64") and "FAILED" in line for line in lines)
-    assert any(line.startswith("deterministic") and "passed" in line for line in lines)
+    assert re.search(r"^operators +FAILED +\d+ of 12: .* of its largest number", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("h5py", [True, False])
+def test_it_works_outside_the_repository(tmp_path, h5py):
+    shutil.copytree(FOLDER, tmp_path / "checks")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "reconstruct").symlink_to(PROGRAM)
+    script = tmp_path / "checks" / "run.py"
+    if not h5py:
+        text = script.read_text()
+        assert "import sys\n" in text
+        script.write_text(text.replace("import sys\n", "import sys\nsys.modules['h5py'] = None\n"))
+    program = tmp_path / "bin" / "reconstruct"
+    arguments = ["--device", "cpu", "--quick", "--only", "the program", "--program"]
+    done = run(*arguments, program, script=script, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = done.stdout.split("\ncheck ")[1]
+    assert rows.endswith("\n6 passed, 1 skipped\n"), rows
+    assert rows.count("only the errors of iterations are compared") == (0 if h5py else 3)
+    if h5py:
+        done = run(*arguments, tmp_path / "nothing", script=script, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("--program PATH says where") >= 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
