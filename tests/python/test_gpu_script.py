@@ -237,10 +237,10 @@ def test_checks_come_in_order_of_their_worth():
     ]
 
 
-@pytest.mark.timeout(900)  # it compiles plain torch
+@pytest.mark.timeout(1800)  # it compiles plain torch; a busy machine is no failure
 def test_every_check_passes_on_the_cpu(tmp_path):
     table = tmp_path / "table.json"
-    done = run("--device", "cpu", "--quick", "--minutes", "14", "--json", table)
+    done = run("--device", "cpu", "--quick", "--minutes", "100", "--json", table)
     rows = json.loads(table.read_text())["rows"]
     assert done.returncode == 0, done.stdout + done.stderr
     assert {row["result"] for row in rows} == {"passed", "skipped"}
