@@ -95,7 +95,7 @@ void require_folder_for(const RunOptions& options, const std::string& folder) {
   }
   if (!is_there(own(folder, "checkpoint.h5"))) {
     throw ConfigError("output.folder: must hold a checkpoint.h5 to resume from, got " + folder +
-                      " with other files and no checkpoint");
+                      " with other files and no checkpoint (--overwrite replaces them)");
   }
 }
 

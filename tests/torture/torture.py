@@ -61,7 +61,7 @@ class Torture:
         if self.bits[1] != self.bits[2]:
             raise SystemExit("one rank and two have other bits before anything happened to them")
 
-    def start(self, out, ranks, resume=False):
+    def start(self, out, ranks, how=()):
         settings = {
             "output.folder": out,
             "output.checkpoint_every": 1,
@@ -71,7 +71,7 @@ class Torture:
             "tiles.grid": "[2,2]",
             "tiles.timeout_s": TIMEOUT,
         }
-        command = [self.program, "run", "film.toml"] + (["--resume"] if resume else [])
+        command = [self.program, "run", "film.toml", *how]
         for key, value in settings.items():
             command += ["--set", f"{key}={value}"]
         port = str(free_port())
@@ -120,7 +120,11 @@ class Torture:
 
     def goes_on(self, out, ranks):
         """Restarted on any number of ranks; whether there was a checkpoint to go on from."""
-        self.finish(self.start(out, ranks, resume=True), [0])
+        # A full disk may have had room for the result and not for a checkpoint: that is kept until
+        # one says otherwise.
+        only_result = (out / "result.h5").exists() and not (out / "checkpoint.h5").exists()
+        how = "--overwrite" if only_result else "--resume"
+        self.finish(self.start(out, ranks, [how]), [0])
         if bits_of(out) != self.bits[1]:
             raise Fault("other bits than the run that nothing happened to")
         left = [p.name for p in out.iterdir() if ".tmp." in p.name or p.name.endswith(".old")]
@@ -133,7 +137,7 @@ class Torture:
     def kill(self, r, out, ranks):
         """All ranks, or one: the others then say so. Sometimes the restart too."""
         for attempt in range(10):
-            processes = self.start(out, ranks, resume=attempt > 0)
+            processes = self.start(out, ranks, ["--resume"] if attempt > 0 else [])
             aimed = r.random() < 0.4
             if aimed:
                 await_writing(out, processes, r.randint(1, 25))
