@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <exception>
+#include <string>
 #include <utility>
 
 #include <ATen/ops/empty_like.h>
@@ -23,7 +24,9 @@ void Ranks::reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const
   c10d::AllreduceOptions options;
   options.reduceOp = operation;
   bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  clock_.wait(group_->allreduce(list, options), "a sum over all ranks", values.device());
+  const std::string what = "a sum over all ranks";
+  clock_.wait(exchanging(what, [&] { return group_->allreduce(list, options); }), what,
+              values.device());
 }
 
 void Ranks::gather(at::Tensor values) const { reduce(values, c10d::ReduceOp::SUM); }
@@ -77,7 +80,9 @@ void Ranks::broadcast(at::Tensor values) const {
   c10d::BroadcastOptions options;
   options.rootRank = 0;
   if (first()) bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  clock_.wait(group_->broadcast(list, options), "a copy from rank 0", values.device());
+  const std::string what = "a copy from rank 0";
+  clock_.wait(exchanging(what, [&] { return group_->broadcast(list, options); }), what,
+              values.device());
 }
 
 void Ranks::send(const at::Tensor& values, std::int64_t to, int tag) const {
@@ -99,7 +104,8 @@ void Ranks::barrier() const {
   if (!group_) return;
   c10d::BarrierOptions options;
   options.device = at::Device(at::kCPU);
-  clock_.wait(group_->barrier(options), "a meeting of all ranks", at::kCPU);
+  const std::string what = "a meeting of all ranks";
+  clock_.wait(exchanging(what, [&] { return group_->barrier(options); }), what, at::kCPU);
 }
 
 }  // namespace ptyle::driver

@@ -4,19 +4,12 @@
 
 #include <ATen/ops/view_as_real.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/Exception.h>
 
 namespace ptyle {
 
 void WaitClock::wait(const c10::intrusive_ptr<c10d::Work>& work, const std::string& what,
                      const at::Device& device) {
-  const auto wait = [&] {
-    try {
-      work->wait();
-    } catch (const std::exception& error) {
-      C10_THROW_ERROR(DistBackendError, what + " failed: " + error.what());
-    }
-  };
+  const auto wait = [&] { exchanging(what, [&] { return work->wait(); }); };
   if (device.is_cpu()) {
     const auto begin = std::chrono::steady_clock::now();
     wait();
@@ -58,11 +51,12 @@ void Messages::start(const c10::intrusive_ptr<c10d::Backend>& backend, const Mes
   std::vector<at::Tensor> tensors{message.tensor.is_complex() ? at::view_as_real(message.tensor)
                                                               : message.tensor};
   const auto peer = static_cast<int>(message.peer);
-  const auto work =
-      sends ? backend->send(tensors, peer, message.tag) : backend->recv(tensors, peer, message.tag);
-  if (!grouped) {
-    posted_.push_back({work, "the exchange with rank " + std::to_string(message.peer)});
-  }
+  const std::string what = "the exchange with rank " + std::to_string(message.peer);
+  const auto work = exchanging(what, [&] {
+    return sends ? backend->send(tensors, peer, message.tag)
+                 : backend->recv(tensors, peer, message.tag);
+  });
+  if (!grouped) posted_.push_back({work, what});
 }
 
 void Messages::post() {
@@ -74,8 +68,9 @@ void Messages::post() {
   for (const Message& message : receives_) start(backend, message, false, grouped);
   for (const Message& message : sends_) start(backend, message, true, grouped);
   if (!grouped) return;
-  if (const auto work = backend->endCoalescing()) {
-    posted_.push_back({work, "the exchange between ranks"});
+  const std::string what = "the exchange between ranks";
+  if (const auto work = exchanging(what, [&] { return backend->endCoalescing(); })) {
+    posted_.push_back({work, what});
   }
 }
 

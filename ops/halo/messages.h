@@ -3,15 +3,29 @@
 
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 namespace ptyle {
+
+// What `exchange` throws, as a c10::DistBackendError that names it: that a peer is gone is found
+// out where something is waited for, or, where it is known by then, at once where something is
+// posted.
+template <typename Exchange>
+auto exchanging(const std::string& what, const Exchange& exchange) {
+  try {
+    return exchange();
+  } catch (const std::exception& error) {
+    C10_THROW_ERROR(DistBackendError, what + " failed: " + error.what());
+  }
+}
 
 // Seconds in which there was nothing to do but wait: of this thread, or of a device's current
 // stream, which waits while the thread goes on.

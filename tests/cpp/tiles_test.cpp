@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -330,6 +331,47 @@ TEST(HaloInsert, TrainsOverFourRanksAsOverOne) {
     EXPECT_TRUE(owned[0].allclose(cut_out(expected, grid_of(four).owned(rank)), 1e-7, 1e-9));
   });
   EXPECT_NEAR(std::accumulate(losses.begin(), losses.end(), 0.0), loss, 1e-9 * loss);
+}
+
+// A peer that is known to be gone: Gloo throws when something is posted already.
+class GoneBackend : public c10d::Backend {
+ public:
+  explicit GoneBackend(const c10d::Backend& other)
+      : c10d::Backend(other.getRank(), other.getSize()) {}
+  const std::string getBackendName() const override { return "gone"; }
+  c10::intrusive_ptr<c10d::Work> send(std::vector<at::Tensor>&, int, int) override { fail(); }
+  c10::intrusive_ptr<c10d::Work> recv(std::vector<at::Tensor>&, int, int) override { fail(); }
+
+ private:
+  [[noreturn]] static void fail() { throw std::runtime_error("Connection closed by peer"); }
+};
+
+TEST(Messages, APeerThatIsGoneIsAnErrorOfTheExchangeWhenItIsPosted) {
+  as_ranks(
+      2,
+      [](std::int64_t rank, const std::string& name) {
+        for (const bool sends : {false, true}) {
+          Messages messages(c10d::resolve_process_group(name));
+          const torch::Tensor values = torch::zeros({3});
+          if (sends) {
+            messages.send(values, 1 - rank, 1);
+          } else {
+            messages.receive(values, 1 - rank, 1);
+          }
+          try {
+            messages.post();
+            ADD_FAILURE() << "nothing was said";
+          } catch (const c10::DistBackendError& error) {
+            const std::string said = error.what_without_backtrace();
+            EXPECT_EQ(said, "the exchange with rank " + std::to_string(1 - rank) +
+                                " failed: Connection closed by peer");
+          }
+        }
+      },
+      [](std::int64_t, c10d::ProcessGroup& group) {
+        group.setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
+                         c10::make_intrusive<GoneBackend>(*group.getBackend(c10::DeviceType::CPU)));
+      });
 }
 
 // Two ranks add to the same pixels: the thread sanitizer's run starts this by name, and it must
