@@ -15,10 +15,37 @@ if(DEFINED ENV{PTYLE_CUDA})
   set(_cc_default "${_cc_asked}")
 endif()
 option(PTYLE_CUDA "build the CUDA operator library" ${_cc_default})
-if(PTYLE_CUDA AND NOT EXISTS "${PTYLE_NVIDIA_DIR}/cu13/bin/nvcc")
-  message(
-    FATAL_ERROR
-      "CUDA cannot be compiled: there is no ${PTYLE_NVIDIA_DIR}/cu13/bin/nvcc. Install it "
-      "(pip install \"cuda-toolkit[nvcc]\") or build without CUDA (PTYLE_CUDA=off in the environment, "
-      "or -DPTYLE_CUDA=OFF)")
+
+# Its parts must be of one version, and pip alone does not see to that.
+if(PTYLE_CUDA)
+  foreach(folder IN LISTS PTYLE_CUDA_FOLDERS)
+    if(EXISTS "${PTYLE_NVIDIA_DIR}/${folder}/bin/nvcc")
+      set(PTYLE_NVCC "${PTYLE_NVIDIA_DIR}/${folder}/bin/nvcc")
+    endif()
+  endforeach()
+  set(_cc_packages "")
+  set(_cc_versions "")
+  foreach(package nvidia_cuda_nvcc nvidia_cuda_crt nvidia_nvvm)
+    file(GLOB _cc_found "${PTYLE_NVIDIA_DIR}/../${package}-*.dist-info")
+    string(REGEX MATCH "-([0-9]+\\.[0-9]+)[^-]*\\.dist-info" _cc_match "${_cc_found}")
+    if(_cc_match)
+      list(APPEND _cc_versions "${CMAKE_MATCH_1}")
+      string(REPLACE "_" "-" package "${package}")
+      string(APPEND _cc_packages " ${package} ${CMAKE_MATCH_1}")
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES _cc_versions)
+  list(LENGTH _cc_versions _cc_count)
+  if(NOT PTYLE_NVCC OR _cc_count GREATER 1)
+    set(_cc_why "there is no nvcc in ${PTYLE_NVIDIA_DIR}")
+    if(PTYLE_NVCC)
+      set(_cc_why "the parts of nvcc are of several versions:${_cc_packages}")
+    endif()
+    set(_cc_minor "${TORCH_WHEEL_CUDA}")
+    message(
+      FATAL_ERROR
+        "CUDA cannot be compiled: ${_cc_why}. Install torch's own (pip install "
+        "\"nvidia-cuda-nvcc==${_cc_minor}.*\" \"nvidia-cuda-crt==${_cc_minor}.*\" \"nvidia-nvvm==${_cc_minor}.*\") "
+        "or build without CUDA (PTYLE_CUDA=off in the environment, or -DPTYLE_CUDA=OFF)")
+  endif()
 endif()

@@ -1,6 +1,7 @@
 # Two layouts. A plain prefix: lib, include, lib/cmake/ptyle, share/doc/ptyle, bin. A wheel: the same
-# inside the Python package (ptyle/lib, ptyle/include, ptyle/lib/cmake/ptyle, ptyle/docs), and the
-# program among the environment's scripts. All RUNPATHs are relative in a wheel, so that it works wherever it is put.
+# inside the Python package (ptyle/include, ptyle/lib/cmake/ptyle, ptyle/docs; libraries in ptyle/lib/2.15,
+# by torch's minor version, so that one package may hold several), and the program among the environment's
+# scripts. All RUNPATHs are relative in a wheel, so that it works wherever it is put.
 include_guard(GLOBAL)
 include(CMakePackageConfigHelpers)
 
@@ -13,17 +14,35 @@ if(PTYLE_WHEEL)
     set(PTYLE_INSTALL_BIN "${SKBUILD_SCRIPTS_DIR}")
   endif()
   set(_site "$ORIGIN/../lib/python${Python3_VERSION_MAJOR}.${Python3_VERSION_MINOR}/site-packages")
-  set(PTYLE_RPATH_PROGRAM "${_site}/ptyle/lib" "${_site}/torch/lib" "${_site}/nvidia/cu13/lib")
-  set(PTYLE_RPATH_LIBRARY "$ORIGIN" "$ORIGIN/../../torch/lib" "$ORIGIN/../../nvidia/cu13/lib")
+  set(PTYLE_INSTALL_LIB "ptyle/lib/${TORCH_WHEEL_MINOR}")
+  set(_origin "$ORIGIN/../../..")
+  set(PTYLE_RPATH_PROGRAM "${_site}/${PTYLE_INSTALL_LIB}")
+  set(PTYLE_RPATH_LIBRARY "$ORIGIN")
 else()
+  set(PTYLE_INSTALL_LIB "lib")
   set(PTYLE_INSTALL_BASE "")
   set(PTYLE_INSTALL_DOCS "share/doc/ptyle")
   set(PTYLE_INSTALL_BIN "bin")
-  set(_wheel_libraries "${PTYLE_TORCH_DIR}/lib" "${PTYLE_NVIDIA_DIR}/cu13/lib")
-  set(PTYLE_RPATH_PROGRAM "$ORIGIN/../lib" ${_wheel_libraries})
-  set(PTYLE_RPATH_LIBRARY "$ORIGIN" ${_wheel_libraries})
+  get_filename_component(_site "${PTYLE_TORCH_DIR}" DIRECTORY)
+  set(_origin "${_site}")
+  set(PTYLE_RPATH_PROGRAM "$ORIGIN/../lib")
+  set(PTYLE_RPATH_LIBRARY "$ORIGIN")
 endif()
-set(PTYLE_INSTALL_LIB "${PTYLE_INSTALL_BASE}lib")
+set(PTYLE_CUDA_PATHS "${PTYLE_CUDA_FOLDERS}") # the libraries of torch's CUDA packages
+list(TRANSFORM PTYLE_CUDA_PATHS PREPEND "${PTYLE_NVIDIA_DIR}/")
+list(TRANSFORM PTYLE_CUDA_PATHS APPEND "/lib")
+foreach(folder IN ITEMS torch/lib LISTS PTYLE_CUDA_FOLDERS)
+  if(NOT folder STREQUAL "torch/lib")
+    set(folder "nvidia/${folder}/lib")
+  endif()
+  list(APPEND PTYLE_RPATH_PROGRAM "${_site}/${folder}")
+  list(APPEND PTYLE_RPATH_LIBRARY "${_origin}/${folder}")
+endforeach()
+# A program that finds the libraries of libraries too, wherever torch is: in a bundle (tests/gpu/bundle.sh).
+set(PTYLE_PROGRAM_RPATH "" CACHE STRING "where the installed program looks for libraries, in place of the layout's")
+if(PTYLE_PROGRAM_RPATH)
+  set(PTYLE_RPATH_PROGRAM "${PTYLE_PROGRAM_RPATH}")
+endif()
 set(PTYLE_INSTALL_INCLUDE "${PTYLE_INSTALL_BASE}include")
 set(PTYLE_INSTALL_CMAKE "${PTYLE_INSTALL_BASE}lib/cmake/ptyle")
 
@@ -35,17 +54,20 @@ function(ptyle_install_package)
     install(TARGETS ptyle_ops_cuda LIBRARY DESTINATION "${PTYLE_INSTALL_LIB}")
     # CMake drops nvcc's implicit link folder from the build tree's path; it is the wheel's cudart
     set_target_properties(ptyle_ops_cuda PROPERTIES INSTALL_RPATH "${PTYLE_RPATH_LIBRARY}"
-                                                    BUILD_RPATH "${PTYLE_NVIDIA_DIR}/cu13/lib")
+                                                    BUILD_RPATH "${PTYLE_CUDA_PATHS}")
   endif()
   if(TARGET ptyle)
     install(TARGETS ptyle RUNTIME DESTINATION "${PTYLE_INSTALL_BIN}")
     set_target_properties(ptyle PROPERTIES INSTALL_RPATH "${PTYLE_RPATH_PROGRAM}")
+    if(PTYLE_PROGRAM_RPATH) # RUNPATH is for the program's own libraries alone
+      target_link_options(ptyle PRIVATE LINKER:--disable-new-dtags)
+    endif()
   endif()
 
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/ops/include/" DESTINATION "${PTYLE_INSTALL_INCLUDE}")
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/ops/docs/" DESTINATION "${PTYLE_INSTALL_DOCS}"
           FILES_MATCHING PATTERN "*.md")
-  install(EXPORT ptyleTargets NAMESPACE ptyle:: DESTINATION "${PTYLE_INSTALL_CMAKE}")
+  install(EXPORT ptyleTargets NAMESPACE ptyle:: DESTINATION "${PTYLE_INSTALL_CMAKE}/${TORCH_WHEEL_MINOR}")
   configure_package_config_file(
     "${PROJECT_SOURCE_DIR}/cmake/ptyleConfig.cmake.in" "${PROJECT_BINARY_DIR}/ptyleConfig.cmake"
     INSTALL_DESTINATION "${PTYLE_INSTALL_CMAKE}"

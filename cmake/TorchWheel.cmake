@@ -2,9 +2,11 @@
 # (which needs a CUDA toolkit even for a CPU build and mixes its NCCL with the wheel's).
 #
 # The wheel is looked for, in this order: beside this file's own package (ptyle installed into the
-# same site-packages), in PTYLE_TORCH_ROOT (the wheel's "torch" folder), with Python3.
+# same site-packages), in PTYLE_TORCH_ROOT (the wheel's "torch" folder), in Torch_DIR (the folder of its
+# TorchConfig.cmake, as find_package(Torch) takes it), with Python3.
 # Result: TorchWheel_FOUND, or TorchWheel_REASON; torchwheel::cpu; PTYLE_TORCH_DIR (the folder
-# found), TORCH_WHEEL_VERSION, TORCH_WHEEL_CUDA (the CUDA version the wheel was built with).
+# found), TORCH_WHEEL_VERSION, TORCH_WHEEL_MINOR (2.15), TORCH_WHEEL_CUDA (the CUDA version the wheel was
+# built with), PTYLE_CUDA_FOLDERS (of its CUDA packages, that CUDA's version decides upon).
 # No include_guard: after a failure another call may name another folder, and must be told why again.
 if(TARGET torchwheel::cpu)
   set(TorchWheel_FOUND TRUE)
@@ -13,13 +15,14 @@ endif()
 
 set(TorchWheel_FOUND FALSE)
 set(TorchWheel_REASON "")
-set(TORCH_WHEEL_WANTED "2.15.0") # exactly: torch promises no binary stability in C++ to any other
 
 get_filename_component(_tw_beside "${CMAKE_CURRENT_LIST_DIR}/../../../../torch" ABSOLUTE)
 if(EXISTS "${_tw_beside}/lib/libtorch_cpu.so")
   set(PTYLE_TORCH_DIR "${_tw_beside}")
 elseif(PTYLE_TORCH_ROOT)
   get_filename_component(PTYLE_TORCH_DIR "${PTYLE_TORCH_ROOT}" ABSOLUTE)
+elseif(Torch_DIR)
+  get_filename_component(PTYLE_TORCH_DIR "${Torch_DIR}/../../.." ABSOLUTE)
 else()
   find_package(Python3 QUIET COMPONENTS Interpreter)
   set(PTYLE_TORCH_DIR "")
@@ -34,23 +37,25 @@ endif()
 if(NOT EXISTS "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" OR NOT EXISTS "${PTYLE_TORCH_DIR}/version.py")
   string(CONCAT TorchWheel_REASON
          "no PyTorch wheel found (looked beside the package, in PTYLE_TORCH_ROOT=\"${PTYLE_TORCH_ROOT}\""
-         " and with Python3_EXECUTABLE=\"${Python3_EXECUTABLE}\"); "
+         ", in Torch_DIR=\"${Torch_DIR}\" and with Python3_EXECUTABLE=\"${Python3_EXECUTABLE}\"); "
          "set PTYLE_TORCH_ROOT to the folder \"torch\" inside site-packages")
   return()
 endif()
 
 file(STRINGS "${PTYLE_TORCH_DIR}/version.py" _tw_line REGEX "^__version__")
 string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" TORCH_WHEEL_VERSION "${_tw_line}")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" TORCH_WHEEL_MINOR "${TORCH_WHEEL_VERSION}")
 file(STRINGS "${PTYLE_TORCH_DIR}/version.py" _tw_line REGEX "^cuda")
 string(REGEX MATCH "[0-9]+\\.[0-9]+" TORCH_WHEEL_CUDA "${_tw_line}")
-if(NOT TORCH_WHEEL_VERSION VERSION_EQUAL TORCH_WHEEL_WANTED)
-  set(TorchWheel_REASON
-      "PyTorch ${TORCH_WHEEL_WANTED} is needed, found ${TORCH_WHEEL_VERSION} in ${PTYLE_TORCH_DIR}")
-  return()
-endif()
 
 get_filename_component(_tw_site "${PTYLE_TORCH_DIR}" DIRECTORY)
 set(PTYLE_NVIDIA_DIR "${_tw_site}/nvidia")
+# All of CUDA 13 is one folder, CUDA 12 had one for each of its packages.
+if(TORCH_WHEEL_CUDA VERSION_GREATER_EQUAL 13)
+  set(PTYLE_CUDA_FOLDERS cu13)
+else()
+  set(PTYLE_CUDA_FOLDERS cuda_runtime cufft cuda_cupti cuda_nvcc cublas cusparse cusolver nvtx)
+endif()
 
 # Imported targets' include folders are system folders for whoever links them: no warnings from
 # torch's headers, so that warnings can be errors in our code.
@@ -67,6 +72,10 @@ torchwheel_import(c10 "${PTYLE_TORCH_DIR}/lib/libc10.so" ${_tw_includes})
 torchwheel_import(torch_cpu "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" ${_tw_includes})
 torchwheel_import(gomp "${PTYLE_TORCH_DIR}/lib/libgomp.so.1")
 
+set(_tw_link_options "")
+foreach(folder IN LISTS PTYLE_CUDA_FOLDERS ITEMS nccl cudnn)
+  list(APPEND _tw_link_options "-Wl,-rpath-link,${PTYLE_NVIDIA_DIR}/${folder}/lib")
+endforeach()
 add_library(torchwheel::cpu INTERFACE IMPORTED GLOBAL)
 set_target_properties(
   torchwheel::cpu
@@ -79,7 +88,6 @@ set_target_properties(
     INTERFACE_LINK_LIBRARIES "torchwheel::torch_cpu;torchwheel::c10;torchwheel::gomp"
     # libtorch_cpu needs libcudart and libcupti; ld must find them when it links a program
     INTERFACE_LINK_OPTIONS
-    "-Wl,-rpath-link,${PTYLE_NVIDIA_DIR}/cu13/lib:${PTYLE_NVIDIA_DIR}/nccl/lib:${PTYLE_NVIDIA_DIR}/cudnn/lib"
-)
+    "${_tw_link_options}")
 
 set(TorchWheel_FOUND TRUE)

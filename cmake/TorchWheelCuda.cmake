@@ -4,7 +4,7 @@
 # top folder.
 include_guard(GLOBAL)
 
-set(CMAKE_CUDA_COMPILER "${PTYLE_NVIDIA_DIR}/cu13/bin/nvcc") # CudaChoice has seen it
+set(CMAKE_CUDA_COMPILER "${PTYLE_NVCC}") # CudaChoice has found it
 set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
 # sm_80 code, and PTX that the driver compiles for anything newer: quick to build, runs everywhere.
 set(CMAKE_CUDA_ARCHITECTURES
@@ -22,16 +22,42 @@ set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 # pip's packages hold no unversioned .so: full paths
 torchwheel_import(c10_cuda "${PTYLE_TORCH_DIR}/lib/libc10_cuda.so")
 torchwheel_import(torch_cuda "${PTYLE_TORCH_DIR}/lib/libtorch_cuda.so")
-torchwheel_import(cudart "${PTYLE_NVIDIA_DIR}/cu13/lib/libcudart.so.13")
-torchwheel_import(cufft "${PTYLE_NVIDIA_DIR}/cu13/lib/libcufft.so.12")
+function(torchwheel_import_cuda name) # lib${name}.so.NUMBER in one of the CUDA folders
+  foreach(folder IN LISTS PTYLE_CUDA_FOLDERS)
+    file(GLOB found "${PTYLE_NVIDIA_DIR}/${folder}/lib/lib${name}.so.[0-9]*")
+    if(found)
+      list(GET found 0 file)
+      torchwheel_import(${name} "${file}")
+      return()
+    endif()
+  endforeach()
+  message(FATAL_ERROR "there is no lib${name}.so in ${PTYLE_NVIDIA_DIR}, where torch's CUDA packages are")
+endfunction()
+torchwheel_import_cuda(cudart)
+torchwheel_import_cuda(cufft)
 torchwheel_import(nccl "${PTYLE_NVIDIA_DIR}/nccl/lib/libnccl.so.2" "${PTYLE_NVIDIA_DIR}/nccl/include")
-set_target_properties(torchwheel::nccl PROPERTIES INTERFACE_COMPILE_DEFINITIONS USE_C10D_NCCL)
+# What the wheel's own header says: a toolkit's, which may be older, must not come before it.
+set(_tw_nccl 0)
+foreach(part MAJOR MINOR PATCH)
+  file(STRINGS "${PTYLE_NVIDIA_DIR}/nccl/include/nccl.h" _tw_line REGEX "^#define NCCL_${part} ")
+  string(REGEX MATCH "[0-9]+" _tw_line "${_tw_line}")
+  math(EXPR _tw_nccl "${_tw_nccl} * 100 + ${_tw_line}")
+endforeach()
+set_target_properties(
+  torchwheel::nccl PROPERTIES INTERFACE_COMPILE_DEFINITIONS "USE_C10D_NCCL;PTYLE_NCCL_VERSION=${_tw_nccl}")
+
+set(_tw_cuda_includes "")
+foreach(folder IN LISTS PTYLE_CUDA_FOLDERS)
+  if(EXISTS "${PTYLE_NVIDIA_DIR}/${folder}/include")
+    list(APPEND _tw_cuda_includes "${PTYLE_NVIDIA_DIR}/${folder}/include")
+  endif()
+endforeach()
 
 add_library(torchwheel::cuda INTERFACE IMPORTED GLOBAL)
 set_target_properties(
   torchwheel::cuda
   PROPERTIES
-    INTERFACE_INCLUDE_DIRECTORIES "${PTYLE_NVIDIA_DIR}/cu13/include"
+    INTERFACE_INCLUDE_DIRECTORIES "${_tw_cuda_includes}"
     # libtorch_cuda only registers itself: as-needed would drop it and CUDA would stay unknown
     INTERFACE_LINK_LIBRARIES
     "torchwheel::cpu;-Wl,--push-state,--no-as-needed;torchwheel::torch_cuda;-Wl,--pop-state;torchwheel::c10_cuda;torchwheel::cudart"

@@ -171,6 +171,24 @@ def formulae_page() -> str:
     return "\n".join(lines)
 
 
+def torch_versions() -> str:
+    """A row of the versions of torch, with what was tested."""
+    lines = (ROOT / "cmake" / "torch-versions.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    words = {
+        "everything": "all tests",
+        "operators": "C++ tests, operators, package, projects outside",
+        "nothing": "not tried",
+    }
+    return "\n".join(
+        [
+            f"| torch | {' | '.join(version for version, *_ in rows)} |",
+            f"| --- |{' --- |' * len(rows)}",
+            f"| tested | {' | '.join(words[tested] for *_, tested in rows)} |",
+        ]
+    )
+
+
 def table_page() -> str:
     columns = operator_table.COLUMNS
     lines = [
@@ -187,7 +205,8 @@ def table_page() -> str:
     for row in operator_table.ROWS:
         cells = ["-" if c in row.exceptions else "yes" for c in columns]
         lines.append(f"| `{row.name}` | {' | '.join(cells)} |")
-    lines += ["", "What a cell tests:", ""]
+    lines += ["", "Versions of torch (another one of the same minor version does too):", ""]
+    lines += [torch_versions(), "", "What a cell tests:", ""]
     lines += [f"- {column}: {meaning}" for column, meaning in columns.items()]
     lines += ["", 'Where there is "-":', ""]
     for row in operator_table.ROWS:

@@ -43,9 +43,12 @@ void check_cuts(const char* name, const char* argument, at::IntArrayRef cuts) {
 c10::intrusive_ptr<c10d::ProcessGroup> group_of(const char* name, const Arguments& tiling) {
   if (tiling.group.empty()) return {};
   const std::string group(tiling.group);
-  TORCH_CHECK_VALUE(c10d::is_process_group_registered(group), "ptyle::", name,
-                    ": group must be the name of a process group, got \"", group, "\"");
-  return c10d::resolve_process_group(group);
+  try {
+    return c10d::resolve_process_group(group);
+  } catch (const c10::Error&) {
+    TORCH_CHECK_VALUE(false, "ptyle::", name, ": group must be the name of a process group, got \"",
+                      group, "\"");
+  }
 }
 
 // The grid, checked; `tensors` are those of the rank's tiles, extended or owned.

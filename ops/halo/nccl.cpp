@@ -3,8 +3,8 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
-// The wheel's NCCL, not an older one of a toolkit.
-static_assert(NCCL_VERSION_CODE >= 23007);
+static_assert(NCCL_VERSION_CODE == PTYLE_NCCL_VERSION,
+              "the wheel's NCCL must be included, not that of a toolkit");
 
 namespace ptyle::cuda {
 

@@ -3,17 +3,20 @@
 #
 #   tests/consume/install.sh linked PYTHON [FOLDER]
 #   tests/consume/install.sh fresh PYTHON [FOLDER]
+#   tests/consume/install.sh torch==VERSION PYTHON [FOLDER]
 #
 # linked: without build isolation and without CUDA; torch and scikit-build-core are linked to from
 #   PYTHON's environment, and the compiler's cache knows the files of a tree that was built before.
 # fresh: as pip does it by itself: everything from PyPI, twice (for the build and to stay), with CUDA.
 #   10 GB of disk and half an hour; PYTHON is only the interpreter.
+# torch==VERSION: without build isolation in an environment where that torch is installed first, from PyPI,
+#   with CUDA; it must be the one that stays and that the package then needs. 6 GB of disk.
 # FOLDER is worked in.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 kind=$1
 python=$(realpath -s "$2")
-work=$(realpath -ms "${3:-$root/build/install-$kind}")
+work=$(realpath -ms "${3:-$root/build/install-${kind/torch==/}}")
 unset LD_LIBRARY_PATH PYTHONPATH CMAKE_PREFIX_PATH PTYLE_CUDA SKBUILD_BUILD_DIR SKBUILD_CMAKE_ARGS
 # shellcheck source=tests/consume/environment.sh
 source "$root/tests/consume/environment.sh"
@@ -37,10 +40,11 @@ copy_tree() {
 
 # What pip's last line promises: the package, the program, and find_package.
 check_installed() {
-  local site file version
+  local site file version minor
   site=$(platlib "$environment/bin/python")
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
-  for file in lib/libptyle_ops.so include/ptyle/ops.h lib/cmake/ptyle/ptyleConfig.cmake; do
+  minor=$("$environment/bin/python" -c 'import torch; print(".".join(torch.__version__.split(".")[:2]))')
+  for file in "lib/$minor/libptyle_ops.so" include/ptyle/ops.h lib/cmake/ptyle/ptyleConfig.cmake; do
     [[ -f $site/ptyle/$file ]] || fail "there is no $site/ptyle/$file"
   done
   [[ ! -e $site/lib && ! -e $site/include ]] || fail "$site holds folders that are not packages"
@@ -50,11 +54,18 @@ check_installed() {
 assert ptyle.__file__.startswith(sys.prefix), ptyle.__file__
 probe = torch.ones(1, 4, 4, dtype=torch.complex64)
 still = torch.zeros(1, 2, dtype=torch.double)
-assert ptyle.diffraction(torch.zeros(1, 4, 4), probe, still).sum().item() == 16'
+assert ptyle.diffraction(torch.zeros(1, 4, 4), probe, still).sum().item() == 16
+import importlib.metadata
+assert "torch==" + sys.argv[1] + ".*" in importlib.metadata.requires("ptyle"), importlib.metadata.requires("ptyle")' \
+      "$minor"
     [[ $("$environment/bin/ptyle" --version) == *"$version"* ]] || fail "ptyle --version"
   )
   quietly find-package cmake -G Ninja -S "$root/tests/consume" -B "$work/outside" \
     -DCMAKE_PREFIX_PATH="$site/ptyle"
+}
+
+cuda_library() {
+  find "$(platlib "$environment/bin/python")/ptyle/lib" -name libptyle_ops_cuda.so
 }
 
 linked() {
@@ -84,7 +95,7 @@ linked() {
   export CC=cc CXX=c++ SKBUILD_BUILD_DIR=build/default
   PTYLE_CUDA=off quietly install "${install[@]}" .
   check_installed
-  [[ ! -e $site/ptyle/lib/libptyle_ops_cuda.so ]] || fail "CUDA was to be off"
+  [[ -z $(cuda_library) ]] || fail "CUDA was to be off"
   PTYLE_CUDA=off quietly editable "${install[@]}" -e .
   (
     cd /
@@ -99,13 +110,33 @@ fresh() {
   cd "$tree"
   quietly install "$environment/bin/python" -m pip install --disable-pip-version-check --no-input .
   check_installed
-  [[ $(uname -m) != x86_64 || -f $(platlib "$environment/bin/python")/ptyle/lib/libptyle_ops_cuda.so ]] \
-    || fail "CUDA was to be on"
+  [[ $(uname -m) != x86_64 || -n $(cuda_library) ]] || fail "CUDA was to be on"
+  rm -rf "$environment"
+}
+
+with_torch() {
+  local version=${kind#torch==} minor kit cuda
+  minor=$(cut -d . -f 1,2 <<< "$version")
+  kit=$(sed -n "s/^$minor\.[0-9]* \([0-9.]*\) .*/\1/p" "$root/cmake/torch-versions.txt")
+  cuda=$(cut -d . -f 1,2 <<< "$kit")
+  copy_tree
+  "$python" -m venv "$environment"
+  cd "$tree"
+  local pip=("$environment/bin/python" -m pip install --disable-pip-version-check --no-input)
+  quietly torch "${pip[@]}" "$kind" numpy h5py scikit-build-core \
+    "nvidia-cuda-nvcc==$cuda.*" "nvidia-cuda-crt==$cuda.*" "nvidia-nvvm==$cuda.*"
+  export CC=cc CXX=c++
+  quietly install "${pip[@]}" --no-build-isolation .
+  [[ $("$environment/bin/python" -c 'import torch; print(torch.__version__)') == "$version"* ]] \
+    || fail "torch $version was replaced"
+  check_installed
+  [[ -n $(cuda_library) ]] || fail "CUDA was to be on"
   rm -rf "$environment"
 }
 
 case "$kind" in
   linked | fresh) "$kind" ;;
-  *) fail "the kind must be linked or fresh, got $kind" ;;
+  torch==*) with_torch ;;
+  *) fail "the kind must be linked, fresh or torch==VERSION, got $kind" ;;
 esac
 echo "packages: pip install . ($kind): package, program, find_package"

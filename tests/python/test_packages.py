@@ -14,6 +14,8 @@ from ptyle import _library
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "ptyle"
 LIBRARIES = sorted(_library.FOLDER.glob("*.so"))
+MINOR = ".".join(importlib.metadata.version("torch").split(".")[:2])
+ROOT = Path(__file__).parents[2]
 
 
 def needed(file: Path) -> list[str]:
@@ -46,11 +48,16 @@ def test_only_the_cuda_library_needs_cuda():
         assert not [name for name in needed(file) if name.startswith("libcu") or "cuda" in name]
 
 
-@pytest.mark.parametrize("other", ["2.14.1", "2.15.1+cu132", "3.0.0"])
-def test_another_torch_is_refused_before_anything_is_loaded(tmp_path, other):
-    folder = tmp_path / f"torch-{other}.dist-info"
+def pretend_torch(folder, version):
+    """Of a torch of another version only what pip says of it."""
+    folder = folder / f"torch-{version}.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {other}\n")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize("other", ["1.13.0", "2.10.1+cu128", "2.16.0", "3.0.0"])
+def test_another_torch_is_refused_before_anything_is_loaded(tmp_path, other):
+    pretend_torch(tmp_path, other)
     result = python(
         "try:\n"
         "    import ptyle\n"
@@ -60,16 +67,14 @@ def test_another_torch_is_refused_before_anything_is_loaded(tmp_path, other):
         tmp_path,
     )
     message, loaded = result.stdout.splitlines()
-    assert f"needs torch {_library.TORCH_VERSION}" in message
-    assert f"got {other.split('+')[0]}" in message
+    assert f"compiled for torch {MINOR}, got torch {other.split('+')[0]};" in message
+    assert "pip install --no-build-isolation --no-deps --force-reinstall ." in message
     assert loaded == "False False"
 
 
-def test_a_build_of_the_same_torch_is_accepted(tmp_path):
-    folder = tmp_path / "torch.dist-info"
-    folder.mkdir()
-    version = f"{_library.TORCH_VERSION}+cpu"
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+@pytest.mark.parametrize("patch", ["0+cpu", "9"])
+def test_any_build_of_the_same_minor_version_is_accepted(tmp_path, patch):
+    pretend_torch(tmp_path, f"{MINOR}.{patch}")
     result = python("import ptyle; print(ptyle.__version__)", tmp_path)
     assert result.stdout.strip() == ptyle.__version__, result.stderr
 
@@ -93,7 +98,7 @@ def test_one_version_everywhere():
 
 def test_a_gpu_without_the_cuda_library_is_told(tmp_path):
     shutil.copytree(
-        _library.FOLDER.parent,
+        _library.FOLDER.parents[1],
         tmp_path / "ptyle",
         ignore=shutil.ignore_patterns("libptyle_ops_cuda.so", "__pycache__", "models", "include"),
     )
@@ -110,3 +115,61 @@ def test_a_gpu_without_the_cuda_library_is_told(tmp_path):
     assert "built without CUDA (PTYLE_CUDA=off)" in result.stdout
     assert result.stdout.count("ptyle: torch sees a GPU") == 1
     assert python(code.format(False), tmp_path).stdout.endswith(" []\n")
+
+
+def test_libraries_are_chosen_by_torchs_minor_version(tmp_path):
+    package = tmp_path / "ptyle"
+    shutil.copytree(
+        _library.FOLDER.parents[1], package, ignore=shutil.ignore_patterns("__pycache__", "models")
+    )
+    shutil.copytree(package / "lib" / MINOR, package / "lib" / "2.99")
+    code = "import ptyle; print(ptyle._library.FOLDER)"
+    assert python(code, tmp_path).stdout.strip() == str(package / "lib" / MINOR)
+    shutil.rmtree(package / "lib" / MINOR)
+    refused = python(code, tmp_path)
+    assert f"compiled for torch 2.99, got torch {MINOR}" in refused.stderr
+
+
+def test_the_package_says_where_it_is():
+    def said(*options, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "ptyle", *options], capture_output=True, text=True
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout.strip()
+
+    assert Path(said("--library")) == _library.FOLDER / "libptyle_ops.so"
+    prefix = Path(said("--cmake-prefix"))
+    assert (prefix / "lib" / "cmake" / "ptyle" / "ptyleConfig.cmake").is_file()
+    said(code=2)
+    said("--library", "--cmake-prefix", code=2)
+
+
+def test_the_package_needs_the_torch_it_was_compiled_with():
+    needs = importlib.metadata.requires("ptyle")
+    assert f"torch=={MINOR}.*" in needs and {"numpy", "h5py"} < set(needs), needs
+
+
+def test_versions_are_those_of_the_list():
+    lines = (ROOT / "cmake" / "torch-versions.txt").read_text().splitlines()
+    versions = [line.split() for line in lines if not line.startswith("#")]
+    minors = [[int(part) for part in torch.split(".")[:2]] for torch, *_ in versions]
+    assert minors == sorted(minors)
+    assert {tested for *_, tested in versions} <= {"everything", "operators", "nothing"}
+    torch, toolkit, tested = versions[-1]
+    assert tested == "everything"
+    cuda = ".".join(toolkit.split(".")[:2])
+    for file, words in {
+        "requirements.in": [f"torch=={torch}\n", f"cuda-toolkit[nvcc]=={toolkit} "],
+        "requirements.lock": [f"\ntorch=={torch} ", f"\ncuda-toolkit=={toolkit} "],
+        "pyproject.toml": [
+            f'"torch=={torch}"',
+            f'"cuda-toolkit[nvcc]=={toolkit};',
+            f'"nvidia-nvvm=={cuda}.*;',
+            f'"nvidia-cuda-crt=={cuda}.*;',
+        ],
+        "README.md": [f"PyTorch {versions[0][0][:4]} to {torch[:4]}"],
+    }.items():
+        text = (ROOT / file).read_text()
+        for word in words:
+            assert word in text, (file, word)
