@@ -173,3 +173,46 @@ def test_versions_are_those_of_the_list():
         text = (ROOT / file).read_text()
         for word in words:
             assert word in text, (file, word)
+
+
+def configured(folder, *options):
+    """What CMake says of a torch in `folder`/torch that is nothing but files with names."""
+    done = subprocess.run(
+        ["cmake", "-G", "Ninja", "-S", ROOT, "-B", folder / "build", *options],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def pretend_wheel(folder, version, cuda="13.2"):
+    (folder / "torch" / "lib").mkdir(parents=True)
+    (folder / "torch" / "lib" / "libtorch_cpu.so").touch()
+    (folder / "torch" / "version.py").write_text(f"__version__ = '{version}'\ncuda = '{cuda}'\n")
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="no cmake")
+def test_cmake_refuses_an_older_torch_wherever_it_is_named(tmp_path):
+    pretend_wheel(tmp_path, "2.10.0+cu128", "12.8")
+    root = f"-DPTYLE_TORCH_ROOT={tmp_path / 'torch'}"
+    folder = f"-DTorch_DIR={tmp_path / 'torch' / 'share' / 'cmake' / 'Torch'}"
+    for option in root, folder:
+        shutil.rmtree(tmp_path / "build", ignore_errors=True)
+        said = configured(tmp_path, option)
+        assert "ptyle is built for PyTorch 2.11 to 2.15, found 2.10.0 in" in said, said
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="no cmake")
+def test_cmake_wants_all_parts_of_nvcc_of_one_version(tmp_path):
+    pretend_wheel(tmp_path, "2.11.0", "13.0")
+    options = (f"-DPTYLE_TORCH_ROOT={tmp_path / 'torch'}", "-DPTYLE_CUDA=ON")
+    said = configured(tmp_path, *options)
+    assert "there is no nvcc in" in said and '"nvidia-nvvm==13.0.*"' in said, said
+    (tmp_path / "nvidia" / "cu13" / "bin").mkdir(parents=True)
+    (tmp_path / "nvidia" / "cu13" / "bin" / "nvcc").touch()
+    for name in "nvidia_cuda_nvcc-13.0.88", "nvidia_cuda_crt-13.0.88", "nvidia_nvvm-13.5.37":
+        (tmp_path / f"{name}.dist-info").mkdir()
+    said = configured(tmp_path, *options)
+    parts = "nvidia-cuda-nvcc 13.0 nvidia-cuda-crt 13.0 nvidia-nvvm 13.5"
+    assert f"the parts of nvcc are of several versions: {parts}" in said, said
