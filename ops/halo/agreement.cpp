@@ -177,7 +177,11 @@ class Comparison {
 }  // namespace
 
 void check_agreement(const HaloCall& call, const c10::intrusive_ptr<c10d::ProcessGroup>& group) {
-  if (!group || group->getSize() == 1 || !group->hasBackendForDeviceType(at::kCPU)) return;
+  if (!group || group->getSize() == 1) return;
+  const std::vector<c10::Device> devices = group->getDeviceTypes();
+  const bool on_cpu = std::any_of(devices.begin(), devices.end(),
+                                  [](const c10::Device& device) { return device.is_cpu(); });
+  if (!on_cpu) return;
   Comparison(call, group).check();
 }
 
