@@ -8,7 +8,12 @@
 # found), TORCH_WHEEL_VERSION, TORCH_WHEEL_MINOR (2.15), TORCH_WHEEL_CUDA (the CUDA version the wheel was
 # built with), PTYLE_CUDA_FOLDERS (of its CUDA packages, that CUDA's version decides upon).
 # No include_guard: after a failure another call may name another folder, and must be told why again.
-if(TARGET torchwheel::cpu)
+set(_tw_results PTYLE_TORCH_DIR PTYLE_NVIDIA_DIR PTYLE_CUDA_FOLDERS TORCH_WHEEL_VERSION TORCH_WHEEL_MINOR
+                TORCH_WHEEL_CUDA)
+if(TARGET torchwheel::cpu) # found from another folder of the project
+  foreach(name IN LISTS _tw_results)
+    get_property(${name} GLOBAL PROPERTY TORCHWHEEL_${name})
+  endforeach()
   set(TorchWheel_FOUND TRUE)
   return()
 endif()
@@ -90,4 +95,7 @@ set_target_properties(
     INTERFACE_LINK_OPTIONS
     "${_tw_link_options}")
 
+foreach(name IN LISTS _tw_results)
+  set_property(GLOBAL PROPERTY TORCHWHEEL_${name} "${${name}}")
+endforeach()
 set(TorchWheel_FOUND TRUE)
