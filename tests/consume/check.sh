@@ -148,7 +148,7 @@ check_prefix
 "$environment/bin/python" "$sources/loader.py" "$work/loader.pt"
 "$work/from-wheel/loader" "$work/loader.pt"
 outside experiments "$root/models/experiments" all -DCMAKE_PREFIX_PATH="$site/ptyle"
-"$environment/bin/python" -m ptyle.models export huber -o "$work/tv.pt" > "$work/export.log" 2>&1
+"$environment/bin/python" -m ptyle.models export huber --force -o "$work/tv.pt" > "$work/export.log" 2>&1
 "$environment/bin/python" "$root/models/experiments/scripted.py" "$work/scripted.pt"
 "$work/experiments/scripted" "$work/scripted.pt"
 "$work/experiments/optimisers" "$work/tv.pt"
