@@ -190,8 +190,9 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
     The model stays as it is: a copy is written. Neither torch's compiler cache nor its settings
     in this process are touched.
 
-    ValueError where the path's ending is another, and where the model does not do what the card
-    says: it is run on a small image.
+    ValueError where the path's ending is another, where this torch compiles for its own processor
+    alone ("v3" with torch 2.11), and where the model does not do what the card says: it is run on a
+    small image.
     """
     path = Path(path)
     if path.suffix not in (".pt", ".pt2"):
@@ -211,6 +212,8 @@ def export(model: nn.Module, found: dict, path: str | Path, isa: str = "v3") -> 
         elif found["kind"] == "regulariser":
             raise ValueError(f"{path}: a regulariser must go to .pt: a .pt2 has no gradient")
         else:
+            if isa == "v3":
+                _require_portable_code()
             _compile(model, found, text, part, isa)
         part.replace(path)
 
@@ -240,6 +243,16 @@ def _fresh_compiler(folder: str) -> Iterator[None]:
                     stacklevel=5,
                 )
         yield
+
+
+def _require_portable_code() -> None:
+    from torch._inductor import config
+
+    if not hasattr(config.cpp, "march"):
+        raise ValueError(
+            f"isa: must be 'native' with torch {torch.__version__}, which compiles a .pt2 for the "
+            "processor that it runs on (torch 2.15 makes portable ones), got 'v3'"
+        )
 
 
 def _compile(model: nn.Module, found: dict, text: str, path: Path, isa: str) -> None:
