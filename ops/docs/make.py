@@ -178,6 +178,7 @@ def torch_versions() -> str:
     words = {
         "everything": "all tests",
         "operators": "C++ tests, operators, package, projects outside",
+        "python": "compiled whole; operators and package in Python",
         "nothing": "not tried",
     }
     return "\n".join(
