@@ -11,7 +11,9 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/minimum.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "driver/io/problem.h"
 
@@ -373,20 +375,33 @@ std::optional<Pedestal> pedestal_of(const at::Tensor& patterns,
                                     const std::optional<at::Tensor>& mask) {
   constexpr std::int64_t kFewestPatterns = 8, kFewestPixels = 64;
   const std::int64_t n = patterns.size(0);
-  at::Tensor values = patterns.to(at::kDouble).reshape({n, -1});
-  if (mask) {
-    at::Tensor bad = mask->reshape({-1, values.size(1)}).any(0);
-    values = values.index_select(1, bad.logical_not().nonzero().flatten());
+  if (n < kFewestPatterns) return std::nullopt;
+  // One by one: in float64 all of them may not fit.
+  at::Tensor least = patterns.select(0, 0).to(at::kDouble).flatten();
+  at::Tensor means = at::zeros_like(least), squares = at::zeros_like(least);  // of deviations
+  for (std::int64_t one = 0; one < n; ++one) {
+    const at::Tensor values = patterns.select(0, one).to(at::kDouble).flatten();
+    const at::Tensor off = values - means;
+    means.add_(off, 1.0 / static_cast<double>(one + 1));
+    squares.addcmul_(off, values - means);  // Welford, Technometrics 4, 1962, 419
+    least = at::minimum(least, values);
   }
-  const std::int64_t darkest = values.size(1) / 4;
-  if (n < kFewestPatterns || darkest < kFewestPixels) return std::nullopt;
-  const at::Tensor order = values.mean(0).argsort();
-  values = values.index_select(1, order.narrow(0, 0, darkest));
-  const double mean = values.mean().item<double>();
-  const double variance = values.var(0).mean().item<double>();
+  at::Tensor order = means.argsort();
+  if (mask) {
+    const at::Tensor good = mask->reshape({-1, means.size(0)}).any(0).logical_not();
+    order = order.masked_select(good.index_select(0, order));
+  }
+  const std::int64_t darkest = order.size(0) / 4;
+  if (darkest < kFewestPixels) return std::nullopt;
+  order = order.narrow(0, 0, darkest);
+  const auto mean_of = [&order](const at::Tensor& image) {
+    return image.index_select(0, order).mean().item<double>();
+  };
+  const double mean = mean_of(means), variance = mean_of(squares) / static_cast<double>(n - 1);
   constexpr double kFewCounts = 5.0;
   // Counts vary by their mean; specimens make dark pixels vary more, not less.
-  if (mean < kFewCounts || variance > 0.5 * mean || values.min().item<double>() < 0.5 * mean) {
+  if (mean < kFewCounts || variance > 0.5 * mean ||
+      least.index_select(0, order).min().item<double>() < 0.5 * mean) {
     return std::nullopt;
   }
   return Pedestal{mean, std::sqrt(variance)};
