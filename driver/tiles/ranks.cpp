@@ -10,6 +10,16 @@
 #include <c10/util/Exception.h>
 
 namespace ptyle::driver {
+namespace {
+
+// What all ranks enter: posted and waited for, under one name.
+template <typename Post>
+void meet(WaitClock& clock, const std::string& what, const at::Device& device, const Post& post) {
+  clock.wait(exchanging(what, post), what, device);
+}
+
+}  // namespace
+
 at::Tensor as_real(const at::Tensor& tensor) {
   return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
 }
@@ -24,9 +34,8 @@ void Ranks::reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const
   c10d::AllreduceOptions options;
   options.reduceOp = operation;
   bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  const std::string what = "a sum over all ranks";
-  clock_.wait(exchanging(what, [&] { return group_->allreduce(list, options); }), what,
-              values.device());
+  meet(clock_, "a sum over all ranks", values.device(),
+       [&] { return group_->allreduce(list, options); });
 }
 
 void Ranks::gather(at::Tensor values) const { reduce(values, c10d::ReduceOp::SUM); }
@@ -80,9 +89,8 @@ void Ranks::broadcast(at::Tensor values) const {
   c10d::BroadcastOptions options;
   options.rootRank = 0;
   if (first()) bytes_sent_ += static_cast<std::int64_t>(values.nbytes());
-  const std::string what = "a copy from rank 0";
-  clock_.wait(exchanging(what, [&] { return group_->broadcast(list, options); }), what,
-              values.device());
+  meet(clock_, "a copy from rank 0", values.device(),
+       [&] { return group_->broadcast(list, options); });
 }
 
 void Ranks::send(const at::Tensor& values, std::int64_t to, int tag) const {
@@ -104,8 +112,7 @@ void Ranks::barrier() const {
   if (!group_) return;
   c10d::BarrierOptions options;
   options.device = at::Device(at::kCPU);
-  const std::string what = "a meeting of all ranks";
-  clock_.wait(exchanging(what, [&] { return group_->barrier(options); }), what, at::kCPU);
+  meet(clock_, "a meeting of all ranks", at::kCPU, [&] { return group_->barrier(options); });
 }
 
 }  // namespace ptyle::driver
