@@ -1,37 +1,31 @@
 # Two layouts. A plain prefix: lib, include, lib/cmake/ptyle, share/doc/ptyle, bin. A wheel: the same
 # inside the Python package (ptyle/include, ptyle/lib/cmake/ptyle, ptyle/docs; libraries in ptyle/lib/2.15,
-# by torch's minor version, so that one package may hold several), and the program among the environment's
-# scripts. All RUNPATHs are relative in a wheel, so that it works wherever it is put.
+# by torch's minor version, so that one package may hold several; the program beside them, and among the
+# environment's scripts a launcher that chooses). All RUNPATHs are relative in a wheel, so that it works
+# wherever it is put.
 include_guard(GLOBAL)
 include(CMakePackageConfigHelpers)
 
 if(PTYLE_WHEEL)
-  find_package(Python3 REQUIRED COMPONENTS Interpreter)
   set(PTYLE_INSTALL_BASE "ptyle/")
   set(PTYLE_INSTALL_DOCS "ptyle/docs")
-  set(PTYLE_INSTALL_BIN "bin")
-  if(SKBUILD_SCRIPTS_DIR)
-    set(PTYLE_INSTALL_BIN "${SKBUILD_SCRIPTS_DIR}")
-  endif()
-  set(_site "$ORIGIN/../lib/python${Python3_VERSION_MAJOR}.${Python3_VERSION_MINOR}/site-packages")
   set(PTYLE_INSTALL_LIB "ptyle/lib/${TORCH_WHEEL_MINOR}")
+  set(PTYLE_INSTALL_BIN "${PTYLE_INSTALL_LIB}")
   set(_origin "$ORIGIN/../../..")
-  set(PTYLE_RPATH_PROGRAM "${_site}/${PTYLE_INSTALL_LIB}")
-  set(PTYLE_RPATH_LIBRARY "$ORIGIN")
+  set(PTYLE_RPATH_PROGRAM "$ORIGIN")
 else()
-  set(PTYLE_INSTALL_LIB "lib")
   set(PTYLE_INSTALL_BASE "")
   set(PTYLE_INSTALL_DOCS "share/doc/ptyle")
+  set(PTYLE_INSTALL_LIB "lib")
   set(PTYLE_INSTALL_BIN "bin")
-  get_filename_component(_site "${PTYLE_TORCH_DIR}" DIRECTORY)
-  set(_origin "${_site}")
+  get_filename_component(_origin "${PTYLE_TORCH_DIR}" DIRECTORY)
   set(PTYLE_RPATH_PROGRAM "$ORIGIN/../lib")
-  set(PTYLE_RPATH_LIBRARY "$ORIGIN")
 endif()
+set(PTYLE_RPATH_LIBRARY "$ORIGIN")
 set(_cuda_folders ${PTYLE_CUDA_FOLDERS}) # with the libraries of torch's CUDA packages
 list(TRANSFORM _cuda_folders REPLACE "(.+)" "nvidia/\\1/lib")
 foreach(folder IN ITEMS torch/lib LISTS _cuda_folders)
-  list(APPEND PTYLE_RPATH_PROGRAM "${_site}/${folder}")
+  list(APPEND PTYLE_RPATH_PROGRAM "${_origin}/${folder}")
   list(APPEND PTYLE_RPATH_LIBRARY "${_origin}/${folder}")
 endforeach()
 set(PTYLE_CUDA_PATHS ${_cuda_folders})
@@ -59,6 +53,9 @@ function(ptyle_install_package)
     set_target_properties(ptyle PROPERTIES INSTALL_RPATH "${PTYLE_RPATH_PROGRAM}")
     if(PTYLE_PROGRAM_RPATH) # RUNPATH is for the program's own libraries alone
       target_link_options(ptyle PRIVATE LINKER:--disable-new-dtags)
+    endif()
+    if(SKBUILD_SCRIPTS_DIR)
+      install(PROGRAMS "${PROJECT_SOURCE_DIR}/driver/launcher.py" DESTINATION "${SKBUILD_SCRIPTS_DIR}" RENAME ptyle)
     endif()
   endif()
 

@@ -1,15 +1,33 @@
 """What the package needs: the minor version of torch that it is compiled with, which is that of the
-environment it is built in. Asked by scikit-build-core (pyproject.toml)."""
+environment it is built in. Asked by scikit-build-core (pyproject.toml). A wheel for several (./dev wheel)
+needs one of these:
+
+    requirements_of_package.py MINOR...
+"""
 
 import importlib.metadata
+import sys
 
 OTHERS = ["numpy", "h5py"]
 
 
+def torch_of(minors: list[str]) -> str:
+    """What a package for these minor versions of torch, for example ["2.11", "2.13"], needs: the range
+    without what lies between them."""
+    pairs = sorted(tuple(map(int, minor.split("."))) for minor in set(minors))
+    (major, oldest), (other, newest) = pairs[0], pairs[-1]
+    if major != other:
+        raise SystemExit(f"the versions of torch must have one major version, got {minors}")
+    if oldest == newest:
+        return f"torch=={major}.{oldest}.*"
+    between = (n for n in range(oldest, newest) if (major, n) not in pairs)
+    without = "".join(f",!={major}.{n}.*" for n in between)
+    return f"torch>={major}.{oldest},<{major}.{newest + 1}{without}"
+
+
 def requirements(torch: str) -> list[str]:
     """torch: a version, as installed."""
-    minor = ".".join(torch.split("+")[0].split(".")[:2])
-    return [f"torch=={minor}.*", *OTHERS]
+    return [torch_of([".".join(torch.split("+")[0].split(".")[:2])]), *OTHERS]
 
 
 class Provider:
@@ -32,3 +50,7 @@ class Provider:
 
     def dynamic_wheel(self, settings) -> dict[str, bool]:
         return {"dependencies": True}
+
+
+if __name__ == "__main__":
+    print(torch_of(sys.argv[1:]))

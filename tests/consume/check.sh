@@ -76,14 +76,14 @@ make_environment() {
 
 check_wheel_files() {
   local file entry files
-  mapfile -t files < <(elf_files "$site/ptyle" "$environment/bin")
+  mapfile -t files < <(elf_files "$site/ptyle")
   ((${#files[@]} >= 2)) || fail "no library or no program in $environment"
   for file in "${files[@]}"; do
     while read -r entry; do
       [[ $entry == "\$ORIGIN" || $entry == "\$ORIGIN/"* ]] || fail "$file: RUNPATH has $entry"
     done < <(run_path "$file")
   done
-  [[ -n $(run_path "$environment/bin/ptyle") ]] || fail "the program has no RUNPATH"
+  [[ -n $(run_path "$program") ]] || fail "the program has no RUNPATH"
   mapfile -t files < <(find "$site/ptyle" "$environment/bin/ptyle" -type f)
   no_build_folder "${files[@]}"
 }
@@ -98,7 +98,7 @@ assert ptyle.__file__.startswith(sys.prefix), ptyle.__file__'
     local line
     while read -r line; do
       [[ $line == "$environment/"* ]] || fail "the program loads $line"
-    done < <(ldd "$environment/bin/ptyle" | awk '/libptyle|libtorch|libc10|libcud/ { print $3 }')
+    done < <(ldd "$program" | awk '/libptyle|libtorch|libc10|libcud/ { print $3 }')
   )
 }
 
@@ -135,6 +135,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
 make_wheel
 make_environment
 site=$(platlib "$environment/bin/python")
+program=$(find "$site/ptyle/lib" -name ptyle -type f)
 make_prefix
 outside from-wheel "$sources" all -DCMAKE_PREFIX_PATH="$site/ptyle"
 prefix_options=(-DCMAKE_PREFIX_PATH="$work/moved" -DPTYLE_TORCH_ROOT="$(platlib "$python")/torch")

@@ -47,8 +47,7 @@ printf 'Metadata-Version: 2.1\nName: ptyle\nVersion: %s\n' "$package" > "$info/M
 
 # The program and all that it loads and that is neither torch's nor every system's.
 mkdir -p "$bundle/bin" "$bundle/libexec" "$bundle/lib"
-mv "$bundle/python/bin/ptyle" "$bundle/libexec/ptyle"
-rmdir "$bundle/python/bin"
+mv "$bundle/python/ptyle/lib/$minor/ptyle" "$bundle/libexec/ptyle"
 ldd "$build/driver/ptyle" | awk '$3 ~ /^\// { print $3 }' \
   | grep -v -E "/(torch|nvidia)/|^$build/|/lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|gomp)(\.|-)" \
   | xargs -I {} cp -L {} "$bundle/lib"

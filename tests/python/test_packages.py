@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import ptyle
 import pytest
 from ptyle import _library
 
-PROGRAM = Path(sysconfig.get_path("scripts")) / "ptyle"
+LAUNCHER = Path(sysconfig.get_path("scripts")) / "ptyle"
+PROGRAM = _library.FOLDER / "ptyle"
 LIBRARIES = sorted(_library.FOLDER.glob("*.so"))
 MINOR = ".".join(importlib.metadata.version("torch").split(".")[:2])
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,38 @@ def python(code: str, *folders: Path) -> subprocess.CompletedProcess:
 
 def test_the_program_is_no_python_script():
     assert PROGRAM.read_bytes()[:4] == b"\x7fELF"
+
+
+def launch(*folders: Path) -> subprocess.CompletedProcess:
+    """`ptyle --version`, with the folders in front of Python's path."""
+    environment = {"PYTHONPATH": ":".join(map(str, folders)), "PATH": "/usr/bin:/bin"}
+    return subprocess.run([LAUNCHER, "--version"], capture_output=True, text=True, env=environment)
+
+
+def test_the_launcher_becomes_the_program_for_the_installed_torch(tmp_path):
+    running = subprocess.Popen(
+        ["/bin/sh", "-c", f"echo $$; exec {LAUNCHER} check /dev/stdin"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    process = Path("/proc") / running.stdout.readline().strip() / "exe"
+    wait = time.monotonic() + 60
+    while process.readlink() != PROGRAM.resolve() and time.monotonic() < wait:
+        time.sleep(0.01)
+    became = process.readlink()
+    running.communicate("")
+    assert became == PROGRAM.resolve()
+
+    for other in "2.16.0", "1.13.1":
+        pretend_torch(tmp_path, other)
+        refused = launch(tmp_path)
+        assert refused.returncode == 2 and refused.stdout == ""
+        assert f"ptyle: ptyle was compiled for torch {MINOR}, got torch {other}" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        shutil.rmtree(tmp_path / f"torch-{other}.dist-info")
+    assert launch(tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("file", [PROGRAM, *LIBRARIES], ids=lambda file: file.name)
@@ -92,7 +126,7 @@ def test_importing_prints_nothing_and_loads_no_test_tools():
 def test_one_version_everywhere():
     version = importlib.metadata.version("ptyle")
     assert ptyle.__version__ == ptyle.version() == version
-    program = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True)
+    program = subprocess.run([LAUNCHER, "--version"], capture_output=True, text=True, check=True)
     assert version in program.stdout
 
 

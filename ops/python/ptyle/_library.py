@@ -3,36 +3,10 @@
 import importlib.metadata
 import sys
 import warnings
-from pathlib import Path
 
-# of an editable installation the Python files lie in the source tree, the libraries where they were
-# installed: both are folders of the package
-PACKAGE = [Path(folder) for folder in sys.modules["ptyle"].__path__]
-# Libraries by torch's minor version, between which C++ has no stable interface: lib/2.15.
-FOLDERS = {
-    folder.parent.name: folder.parent
-    for package in PACKAGE
-    for folder in sorted(package.glob("lib/[0-9]*/libptyle_ops.so"))
-}
+from ptyle._versions import folder_for_torch
 
-
-def _folder_for_torch() -> Path:
-    """Without loading torch: one that does not fit crashes instead of failing."""
-    installed = importlib.metadata.version("torch").split("+")[0]
-    minor = ".".join(installed.split(".")[:2])
-    if minor not in FOLDERS:
-        if not FOLDERS:
-            raise ImportError(f"ptyle has no libptyle_ops.so in {PACKAGE[0] / 'lib'}")
-        versions = sorted(FOLDERS, key=lambda text: tuple(map(int, text.split("."))))
-        raise ImportError(
-            f"ptyle was compiled for torch {', '.join(versions)}, got torch {installed}; to "
-            "compile it for that, run in ptyle's source folder: "
-            "pip install --no-build-isolation --no-deps --force-reinstall ."
-        )
-    return FOLDERS[minor]
-
-
-FOLDER = _folder_for_torch()
+FOLDER = folder_for_torch(sys.modules["ptyle"].__path__)
 
 import torch  # noqa: E402
 
