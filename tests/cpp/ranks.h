@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <string>
@@ -18,6 +19,10 @@
 #include "tests/cpp/recording_backend.h"
 
 namespace ptyle::tests {
+
+// Torch's recorder of collectives is one for a process and, in 2.11, not made for threads that are
+// ranks each: without a buffer it records nothing. Read when the first group is made.
+[[maybe_unused]] inline const int kNoRecorder = setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
 
 // work(rank, group's name) on every rank, in threads; "" for one rank. wrap: what is done with a
 // rank's group before.
