@@ -1,6 +1,6 @@
 """What the package needs: the minor version of torch that it is compiled with, which is that of the
-environment it is built in. Asked by scikit-build-core (pyproject.toml). A wheel for several (./dev wheel)
-needs one of these:
+environment it is built in. Asked by scikit-build-core (pyproject.toml). A wheel for several
+(./dev wheel) needs one of these:
 
     requirements_of_package.py MINOR...
 """
@@ -12,8 +12,8 @@ OTHERS = ["numpy", "h5py"]
 
 
 def torch_of(minors: list[str]) -> str:
-    """What a package for these minor versions of torch, for example ["2.11", "2.13"], needs: the range
-    without what lies between them."""
+    """What a package for these minor versions of torch needs, for example ["2.11", "2.13"]: the
+    range without what lies between them."""
     pairs = sorted(tuple(map(int, minor.split("."))) for minor in set(minors))
     (major, oldest), (other, newest) = pairs[0], pairs[-1]
     if major != other:
