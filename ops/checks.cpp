@@ -190,8 +190,9 @@ void check_accumulators(const char* name, const at::Tensor& object, const at::Te
                         const std::optional<at::Tensor>& grad_object,
                         const std::optional<at::Tensor>& grad_probe,
                         const std::optional<at::Tensor>& grad_positions,
-                        const std::optional<at::Tensor>& grad_propagator,
-                        const at::Tensor& losses) {
+                        const std::optional<at::Tensor>& grad_propagator, const at::Tensor& losses,
+                        const std::optional<at::Tensor>& illumination,
+                        const std::optional<at::Tensor>& amplitude_errors) {
   const auto check = [&](const char* argument, const at::Tensor& buffer, c10::SymIntArrayRef sizes,
                          const at::TensorOptions& like) {
     check_gradient(name, argument, buffer, sizes, like);
@@ -210,6 +211,16 @@ void check_accumulators(const char* name, const at::Tensor& object, const at::Te
     check("grad_propagator", *grad_propagator, propagator->sym_sizes(), propagator->options());
   }
   check("losses", losses, {positions.sym_size(0)}, positions.options());
+  if (illumination) {
+    TORCH_CHECK_VALUE(grad_object, "ptyle::", name,
+                      ": illumination must be None where grad_object is None: it is added up "
+                      "beside it");
+    check("illumination", *illumination, object.sym_sizes(),
+          probe.options().dtype(at::toRealValueType(probe.scalar_type())));
+  }
+  if (amplitude_errors) {
+    check("amplitude_errors", *amplitude_errors, {positions.sym_size(0)}, positions.options());
+  }
 }
 
 void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,

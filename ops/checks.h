@@ -37,7 +37,7 @@ PTYLE_API void check_gradient(const char* name, const char* argument, const at::
                               c10::SymIntArrayRef sizes, const at::TensorOptions& like);
 
 // Buffers into which gradients are added: the shape and type of what they belong to, plain memory;
-// losses [n] float64.
+// losses and amplitude_errors [n] float64; illumination real, of the object's shape.
 PTYLE_API void check_accumulators(const char* name, const at::Tensor& object,
                                   const at::Tensor& probe, const at::Tensor& positions,
                                   const std::optional<at::Tensor>& propagator,
@@ -45,7 +45,9 @@ PTYLE_API void check_accumulators(const char* name, const at::Tensor& object,
                                   const std::optional<at::Tensor>& grad_probe,
                                   const std::optional<at::Tensor>& grad_positions,
                                   const std::optional<at::Tensor>& grad_propagator,
-                                  const at::Tensor& losses);
+                                  const at::Tensor& losses,
+                                  const std::optional<at::Tensor>& illumination,
+                                  const std::optional<at::Tensor>& amplitude_errors);
 
 // What is added into must lie apart from what is read and from one another: chunks of positions
 // read the inputs while earlier ones are being added.

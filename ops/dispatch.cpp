@@ -56,18 +56,17 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
              mask, background, likelihood, origin, detector, needs);
 }
 
-void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
-                                  const at::Tensor& positions, const OptionalTensor& propagator,
-                                  const at::Tensor& patterns, const OptionalTensor& weights,
-                                  const OptionalTensor& mask, const OptionalTensor& background,
-                                  std::string_view likelihood, c10::SymIntArrayRef origin,
-                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
-                                  const OptionalTensor& grad_probe,
-                                  const OptionalTensor& grad_positions,
-                                  const OptionalTensor& grad_propagator, at::Tensor losses) {
+void diffraction_loss_accumulate_(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
+    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
+    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
+    const OptionalTensor& amplitude_errors) {
   PTYLE_CALL(diffraction_loss_accumulate_, object, probe, positions, propagator, patterns, weights,
              mask, background, likelihood, origin, detector, grad_object, grad_probe,
-             grad_positions, grad_propagator, losses);
+             grad_positions, grad_propagator, losses, illumination, amplitude_errors);
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,

@@ -43,15 +43,14 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
                                       const OptionalTensor& mask, const OptionalTensor& background,
                                       std::string_view likelihood, c10::SymIntArrayRef origin,
                                       const OptionalTensor& detector, std::array<bool, 4> needs);
-void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
-                                  const at::Tensor& positions, const OptionalTensor& propagator,
-                                  const at::Tensor& patterns, const OptionalTensor& weights,
-                                  const OptionalTensor& mask, const OptionalTensor& background,
-                                  std::string_view likelihood, c10::SymIntArrayRef origin,
-                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
-                                  const OptionalTensor& grad_probe,
-                                  const OptionalTensor& grad_positions,
-                                  const OptionalTensor& grad_propagator, at::Tensor losses);
+void diffraction_loss_accumulate_(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
+    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
+    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
+    const OptionalTensor& amplitude_errors);
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
                            c10::SymIntArrayRef window, c10::SymIntArrayRef origin, double outside,
                            at::IntArrayRef derivative);

@@ -42,10 +42,11 @@ using Needs = std::array<bool, 4>;
 
 // Buffers of the caller into which gradients are added; null where not needed.
 struct Gradients {
-  at::Tensor object;      // [slices, rows, columns], complex or real as the object is
-  at::Tensor probe;       // [modes, h, w]
-  at::Tensor positions;   // [n, 2] float64
-  at::Tensor propagator;  // as the propagator
+  at::Tensor object;        // [slices, rows, columns], complex or real as the object is
+  at::Tensor probe;         // [modes, h, w]
+  at::Tensor positions;     // [n, 2] float64
+  at::Tensor propagator;    // as the propagator
+  at::Tensor illumination;  // [slices, rows, columns] real, beside `object`
   Needs needs() const {
     return {object.defined(), probe.defined(), positions.defined(), propagator.defined()};
   }
@@ -87,10 +88,11 @@ inline std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> as_tuple(
 inline Gradients given_gradients(const std::optional<at::Tensor>& object,
                                  const std::optional<at::Tensor>& probe,
                                  const std::optional<at::Tensor>& positions,
-                                 const std::optional<at::Tensor>& propagator) {
+                                 const std::optional<at::Tensor>& propagator,
+                                 const std::optional<at::Tensor>& illumination) {
   const at::Tensor none;
   return {object.value_or(none), probe.value_or(none), positions.value_or(none),
-          propagator.value_or(none)};
+          propagator.value_or(none), illumination.value_or(none)};
 }
 
 // Everything about the measurement, as plain memory.

@@ -45,7 +45,7 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
       object, probe, positions, propagator, patterns, options.weights, options.mask,
       options.background, options.likelihood, symbolic(options.origin), options.detector,
       gradients.object, gradients.probe, gradients.positions, gradients.propagator,
-      std::move(losses));
+      std::move(losses), gradients.illumination, gradients.amplitude_errors);
 }
 
 std::string cpu_kernels(int64_t height, int64_t width) {

@@ -44,7 +44,9 @@ TORCH_LIBRARY(ptyle, library) {
       "propagator, Tensor patterns, *, Tensor? weights=None, Tensor? mask=None, Tensor? "
       "background=None, str likelihood=\"amplitude\", SymInt[2] origin=[0, 0], Tensor? "
       "detector=None, Tensor(a!)? grad_object, Tensor(b!)? grad_probe, Tensor(c!)? "
-      "grad_positions, Tensor(d!)? grad_propagator, Tensor(e!) losses) -> ()",
+      "grad_positions, Tensor(d!)? grad_propagator, Tensor(e!) losses, Tensor(f!)? "
+      "illumination=None, "
+      "Tensor(g!)? amplitude_errors=None) -> ()",
       tags);
 
   // object [slices, rows, columns] -> [n, slices, h, w], interpolated between whole pixels.

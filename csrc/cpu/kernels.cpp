@@ -154,7 +154,7 @@ __attribute__((noinline)) void transmit_all(const Shape<T>& shape, int64_t modes
                                             const Transmit<T>& a) {
   constexpr int W = kLanes<T>;
   for (int64_t p = 0; p < shape.panels(); ++p) {
-    const ObjectPanel<T> on(shape, a.place, p, a.object, nullptr, 0, a.edge);
+    const ObjectPanel<T> on(shape, a.place, p, a.object, nullptr, 0, nullptr, a.edge);
     const int64_t lanes = lanes_of(shape, p);
     for (int64_t mode = 0; mode < modes; ++mode) {
       const T* probe = from == From::kProbe ? panel_of(shape, a.probe, mode, p) : nullptr;
@@ -198,6 +198,11 @@ void transmit(const Shape<T>& shape, int64_t modes, const Transmit<T>& a) {
   return with.template operator()<From::kSpectrum, To::kMemory>();
 }
 
+template <typename T>
+PTYLE_INLINE void add_power(T* intensity, Vector<T> re, Vector<T> im) {
+  store(intensity, load(intensity) + (re * re + im * im));
+}
+
 enum class Object { kFixed, kComplex, kReal };
 
 template <From from, To to, Object object, typename T>
@@ -209,7 +214,8 @@ __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64
     const int64_t lanes = lanes_of(shape, p);
     // Scratch is used once for all modes; what is shared is touched when it is this position's
     // turn.
-    const ObjectPanel<T> on(shape, a.place, p, a.object, a.object_gradient, kNumbers, a.edge);
+    const ObjectPanel<T> on(shape, a.place, p, a.object, a.object_gradient, kNumbers,
+                            a.illumination, a.edge);
     for (int64_t mode = 0; mode < modes; ++mode) {
       T* x = panel_of(shape, a.waves, mode, p);
       const T* psi = panel_of(shape, a.psi, mode, p);
@@ -240,6 +246,7 @@ __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64
           } else {  // O = exp(i v): dL/dv = Im(conj(O) g_O)
             store(sum, load(sum) + (o.re * gi - o.im * gr));
           }
+          if (on.is_illuminated()) add_power<T>(on.illumination(y), pr, pi);
         }
         const Vector<T> r = o.re * re + o.im * im;
         im = o.re * im - o.im * re;
@@ -279,11 +286,6 @@ void transmit_adjoint(const Shape<T>& shape, int64_t modes, const TransmitAdjoin
   }
   if (a.to == To::kSpectrum) return with.template operator()<From::kSpectrum, To::kSpectrum>();
   return with.template operator()<From::kSpectrum, To::kMemory>();
-}
-
-template <typename T>
-PTYLE_INLINE void add_power(T* intensity, Vector<T> re, Vector<T> im) {
-  store(intensity, load(intensity) + (re * re + im * im));
 }
 
 template <typename T>
@@ -566,42 +568,52 @@ void illuminate_adjoint(const Shape<T>& shape, int64_t modes, const IlluminateAd
 
 // ---- images ----
 
-template <typename T, typename Likelihood>
-double compare_with(const Compare<T>& a, Likelihood likelihood) {
+// AmplitudeError: beside another likelihood's loss.
+template <bool AmplitudeError, typename T, typename Likelihood>
+Misfit compare_with(const Compare<T>& a, Likelihood likelihood) {
   constexpr int W = kLanes<T>;
   using Wide = typename VectorBeside<T, double>::type;
-  Wide sum{};
+  Wide sum{}, errors{};
   const Vector<T> zero{};
   const Vector<T> twice = zero + T(2) * a.weight * a.scale;
   for (int64_t i = 0; i < a.numbers; i += W) {
     Vector<T> expected = load(a.intensity + i);
     if (a.background != nullptr) expected += load(a.background + i);
-    const auto at = likelihood(Lanes<T>(expected), Lanes<T>(load(a.counts + i)));
+    const Lanes<T> model(expected), counts(load(a.counts + i));
+    const auto at = likelihood(model, counts);
     Vector<T> loss = at.loss.lanes, slope = twice * at.slope.lanes;
     if (a.bad != nullptr) {
       const auto counted = load(a.bad + i) == zero;
       loss = counted ? loss : zero;
       slope = counted ? slope : zero;
     }
+    if constexpr (AmplitudeError) {
+      Vector<T> error = AmplitudeLikelihood{}(model, counts).loss.lanes;
+      if (a.bad != nullptr) error = load(a.bad + i) == zero ? error : zero;
+      errors += __builtin_convertvector(error, Wide);
+    }
     sum += __builtin_convertvector(loss, Wide);
     store(a.intensity + i, slope);
   }
-  double all = 0;
-  for (int l = 0; l < W; ++l) all += sum[l];
+  Misfit all{};
+  for (int l = 0; l < W; ++l) {
+    all.loss += sum[l];
+    all.amplitude_error += errors[l];
+  }
   return all;
 }
 
 template <typename T>
-double compare(const Compare<T>& a) {
-  switch (static_cast<Likelihood>(a.likelihood)) {
-    case Likelihood::kAmplitude:
-      return compare_with(a, AmplitudeLikelihood{});
-    case Likelihood::kPoisson:
-      return compare_with(a, PoissonLikelihood{});
-    case Likelihood::kGaussian:
-      break;
-  }
-  return compare_with(a, GaussianLikelihood{});
+Misfit compare(const Compare<T>& a) {
+  return with_likelihood(static_cast<Likelihood>(a.likelihood), [&](auto likelihood) {
+    if constexpr (std::is_same_v<decltype(likelihood), AmplitudeLikelihood>) {
+      const double loss = compare_with<false>(a, likelihood).loss;
+      return Misfit{loss, loss};
+    } else {
+      return a.amplitude_error ? compare_with<true>(a, likelihood)
+                               : compare_with<false>(a, likelihood);
+    }
+  });
 }
 
 template <typename T, typename Number>

@@ -49,8 +49,8 @@ struct Shape {
   int64_t spectrum_image() const { return groups() * width() * lanes; }
   // Scratch of one row transform.
   int64_t line() const { return (panels() * lanes) * 2 * lanes; }
-  // Scratch for a panel at the object's edge: its part of the object and of the gradient.
-  int64_t edge() const { return height() * 4 * lanes; }
+  // Scratch for a panel at the object's edge: its part of the object, gradient and illumination.
+  int64_t edge() const { return height() * 5 * lanes; }
 };
 
 // What a model of some shape needs besides its inputs, for who predicts memory. Backgrounds and
@@ -154,6 +154,7 @@ struct TransmitAdjoint {
   const T* memory;     // [modes, h, w] complex, for From::kMemory
   const T* object;     // this slice's transmission [rows, columns], complex
   T* object_gradient;  // [rows, columns], complex or real, or null
+  T* illumination;     // [rows, columns] to which |psi|^2 is added, beside object_gradient, or null
   bool real_object;
   T* probe_gradient;  // panels [modes] that the result is added to, or null
   Place place;
@@ -207,6 +208,13 @@ struct Compare {
   T weight;             // of this pattern
   T* intensity;         // an image: sum over modes of |wave|^2 -> factor of the adjoint
   int64_t numbers;      // of an image
+  bool amplitude_error;
+};
+
+// Of one pattern, unweighted.
+struct Misfit {
+  double loss;
+  double amplitude_error;  // the amplitude likelihood's loss, where it is asked for
 };
 
 template <typename T>
@@ -248,7 +256,7 @@ struct Kernels {
   void (*illuminate)(const Shape<T>&, int64_t modes, const T* spectrum, const Ramp<T>&, T* waves,
                      T* line);
   void (*illuminate_adjoint)(const Shape<T>&, int64_t modes, const IlluminateAdjoint<T>&, T* line);
-  double (*compare)(const Compare<T>&);
+  Misfit (*compare)(const Compare<T>&);
   // A row-major image [h, w] of any type -> T, as a spectrum's or a panels' image; and back.
   void (*load_image)(const Shape<T>&, bool spectrum, Count type, const void* from, T* to);
   void (*store_image)(const Shape<T>&, bool spectrum, const T* from, T scale, T* to);

@@ -362,7 +362,7 @@ void Model<T>::undetect(Worker<T>& worker, const Window& window, double* positio
 }
 
 template <typename T>
-double Model<T>::compare(Worker<T>& worker, const Measured<T>& measured) const {
+Misfit Model<T>::compare(Worker<T>& worker, const Measured<T>& measured) const {
   const bool far = inputs_.detector == nullptr;
   const auto load = [&](Count type, const void* from, Numbers<T>& to, const void** at) {
     if (from == nullptr || (at != nullptr && *at == from)) return;
@@ -383,7 +383,8 @@ double Model<T>::compare(Worker<T>& worker, const Measured<T>& measured) const {
   a.weight = measured.weight;
   a.intensity = worker.intensity_.data();
   a.numbers = worker.intensity_.size();
-  const double loss = kernels_.compare(a);
+  a.amplitude_error = measured.amplitude_error;
+  const Misfit misfit = kernels_.compare(a);
   // A weight that is not finite makes 0 something else in rows that do not exist.
   const int64_t lanes = inputs_.height % shape().lanes;
   if (far && lanes != 0) {
@@ -392,7 +393,7 @@ double Model<T>::compare(Worker<T>& worker, const Measured<T>& measured) const {
       std::fill(last + lanes, last + shape().lanes, T(0));
     }
   }
-  return loss;
+  return misfit;
 }
 
 template <typename T>
@@ -440,6 +441,9 @@ void Model<T>::adjoint(Worker<T>& worker, const Window& window, const T* exit_gr
       a.object_gradient =
           sums.object + (inputs_.real_object ? 1 : 2) * s * inputs_.rows * inputs_.columns;
     }
+    if (sums.illumination != nullptr) {
+      a.illumination = sums.illumination + s * inputs_.rows * inputs_.columns;
+    }
     a.real_object = inputs_.real_object;
     const bool to_probe = s == 0 && sums.probe != nullptr && !window.shifted();
     if (to_probe) a.probe_gradient = probe_sum_.data();
@@ -484,7 +488,7 @@ void Model<T>::diffraction(Worker<T>& worker, const Window& window, T* intensity
 }
 
 template <typename T>
-double Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>& measured) const {
+Misfit Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>& measured) const {
   const std::vector<T*> nothing(worker.psi_.size(), nullptr);
   forward(worker, window, nullptr, 0, inputs_.slices, worker.waves_.data(), To::kSpectrum, nullptr,
           nothing);
@@ -493,15 +497,15 @@ double Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>
 }
 
 template <typename T>
-double Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>& measured,
+Misfit Model<T>::loss(Worker<T>& worker, const Window& window, const Measured<T>& measured,
                       const Sums<T>& sums, int64_t position, Turns* turns) {
   forward_kept(worker, window, To::kSpectrum);
   double* const of_position = sums.positions != nullptr ? sums.positions + 2 * position : nullptr;
   detect(worker, window, /*keep=*/of_position != nullptr);
-  const double loss = compare(worker, measured);
+  const Misfit misfit = compare(worker, measured);
   undetect(worker, window, of_position);
   adjoint(worker, window, nullptr, sums, position, turns);
-  return loss;
+  return misfit;
 }
 
 template <typename T>

@@ -32,6 +32,7 @@ struct Inputs {
 template <typename T>
 struct Sums {
   T* object = nullptr;          // [slices, rows, columns], complex, or real for a real object
+  T* illumination = nullptr;    // [slices, rows, columns], beside `object`: |psi_s|^2
   T* probe = nullptr;           // [modes, h, w] complex
   T* propagator = nullptr;      // as the propagator
   double* positions = nullptr;  // [n, 2]
@@ -54,6 +55,7 @@ struct Measured {
   const T* background;  // or null
   T weight;
   Likelihood likelihood;
+  bool amplitude_error = false;  // beside another likelihood's loss
 };
 
 template <typename T>
@@ -121,10 +123,10 @@ class Model {
   // The model intensity [h, w].
   void diffraction(Worker<T>& worker, const Window& window, T* intensity) const;
   // The pattern's loss, without its weight.
-  double loss(Worker<T>& worker, const Window& window, const Measured<T>& measured) const;
+  Misfit loss(Worker<T>& worker, const Window& window, const Measured<T>& measured) const;
 
   // The same with gradients. turns: null on one thread.
-  double loss(Worker<T>& worker, const Window& window, const Measured<T>& measured,
+  Misfit loss(Worker<T>& worker, const Window& window, const Measured<T>& measured,
               const Sums<T>& sums, int64_t position, Turns* turns);
   // slope: dL/dI [h, w].
   void diffraction_adjoint(Worker<T>& worker, const Window& window, const T* slope,
@@ -165,7 +167,7 @@ class Model {
   void detect(Worker<T>& worker, const Window& window, bool keep) const;
   // positions: [2] to which the near field's part of their gradient is added, or null.
   void undetect(Worker<T>& worker, const Window& window, double* positions) const;
-  double compare(Worker<T>& worker, const Measured<T>& measured) const;
+  Misfit compare(Worker<T>& worker, const Measured<T>& measured) const;
   // exit_gradient: [modes, h, w], or null where the waves hold it.
   void adjoint(Worker<T>& worker, const Window& window, const T* exit_gradient, const Sums<T>& sums,
                int64_t position, Turns* turns);

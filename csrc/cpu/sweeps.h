@@ -37,9 +37,9 @@ PTYLE_INLINE void store_some(T* to, Vector<T> re, Vector<T> im, int64_t count) {
   for (int64_t i = 0; i < 2 * count; ++i) to[i] = some[i];
 }
 
-// One panel of a window on the object: memory to read transmission from and to add gradients to,
-// row by row. Where the panel hangs over the object's or the window's edge both are scratch, with
-// vacuum outside the object and 0 outside the window.
+// One panel of a window on the object: memory to read transmission from, and to add gradients and,
+// where `illumination` is given, intensity to, row by row. Where the panel hangs over the object's
+// or the window's edge both are scratch, with vacuum outside the object and 0 outside the window.
 template <typename T>
 class ObjectPanel {
  public:
@@ -47,7 +47,8 @@ class ObjectPanel {
 
   // gradient_numbers: of one pixel, 2 for a complex one, 1 for a real one, 0 for none.
   PTYLE_INLINE ObjectPanel(const Shape<T>& shape, const Place& place, int64_t panel,
-                           const T* object, T* gradient, int gradient_numbers, T* edge)
+                           const T* object, T* gradient, int gradient_numbers, T* illumination,
+                           T* edge)
       : gradient_numbers_(gradient_numbers) {
     const int64_t column = place.column + panel * W;
     const int64_t height = shape.height(), width = shape.width();
@@ -59,11 +60,15 @@ class ObjectPanel {
       object_stride_ = 2 * place.columns;
       if (gradient_numbers > 0) gradient_ = gradient + gradient_numbers * first;
       gradient_stride_ = gradient_numbers * place.columns;
+      if (illumination != nullptr) illumination_ = illumination + first;
+      illumination_stride_ = place.columns;
       return;
     }
     object_ = edge;
     object_stride_ = gradient_stride_ = 2 * W;
     gradient_ = edge + height * 2 * W;
+    if (illumination != nullptr) illumination_ = edge + height * 4 * W;
+    illumination_stride_ = W;
     const int64_t lanes = width - panel * W < W ? width - panel * W : W;  // of the window
     row_begin_ = clamp(-place.row, height);
     row_end_ = clamp(place.rows - place.row, height);
@@ -84,29 +89,34 @@ class ObjectPanel {
       }
     }
     if (gradient_numbers == 0) return;
-    for (int64_t i = 0; i < height * 2 * W; ++i) gradient_[i] = T(0);
+    const int64_t added = height * (illumination != nullptr ? 3 : 2) * W;
+    for (int64_t i = 0; i < added; ++i) gradient_[i] = T(0);
     if (row_end_ == row_begin_) return;  // far away, where products would overflow
-    added_to_ = gradient;
+    whole_gradient_ = gradient;
+    whole_illumination_ = illumination;
     first_ = place.row * place.columns + column;
     columns_ = place.columns;
   }
 
   PTYLE_INLINE const T* object(int64_t y) const { return object_ + y * object_stride_; }
   PTYLE_INLINE T* gradient(int64_t y) const { return gradient_ + y * gradient_stride_; }
+  PTYLE_INLINE bool is_illuminated() const { return illumination_ != nullptr; }
+  PTYLE_INLINE T* illumination(int64_t y) const { return illumination_ + y * illumination_stride_; }
 
-  // What was added to scratch goes to the object's gradient.
+  // What was added to scratch goes to the object's gradient and illumination.
   PTYLE_INLINE void finish() const {
-    if (added_to_ == nullptr) return;
+    if (whole_gradient_ == nullptr) return;
     for (int64_t y = row_begin_; y < row_end_; ++y) {
-      T* to = added_to_ + gradient_numbers_ * (first_ + y * columns_);
-      const T* from = gradient(y);
-      for (int64_t l = gradient_numbers_ * lane_begin_; l < gradient_numbers_ * lane_end_; ++l) {
-        to[l] += from[l];
-      }
+      const int64_t at = first_ + y * columns_;
+      add_row(gradient(y), whole_gradient_ + gradient_numbers_ * at, gradient_numbers_);
+      if (is_illuminated()) add_row(illumination(y), whole_illumination_ + at, 1);
     }
   }
 
  private:
+  PTYLE_INLINE void add_row(const T* from, T* to, int numbers) const {
+    for (int64_t l = numbers * lane_begin_; l < numbers * lane_end_; ++l) to[l] += from[l];
+  }
   PTYLE_INLINE static int64_t clamp(int64_t value, int64_t high) {
     return value < 0 ? 0 : (value > high ? high : value);
   }
@@ -116,7 +126,9 @@ class ObjectPanel {
   T* gradient_ = nullptr;
   int64_t gradient_stride_ = 0;
   int gradient_numbers_;
-  T* added_to_ = nullptr;
+  T* illumination_ = nullptr;
+  int64_t illumination_stride_ = 0;
+  T *whole_gradient_ = nullptr, *whole_illumination_ = nullptr;
   int64_t first_ = 0, columns_ = 0;
   int64_t row_begin_ = 0, row_end_ = 0, lane_begin_ = 0, lane_end_ = 0;
 };

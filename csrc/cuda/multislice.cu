@@ -117,22 +117,15 @@ void diffraction_adjoint(const Call<T>& call, const T* slope, const Gradients<T>
 
 template <typename T, typename Count>
 void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
-                      Likelihood likelihood, double* losses, bool with_gradients,
+                      Likelihood likelihood, const Misfits& misfits, bool with_gradients,
                       const Gradients<T>& gradients) {
   CudaDevice device(call.services);
   auto sequence = sequence_of(device, call);
   sequence.forward(with_gradients);
   sequence.detect(with_gradients);
-  const auto with = [&](auto functor) {
-    sequence.compare(patterns, functor, with_gradients, losses);
-  };
-  if (likelihood == Likelihood::kAmplitude) {
-    with(AmplitudeLikelihood{});
-  } else if (likelihood == Likelihood::kPoisson) {
-    with(PoissonLikelihood{});
-  } else {
-    with(GaussianLikelihood{});
-  }
+  with_likelihood(likelihood, [&](auto functor) {
+    sequence.compare(patterns, functor, with_gradients, misfits);
+  });
   if (!with_gradients) return;
   sequence.undetect(gradients.positions);
   sequence.adjoint(gradients);
@@ -140,7 +133,7 @@ void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
 
 #define PTYLE_INSTANTIATE_LOSS(T, Count)                                                          \
   template void diffraction_loss<T, Count>(const Call<T>&, const Patterns<T, Count>&, Likelihood, \
-                                           double*, bool, const Gradients<T>&);
+                                           const Misfits&, bool, const Gradients<T>&);
 #define PTYLE_INSTANTIATE(T)                                                                   \
   template void exit_waves<T>(const Call<T>&, Complex<T>*);                                    \
   template void exit_waves_adjoint<T>(const Call<T>&, const Complex<T>*, const Gradients<T>&); \

@@ -167,18 +167,18 @@ __global__ void scale_by_slope(Chunk c, const T* slope, T scale, Complex<T>* wav
 }
 
 // Modulus, loss and the gradient of the detected waves in one: a block a segment of a position's
-// pixels, whose losses it sums into `parts` [b, segments]. With `gradient`, waves *= 2 weight scale
-// dloss/dI.
+// pixels, whose losses it sums into `parts` [b, segments], and what the amplitude likelihood's
+// would be into `error_parts`, or null. With `gradient`, waves *= 2 weight scale dloss/dI.
 template <typename T, typename Count, typename Functor>
 __global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood, T scale,
-                        bool gradient, Complex<T>* waves, double* parts) {
+                        bool gradient, Complex<T>* waves, double* parts, double* error_parts) {
   const int64_t pixels = pixels_of(c), segments = segments_of(pixels);
   for (int64_t block = blockIdx.x; block < c.positions * segments; block += gridDim.x) {
     const int64_t n = static_cast<unsigned>(block) / static_cast<unsigned>(segments);
     const int64_t first = (block - n * segments) * kSegment;
     const int64_t end = first + kSegment < pixels ? first + kSegment : pixels;
     const T weight = patterns.weights != nullptr ? read_small(patterns.weights + n) : T(1);
-    double loss = 0;
+    double loss = 0, error = 0;
     for (int64_t pixel = first + threadIdx.x; pixel < end; pixel += blockDim.x) {
       Complex<T>* wave = waves + n * c.modes * pixels + pixel;
       T expected = 0;
@@ -191,9 +191,12 @@ __global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood
       }
       const bool bad = patterns.mask != nullptr &&
                        read(patterns.mask + (patterns.mask_each ? n * pixels : 0) + pixel) != 0;
-      const LossAndSlope<T> at =
-          likelihood(expected, static_cast<T>(read(patterns.counts + n * pixels + pixel)));
+      const T count = static_cast<T>(read(patterns.counts + n * pixels + pixel));
+      const LossAndSlope<T> at = likelihood(expected, count);
       loss += bad ? 0.0 : static_cast<double>(at.loss);
+      if (error_parts != nullptr && !bad) {
+        error += static_cast<double>(AmplitudeLikelihood{}(expected, count).loss);
+      }
       if (!gradient) continue;
       const T factor = bad ? T(0) : T(2) * weight * scale * at.slope;
       for (int64_t m = 0; m < c.modes; ++m) {
@@ -203,6 +206,9 @@ __global__ void compare(Chunk c, Patterns<T, Count> patterns, Functor likelihood
     }
     const double sum = block_sum(loss);
     if (threadIdx.x == 0) write(parts + block, sum);
+    if (error_parts == nullptr) continue;
+    const double error_sum = block_sum(error);
+    if (threadIdx.x == 0) write(error_parts + block, error_sum);
   }
 }
 
@@ -217,25 +223,34 @@ __global__ inline void add_losses(Chunk c, const double* parts, double* losses) 
 }
 
 // Gradient of phi -> gradient of psi in place, and the object's patches [b, h, w]: sum over modes
-// of conj(psi) g, or for a real object O = exp(i v) its Im(conj(O) .). patches may be null.
+// of conj(psi) g, or for a real object O = exp(i v) its Im(conj(O) .); intensity [b, h, w]: that of
+// psi. Both may be null.
 template <typename T, typename Patch>
 __global__ void transmit_adjoint(Chunk c, const Complex<T>* slice, const Complex<T>* psi,
-                                 Complex<T>* gradient, Patch* patches) {
+                                 Complex<T>* gradient, Patch* patches, T* intensity) {
   for_each_pixel(c, c.positions, [&](int64_t n, unsigned pixel) {
     const Place p = place_of(c, n, pixel);
     Patch* patch = patches != nullptr ? patches + n * pixels_of(c) + pixel : nullptr;
+    T* power = intensity != nullptr ? intensity + n * pixels_of(c) + pixel : nullptr;
     if (p.at < 0) {
       if (patch != nullptr) write(patch, Patch{});
+      if (power != nullptr) write(power, T(0));
       return;
     }
     const Complex<T> o = read(slice + p.at);
     Complex<T> sum{0, 0};
+    T power_sum = 0;
     for (int64_t m = 0; m < c.modes; ++m) {
       const int64_t at = (n * c.modes + m) * pixels_of(c) + pixel;
       const Complex<T> g = read(static_cast<const Complex<T>*>(gradient) + at);
-      if (patch != nullptr) sum += conj_times(read(psi + at), g);
+      if (patch != nullptr) {
+        const Complex<T> wave = read(psi + at);
+        sum += conj_times(wave, g);
+        power_sum += abs_squared(wave);
+      }
       write(gradient + at, conj_times(o, g));
     }
+    if (power != nullptr) write(power, power_sum);
     if (patch == nullptr) return;
     if constexpr (sizeof(Patch) == sizeof(T)) {
       write(patch, conj_times(o, sum).im);

@@ -42,6 +42,7 @@ struct Gradients {
   Complex<T>* spectrum = nullptr;    // [modes, h, w]: conj(ramp) F gradient of the others
   Complex<T>* propagator = nullptr;  // [slices - 1, h, w], also where all slices share one
   double* positions = nullptr;       // [b, 2], this chunk's
+  T* illumination = nullptr;         // [slices, rows, columns], beside `object`: |psi_s|^2
 };
 
 // What goes with the patterns; those with an entry a position begin at the chunk's first one.
@@ -75,7 +76,13 @@ struct Call {
   int64_t keep_every;
 };
 
-// Throw CudaError. exit [b, modes, h, w]; intensity, slope [b, h, w]; losses [b] are added to.
+// Where misfits of patterns [b] are added; amplitude_errors, whatever the likelihood, or null.
+struct Misfits {
+  double* losses;
+  double* amplitude_errors;
+};
+
+// Throw CudaError. exit [b, modes, h, w]; intensity, slope [b, h, w].
 template <typename T>
 void exit_waves(const Call<T>& call, Complex<T>* exit);
 template <typename T>
@@ -88,7 +95,7 @@ void diffraction_adjoint(const Call<T>& call, const T* slope, const Gradients<T>
 // with_gradients: false for the losses alone.
 template <typename T, typename Count>
 void diffraction_loss(const Call<T>& call, const Patterns<T, Count>& patterns,
-                      Likelihood likelihood, double* losses, bool with_gradients,
+                      Likelihood likelihood, const Misfits& misfits, bool with_gradients,
                       const Gradients<T>& gradients);
 
 }  // namespace ptyle::cuda

@@ -73,15 +73,21 @@ class Sequence {
     device_.launch_blocks(sum_intensity<T>, window_blocks(), chunk_, static_cast<const C*>(waves()),
                           intensity_scale(), to);
   }
-  // losses [b] += of the detected waves; gradient: waves() become their gradient.
+  // misfits += of the detected waves; gradient: waves() become their gradient.
   template <typename Count, typename Functor>
   void compare(const Patterns<T, Count>& patterns, Functor likelihood, bool gradient,
-               double* losses) {
-    auto parts = device_.template allocate<double>(window_blocks());
+               const Misfits& misfits) {
+    const bool errors = misfits.amplitude_errors != nullptr;
+    auto parts = device_.template allocate<double>((errors ? 2 : 1) * window_blocks());
+    double* const error_parts = errors ? parts.get() + window_blocks() : nullptr;
     device_.launch_blocks(cuda::compare<T, Count, Functor>, window_blocks(), chunk_, patterns,
-                          likelihood, intensity_scale(), gradient, waves(), parts.get());
+                          likelihood, intensity_scale(), gradient, waves(), parts.get(),
+                          error_parts);
     device_.launch(add_losses, chunk_.positions, chunk_, static_cast<const double*>(parts.get()),
-                   losses);
+                   misfits.losses);
+    if (!errors) return;
+    device_.launch(add_losses, chunk_.positions, chunk_, static_cast<const double*>(error_parts),
+                   misfits.amplitude_errors);
   }
   // waves() *= 2 dL/dI: the gradient of the detected waves. slope [b, h, w]
   void scale_by(const T* slope) {
@@ -125,9 +131,9 @@ class Sequence {
         transform(true);
       }
       if (model_.real_object) {
-        transmit_back<T>(s, static_cast<T*>(out.object));
+        transmit_back<T>(s, static_cast<T*>(out.object), out.illumination);
       } else {
-        transmit_back<C>(s, static_cast<C*>(out.object));
+        transmit_back<C>(s, static_cast<C*>(out.object), out.illumination);
       }
       psi_[static_cast<size_t>(s)] = {};
     }
@@ -225,27 +231,31 @@ class Sequence {
   }
 
   template <typename Patch>
-  void transmit_back(int64_t s, Patch* object) {
-    if (object == nullptr) {
-      device_.launch_blocks(cuda::transmit_adjoint<T, Patch>, window_blocks(), chunk_, slice(s),
-                            psi(s), waves(), static_cast<Patch*>(nullptr));
-      return;
-    }
-    auto patches = device_.template allocate<Patch>(chunk_.positions * pixels());
+  void transmit_back(int64_t s, Patch* object, T* illumination) {
+    const int64_t numbers = chunk_.positions * pixels();
+    decltype(device_.template allocate<Patch>(0)) patches{};
+    decltype(device_.template allocate<T>(0)) intensity{};
+    if (object != nullptr) patches = device_.template allocate<Patch>(numbers);
+    if (illumination != nullptr) intensity = device_.template allocate<T>(numbers);
     device_.launch_blocks(cuda::transmit_adjoint<T, Patch>, window_blocks(), chunk_, slice(s),
-                          psi(s), waves(), patches.get());
-    Patch* to = object + s * model_.rows * model_.columns;
+                          psi(s), waves(), patches.get(), intensity.get());
+    if (object != nullptr) add_patches(s, patches.get(), object);
+    if (illumination != nullptr) add_patches(s, intensity.get(), illumination);
+  }
+
+  // patches [b, h, w] to slice s of an image [slices, rows, columns]
+  template <typename Patch>
+  void add_patches(int64_t s, const Patch* patches, Patch* image) {
+    Patch* to = image + s * model_.rows * model_.columns;
     if (model_.deterministic) {
       const Windows windows{chunk_.corners, chunk_.positions, model_.height,
                             model_.width,   model_.rows,      model_.columns};
       device_.launch_blocks(add_windows<Patch>,
                             (model_.rows + kAreaRows - 1) / kAreaRows *
                                 ((model_.columns + kAreaColumns - 1) / kAreaColumns),
-                            windows, static_cast<const Patch*>(patches.get()), pixels(), int64_t{1},
-                            to);
+                            windows, patches, pixels(), int64_t{1}, to);
     } else {
-      device_.launch_blocks(add_patches_atomic<T, Patch>, window_blocks(), chunk_,
-                            static_cast<const Patch*>(patches.get()), to);
+      device_.launch_blocks(add_patches_atomic<T, Patch>, window_blocks(), chunk_, patches, to);
     }
   }
 

@@ -159,15 +159,14 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
 }
 
 // No autograd: it adds into buffers of the caller.
-void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
-                                  const at::Tensor& positions, const OptionalTensor& propagator,
-                                  const at::Tensor& patterns, const OptionalTensor& weights,
-                                  const OptionalTensor& mask, const OptionalTensor& background,
-                                  std::string_view likelihood, c10::SymIntArrayRef origin,
-                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
-                                  const OptionalTensor& grad_probe,
-                                  const OptionalTensor& grad_positions,
-                                  const OptionalTensor& grad_propagator, at::Tensor losses) {
+void diffraction_loss_accumulate_(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
+    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
+    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
+    const OptionalTensor& amplitude_errors) {
   const char* name = "diffraction_loss_accumulate_";
   forbid_gradient(name, "object", object);
   forbid_gradient(name, "probe", probe);
@@ -179,10 +178,13 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
   forbid_gradient(name, "grad_positions", grad_positions);
   forbid_gradient(name, "grad_propagator", grad_propagator);
   forbid_gradient(name, "losses", losses);
+  forbid_gradient(name, "illumination", illumination);
+  forbid_gradient(name, "amplitude_errors", amplitude_errors);
   at::AutoDispatchBelowAutograd below_autograd;
-  dispatch::diffraction_loss_accumulate_(
-      object, probe, positions, propagator, patterns, weights, mask, background, likelihood, origin,
-      detector, grad_object, grad_probe, grad_positions, grad_propagator, losses);
+  dispatch::diffraction_loss_accumulate_(object, probe, positions, propagator, patterns, weights,
+                                         mask, background, likelihood, origin, detector,
+                                         grad_object, grad_probe, grad_positions, grad_propagator,
+                                         losses, illumination, amplitude_errors);
 }
 
 // Where torch itself counts changes in place, also under inference_mode: autograd then knows that a
@@ -194,15 +196,18 @@ void count_change_of_buffers(const at::Tensor& object, const at::Tensor& probe,
                              std::string_view likelihood, c10::SymIntArrayRef origin,
                              const OptionalTensor& detector, const OptionalTensor& grad_object,
                              const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
-                             const OptionalTensor& grad_propagator, at::Tensor losses) {
+                             const OptionalTensor& grad_propagator, at::Tensor losses,
+                             const OptionalTensor& illumination,
+                             const OptionalTensor& amplitude_errors) {
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    dispatch::diffraction_loss_accumulate_(
-        object, probe, positions, propagator, patterns, weights, mask, background, likelihood,
-        origin, detector, grad_object, grad_probe, grad_positions, grad_propagator, losses);
+    dispatch::diffraction_loss_accumulate_(object, probe, positions, propagator, patterns, weights,
+                                           mask, background, likelihood, origin, detector,
+                                           grad_object, grad_probe, grad_positions, grad_propagator,
+                                           losses, illumination, amplitude_errors);
   }
-  for (const OptionalTensor& changed :
-       {grad_object, grad_probe, grad_positions, grad_propagator, OptionalTensor(losses)}) {
+  for (const OptionalTensor& changed : {grad_object, grad_probe, grad_positions, grad_propagator,
+                                        OptionalTensor(losses), illumination, amplitude_errors}) {
     if (changed && !changed->is_inference()) changed->unsafeGetTensorImpl()->bump_version();
   }
 }

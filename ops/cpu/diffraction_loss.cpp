@@ -18,24 +18,29 @@ namespace {
 // One pattern's loss; with `factor`, also 2 weight dloss/dI per pixel, by which the detected waves
 // become their gradient.
 template <typename T, typename Count, typename Functor>
-double compare(const T* intensity, const Count* counts, const uint8_t* mask, const T* background,
-               T weight, int64_t pixels, T* factor, Functor likelihood) {
-  double sum = 0;
+Misfit compare(const T* intensity, const Count* counts, const uint8_t* mask, const T* background,
+               T weight, int64_t pixels, T* factor, bool amplitude_error, Functor likelihood) {
+  Misfit sum{};
   for (int64_t i = 0; i < pixels; ++i) {
     const T expected = background ? intensity[i] + background[i] : intensity[i];
     const LossAndSlope<T> at_pixel = likelihood(expected, static_cast<T>(counts[i]));
     const bool bad = mask && mask[i] != 0;
-    sum += bad ? 0.0 : static_cast<double>(at_pixel.loss);
+    if (!bad) sum.loss += static_cast<double>(at_pixel.loss);
+    if (amplitude_error && !bad) {
+      sum.amplitude_error +=
+          static_cast<double>(AmplitudeLikelihood{}(expected, static_cast<T>(counts[i])).loss);
+    }
     if (factor) factor[i] = bad ? T(0) : T(2) * weight * at_pixel.slope;
   }
   return sum;
 }
 
 template <typename T, typename Count>
-double compare(Likelihood likelihood, const T* intensity, const Count* counts, const uint8_t* mask,
-               const T* background, T weight, int64_t pixels, T* factor) {
+Misfit compare(Likelihood likelihood, const T* intensity, const Count* counts, const uint8_t* mask,
+               const T* background, T weight, int64_t pixels, T* factor, bool amplitude_error) {
   return with_likelihood(likelihood, [&](auto functor) {
-    return compare(intensity, counts, mask, background, weight, pixels, factor, functor);
+    return compare(intensity, counts, mask, background, weight, pixels, factor, amplitude_error,
+                   functor);
   });
 }
 
@@ -78,12 +83,18 @@ Count count_type(at::ScalarType type) {
   }
 }
 
-// Adds every pattern's loss to losses [n] (float64) and the gradients of sum(weights x losses) to
-// what is defined in `out`. The only place where loss and gradients are computed.
+// Adds every pattern's loss to losses [n] (float64), its amplitude error where that is not null,
+// and the gradients of sum(weights x losses) to what is defined in `out`. The only place where loss
+// and gradients are computed.
 void accumulate(const char* name, const at::Tensor& object, const at::Tensor& probe,
                 const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
                 const Measurement& measurement, at::IntArrayRef origin,
-                const std::optional<at::Tensor>& detector, const Gradients& out, double* losses) {
+                const std::optional<at::Tensor>& detector, const Gradients& out, double* losses,
+                double* amplitude_errors) {
+  const auto add = [&](int64_t n, const Misfit& misfit) {
+    losses[n] += misfit.loss;
+    if (amplitude_errors != nullptr) amplitude_errors[n] += misfit.amplitude_error;
+  };
   const Needs needs = out.needs();
   const bool gradients = out.any();
   with_precision(probe, [&]<typename T>() {
@@ -100,15 +111,16 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
                            image<uint8_t>(measurement.mask, n, pixels),
                            image<T>(measurement.background, n, pixels),
                            weights ? weights[n] : T(1),
-                           measurement.likelihood};
+                           measurement.likelihood,
+                           amplitude_errors != nullptr};
       };
       if (gradients) {
         fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
-          losses[n] += model.loss(worker, fused.window(n), measured(n), fused.sums(), n, turns);
+          add(n, model.loss(worker, fused.window(n), measured(n), fused.sums(), n, turns));
         });
       } else {
         fused.run([&](const auto& model, auto& worker, int64_t n) {
-          losses[n] += model.loss(worker, fused.window(n), measured(n));
+          add(n, model.loss(worker, fused.window(n), measured(n)));
         });
       }
       return 0;
@@ -127,11 +139,10 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
           Complex<T>* detected =
               mutable_complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
           sum_intensity(detected, model.modes(), pixels, intensity.data());
-          losses[n] +=
-              compare(measurement.likelihood, intensity.data(), counts + n * pixels,
-                      image<uint8_t>(measurement.mask, n, pixels),
-                      image<T>(measurement.background, n, pixels), weights ? weights[n] : T(1),
-                      pixels, gradients ? factor.data() : nullptr);
+          add(n, compare(measurement.likelihood, intensity.data(), counts + n * pixels,
+                         image<uint8_t>(measurement.mask, n, pixels),
+                         image<T>(measurement.background, n, pixels), weights ? weights[n] : T(1),
+                         pixels, gradients ? factor.data() : nullptr, amplitude_errors != nullptr));
           if (gradients) scale_modes(detected, model.modes(), pixels, factor.data());
         }
         if (gradients) model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
@@ -159,7 +170,7 @@ LossAndGradients compute(const char* name, const at::Tensor& object, const at::T
   const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>());
+             losses.data_ptr<double>(), nullptr);
   double loss = 0;
   for (int64_t n = 0; n < losses.numel(); ++n) {
     const double weight = !weights ? 1.0
@@ -204,19 +215,25 @@ void diffraction_loss_accumulate_(
     at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
     const std::optional<at::Tensor>& grad_object, const std::optional<at::Tensor>& grad_probe,
     const std::optional<at::Tensor>& grad_positions,
-    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses) {
+    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses,
+    const std::optional<at::Tensor>& illumination,
+    const std::optional<at::Tensor>& amplitude_errors) {
   const char* name = "diffraction_loss_accumulate_";
   const Measurement measurement =
       checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
                           background, likelihood, origin, detector);
   warn_of_negative_counts(measurement);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses);
+                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
   check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
-                   detector, {grad_object, grad_probe, grad_positions, grad_propagator, losses});
-  const Gradients out = given_gradients(grad_object, grad_probe, grad_positions, grad_propagator);
+                   detector,
+                   {grad_object, grad_probe, grad_positions, grad_propagator, losses, illumination,
+                    amplitude_errors});
+  const Gradients out =
+      given_gradients(grad_object, grad_probe, grad_positions, grad_propagator, illumination);
   accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>());
+             losses.data_ptr<double>(),
+             amplitude_errors ? amplitude_errors->data_ptr<double>() : nullptr);
 }
 
 }  // namespace

@@ -65,6 +65,7 @@ class Fused {
     height_ = in.height;
     width_ = in.width;
     if (out.object.defined()) sums_.object = mutable_numbers(out.object);
+    if (out.illumination.defined()) sums_.illumination = out.illumination.data_ptr<T>();
     if (out.probe.defined()) sums_.probe = mutable_numbers(out.probe);
     if (out.propagator.defined() && propagator_.defined()) {
       sums_.propagator = mutable_numbers(out.propagator);

@@ -146,6 +146,7 @@ class Multislice {
     int64_t end = 0;
     std::vector<at::Tensor> waves;  // psi_s [b, modes, h, w] before slice s, kept for the adjoint
     at::Tensor object_patches;      // [b, slices, h, w], complex or real as the object is
+    at::Tensor intensity_patches;   // [b, slices, h, w] of psi_s, modes summed
     at::Tensor exit_spectrum;  // [b, modes, h, w] F of the exit waves, where a detector keeps it
     at::Tensor probe;          // [modes, h, w] sum over the chunk's whole-pixel positions
     at::Tensor spectrum;       // [modes, h, w] likewise in Fourier space, shifted positions
@@ -188,6 +189,9 @@ class Multislice {
     if (needs[kObject]) {
       c.object_patches = at::empty({c.size(), slices_, height_, width_},
                                    real_object_ ? real_options() : complex_options());
+    }
+    if (out.illumination.defined()) {
+      c.intensity_patches = at::empty({c.size(), slices_, height_, width_}, real_options());
     }
     if (needs[kPropagator] && propagator_.defined()) c.propagator = at::zeros_like(propagator_);
     for (int64_t s = slices_ - 1; s >= 0; --s) {
@@ -237,10 +241,13 @@ class Multislice {
                     at::Tensor& spectrum_sum) const {
     if (out.object.defined()) {
       if (real_object_) {
-        add_patches<T>(chunks, out.object);
+        add_patches<T>(chunks, &Chunk::object_patches, out.object);
       } else {
-        add_patches<C>(chunks, out.object);
+        add_patches<C>(chunks, &Chunk::object_patches, out.object);
       }
+    }
+    if (out.illumination.defined()) {
+      add_patches<T>(chunks, &Chunk::intensity_patches, out.illumination);
     }
     for (Chunk& c : chunks) {
       if (c.probe.defined()) out.probe.add_(c.probe);
@@ -457,6 +464,8 @@ class Multislice {
     const C* slice = complex_data<T>(transmission_) + s * rows_ * columns_;
     const C* wave = complex_data<T>(c.waves[static_cast<size_t>(s)]);
     std::vector<C> sum(static_cast<size_t>(width_));
+    T* intensity =
+        c.intensity_patches.defined() ? c.intensity_patches.template data_ptr<T>() : nullptr;
     for (int64_t n = c.begin; n < c.end; ++n) {
       const Window& at_window = window(n);
       const Footprint& in = at_window.inside;
@@ -464,6 +473,8 @@ class Multislice {
       for (int64_t y = in.row_begin; y < in.row_end; ++y) {
         const C* o = slice + (at_window.row + y) * columns_ + at_window.column;
         std::fill(sum.begin(), sum.end(), C{0, 0});
+        T* lit = intensity != nullptr ? intensity + patch + y * width_ : nullptr;
+        if (lit != nullptr) std::fill(lit, lit + width_, T(0));
         for (int64_t m = 0; m < modes_; ++m) {
           const int64_t line = ((n - c.begin) * modes_ + m) * pixels() + y * width_;
           const C* psi = wave + line;
@@ -473,6 +484,8 @@ class Multislice {
             sums[x] += conj_times(psi[x], g[x]);
             g[x] = conj_times(o[x], g[x]);
           }
+          if (lit == nullptr) continue;
+          for (int64_t x = in.column_begin; x < in.column_end; ++x) lit[x] += abs_squared(psi[x]);
         }
         if (!needs_object) continue;
         if (real_object_) {
@@ -525,7 +538,8 @@ class Multislice {
   }
 
   template <typename V>
-  void add_patches(const std::vector<Chunk>& chunks, const at::Tensor& object) const {
+  void add_patches(const std::vector<Chunk>& chunks, at::Tensor Chunk::*part,
+                   const at::Tensor& object) const {
     int64_t low = rows_, high = 0;
     for (int64_t n = chunks.front().begin; n < chunks.back().end; ++n) {
       const Window& at_window = window(n);
@@ -538,7 +552,7 @@ class Multislice {
     // One item is one row of one slice.
     at::parallel_for(0, slices_ * (high - low), 64, [&](int64_t begin, int64_t end) {
       for (const Chunk& c : chunks) {
-        const V* patches = static_cast<const V*>(c.object_patches.const_data_ptr());
+        const V* patches = static_cast<const V*>((c.*part).const_data_ptr());
         for (int64_t n = c.begin; n < c.end; ++n) {
           const Window& at_window = window(n);
           const Footprint& in = at_window.inside;

@@ -120,6 +120,8 @@ class Work {
                     fractions_.template const_data_ptr<double>() + 2 * begin};
       Gradients<T> gradients;
       if (out_.object.defined()) gradients.object = out_.object.data_ptr();
+      if (out_.illumination.defined())
+        gradients.illumination = out_.illumination.template data_ptr<T>();
       gradients.probe = mutable_complex_data<T>(out_.probe);
       gradients.spectrum = mutable_complex_data<T>(spectrum_sum_);
       gradients.propagator = mutable_complex_data<T>(propagator_sum_);
@@ -270,11 +272,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward_
   return as_tuple(out, probe);
 }
 
-// Adds to losses [n] float64 and to what is defined in `out`.
+// Adds to losses [n] float64, to amplitude_errors [n] where not null, and to what is defined in
+// `out`.
 void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
                 const std::optional<at::Tensor>& propagator, const Measurement& measurement,
                 at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                const ptyle::Gradients& out, double* losses) {
+                const ptyle::Gradients& out, double* losses, double* amplitude_errors) {
   const int64_t pixels = probe.size(1) * probe.size(2);
   with_precision(probe, [&]<typename T>() {
     Work<T> work(object, probe, positions, propagator, origin, detector, out);
@@ -291,8 +294,9 @@ void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Ten
                                               : nullptr,
                                           each(measurement.mask),
                                           each(measurement.background)};
-        diffraction_loss(call, patterns, measurement.likelihood, losses + begin, out.any(),
-                         gradients);
+        const Misfits misfits{losses + begin,
+                              amplitude_errors != nullptr ? amplitude_errors + begin : nullptr};
+        diffraction_loss(call, patterns, measurement.likelihood, misfits, out.any(), gradients);
       });
     });
     return 0;
@@ -316,7 +320,7 @@ LossAndGradients compute(const char* name, const at::Tensor& object, const at::T
   const at::Tensor losses = at::zeros({positions.size(0)}, probe.options().dtype(at::kDouble));
   const ptyle::Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>());
+             losses.data_ptr<double>(), nullptr);
   const at::ScalarType real = at::toRealValueType(probe.scalar_type());
   const at::Tensor loss = (weights ? losses.mul(weights->to(at::kDouble)) : losses).sum().to(real);
   auto [object_gradient, probe_gradient, positions_gradient, propagator_gradient] =
@@ -354,19 +358,24 @@ void diffraction_loss_accumulate_cuda_(
     at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
     const std::optional<at::Tensor>& grad_object, const std::optional<at::Tensor>& grad_probe,
     const std::optional<at::Tensor>& grad_positions,
-    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses) {
+    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses,
+    const std::optional<at::Tensor>& illumination,
+    const std::optional<at::Tensor>& amplitude_errors) {
   const char* name = "diffraction_loss_accumulate_";
   const Measurement measurement =
       checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
                           background, likelihood, origin, detector);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses);
+                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
   check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
-                   detector, {grad_object, grad_probe, grad_positions, grad_propagator, losses});
+                   detector,
+                   {grad_object, grad_probe, grad_positions, grad_propagator, losses, illumination,
+                    amplitude_errors});
   const c10::cuda::CUDAGuard device(probe.device());
-  accumulate(object, probe, positions, propagator, measurement, origin, detector,
-             given_gradients(grad_object, grad_probe, grad_positions, grad_propagator),
-             losses.data_ptr<double>());
+  accumulate(
+      object, probe, positions, propagator, measurement, origin, detector,
+      given_gradients(grad_object, grad_probe, grad_positions, grad_propagator, illumination),
+      losses.data_ptr<double>(), amplitude_errors ? amplitude_errors->data_ptr<double>() : nullptr);
 }
 
 }  // namespace

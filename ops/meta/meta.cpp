@@ -112,20 +112,19 @@ SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor
           by_propagator};
 }
 
-void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& probe,
-                                  const at::Tensor& positions, const OptionalTensor& propagator,
-                                  const at::Tensor& patterns, const OptionalTensor& weights,
-                                  const OptionalTensor& mask, const OptionalTensor& background,
-                                  std::string_view likelihood, c10::SymIntArrayRef origin,
-                                  const OptionalTensor& detector, const OptionalTensor& grad_object,
-                                  const OptionalTensor& grad_probe,
-                                  const OptionalTensor& grad_positions,
-                                  const OptionalTensor& grad_propagator, at::Tensor losses) {
+void diffraction_loss_accumulate_(
+    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
+    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
+    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
+    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
+    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
+    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
+    const OptionalTensor& amplitude_errors) {
   const char* name = "diffraction_loss_accumulate_";
   check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
             likelihood, origin, detector);
   check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses);
+                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,

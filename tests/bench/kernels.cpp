@@ -65,7 +65,7 @@ class Gradient {
     const Window window{position * 7 % 29, position * 3 % 31, fraction_, fraction_};
     const Measured<Float> measured{Count::kUInt16, counts_.data(), nullptr,
                                    nullptr,        1.0F,           ptyle::Likelihood::kAmplitude};
-    return model_.loss(worker_, window, measured, sums_, 0, nullptr);
+    return model_.loss(worker_, window, measured, sums_, 0, nullptr).loss;
   }
   int64_t worker_bytes() const { return model_.worker_bytes(true); }
 

@@ -2,7 +2,8 @@
 transforms, on one thread: `./dev bench operators`.
 
 Prints microseconds a position and their ratios, and JSON with --json FILE. "plain torch" is the
-shortest eager program for whole-pixel positions: gather, multiply, fft2, backward.
+shortest eager program for whole-pixel positions: gather, multiply, fft2, backward. Then what the
+object's illumination in the same sweep (`diffraction_loss_accumulate_`) adds.
 """
 
 import argparse
@@ -60,11 +61,31 @@ def measure(window, slices, modes, n, repeats):
         for _ in range(4 * slices - 2):
             torch.fft.fft2(waves)
 
+    def sweep(**more):
+        with torch.no_grad():
+            ptyle.diffraction_loss_accumulate_(
+                obj,
+                probe,
+                positions,
+                propagator,
+                patterns,
+                grad_object=sums[0],
+                grad_probe=sums[1],
+                losses=torch.zeros(n, dtype=torch.double),
+                **more,
+            )
+
+    sums = [torch.zeros_like(t.detach()) for t in unknowns]
+    lit = torch.zeros(slices, size, size)
+    alone, with_illumination = (
+        min(seconds(f, 3) for _ in range(repeats)) for f in (sweep, lambda: sweep(illumination=lit))
+    )
     for ours, theirs in zip(fused(), plain(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
     times = {name: 0.0 for name in ("fused", "plain", "transforms")}
     for name, function in (("fused", fused), ("plain", plain), ("transforms", transforms)):
         times[name] = 1e6 * seconds(function, repeats) / n
+    times["illumination"] = with_illumination / alone - 1
     return dict(window=window, slices=slices, modes=modes, positions=n, **times)
 
 
@@ -77,6 +98,7 @@ def main():
     print("microseconds a position, one thread, complex64: loss, object and probe gradient")
     print(
         "window slices modes | diffraction_loss | plain torch, times | transforms alone, fraction"
+        " | illumination"
     )
     rows = []
     for case in CASES:
@@ -85,7 +107,8 @@ def main():
         print(
             f"{row['window']:6} {row['slices']:6} {row['modes']:5} | {row['fused']:16.0f} | "
             f"{row['plain']:11.0f} {row['plain'] / row['fused']:6.2f} | "
-            f"{row['transforms']:16.0f} {row['transforms'] / row['fused']:9.2f}"
+            f"{row['transforms']:16.0f} {row['transforms'] / row['fused']:9.2f} | "
+            f"{100 * row['illumination']:+10.1f} %"
         )
     if arguments.json:
         with open(arguments.json, "w") as file:

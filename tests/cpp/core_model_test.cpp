@@ -114,19 +114,28 @@ Z slow_ramp(const Problem& p, const Window& window, int64_t i) {
   return ramp(i / p.w, p.h, window.row_fraction) * ramp(i % p.w, p.w, window.column_fraction);
 }
 
-Waves slow_exit_wave(const Problem& p, const Window& window, int64_t mode) {
+// Pixel i of a window on a slice of the object, or -1 outside.
+int64_t slow_place(const Problem& p, const Window& window, int64_t i) {
+  const int64_t row = window.row + i / p.w, column = window.column + i % p.w;
+  const bool inside = row >= 0 && row < p.rows && column >= 0 && column < p.columns;
+  return inside ? row * p.columns + column : -1;
+}
+
+// The waves that fall on every slice, and last the exit wave.
+std::vector<Waves> slow_waves(const Problem& p, const Window& window, int64_t mode) {
   Waves wave(p.probe.begin() + mode * p.pixels(), p.probe.begin() + (mode + 1) * p.pixels());
   wave = unitary(wave, p.h, p.w, -1);
   for (int64_t i = 0; i < p.pixels(); ++i) {
     wave[static_cast<size_t>(i)] *= slow_ramp(p, window, i);
   }
   wave = unitary(wave, p.h, p.w, 1);
+  std::vector<Waves> waves;
   for (int64_t s = 0; s < p.slices; ++s) {
+    waves.push_back(wave);
     for (int64_t i = 0; i < p.pixels(); ++i) {
-      const int64_t row = window.row + i / p.w, column = window.column + i % p.w;
-      if (row < 0 || row >= p.rows || column < 0 || column >= p.columns) continue;
-      wave[static_cast<size_t>(i)] *=
-          p.object[static_cast<size_t>((s * p.rows + row) * p.columns + column)];
+      const int64_t at = slow_place(p, window, i);
+      if (at < 0) continue;
+      wave[static_cast<size_t>(i)] *= p.object[static_cast<size_t>(s * p.rows * p.columns + at)];
     }
     if (s + 1 == p.slices) break;
     wave = unitary(wave, p.h, p.w, -1);
@@ -136,7 +145,30 @@ Waves slow_exit_wave(const Problem& p, const Window& window, int64_t mode) {
     }
     wave = unitary(wave, p.h, p.w, 1);
   }
-  return wave;
+  waves.push_back(wave);
+  return waves;
+}
+
+Waves slow_exit_wave(const Problem& p, const Window& window, int64_t mode) {
+  return slow_waves(p, window, mode).back();
+}
+
+std::vector<double> slow_illumination(const Problem& p) {
+  std::vector<double> illumination(p.object.size());
+  for (const Window& window : p.windows) {
+    for (int64_t mode = 0; mode < p.modes; ++mode) {
+      const std::vector<Waves> waves = slow_waves(p, window, mode);
+      for (int64_t s = 0; s < p.slices; ++s) {
+        for (int64_t i = 0; i < p.pixels(); ++i) {
+          const int64_t at = slow_place(p, window, i);
+          if (at < 0) continue;
+          illumination[static_cast<size_t>(s * p.rows * p.columns + at)] +=
+              std::norm(waves[static_cast<size_t>(s)][static_cast<size_t>(i)]);
+        }
+      }
+    }
+  }
+  return illumination;
 }
 
 std::vector<double> slow_intensity(const Problem& p, const Window& window) {
@@ -194,8 +226,8 @@ double slow_loss(const Problem& p) {
 
 template <typename T>
 struct Result {
-  std::vector<double> losses, positions;
-  std::vector<T> object, probe, propagator, intensity, exit;
+  std::vector<double> losses, amplitude_errors, positions;
+  std::vector<T> object, illumination, probe, propagator, intensity, exit;
 };
 
 template <typename T>
@@ -236,14 +268,17 @@ Result<T> fused(const InstructionSet& set, const Problem& p, int threads = 1,
   Result<T> result;
   const size_t n = p.windows.size(), pixels = static_cast<size_t>(p.pixels());
   result.losses.resize(n);
+  result.amplitude_errors.resize(n);
   result.positions.resize(2 * n);
   result.object.resize(object.size() / (p.real_object ? 2 : 1));
+  result.illumination.resize(p.object.size());
   result.probe.resize(probe.size());
   if (p.slices > 1) result.propagator.resize(propagators.size());
   result.intensity.resize(n * pixels);
   result.exit.resize(n * probe.size());
   Sums<T> sums;
   sums.object = result.object.data();
+  sums.illumination = result.illumination.data();
   sums.probe = result.probe.data();
   sums.propagator = p.slices > 1 ? result.propagator.data() : nullptr;
   sums.positions = result.positions.data();
@@ -254,14 +289,17 @@ Result<T> fused(const InstructionSet& set, const Problem& p, int threads = 1,
                        p.mask.data() + k * pixels,
                        background.data() + k * pixels,
                        static_cast<T>(p.weights[k]),
-                       p.likelihood};
+                       p.likelihood,
+                       /*amplitude_error=*/true};
   };
   Turns turns(p.windows, p.w, p.h, kernels<T>(set).lanes, p.slices);
   const auto work = [&] {
     Worker<T> worker(model, true);
     for (int64_t k = turns.next(); k >= 0; k = turns.next()) {
       const auto at = static_cast<size_t>(k);
-      result.losses[at] = model.loss(worker, p.windows[at], measured(at), sums, k, &turns);
+      const Misfit misfit = model.loss(worker, p.windows[at], measured(at), sums, k, &turns);
+      result.losses[at] = misfit.loss;
+      result.amplitude_errors[at] = misfit.amplitude_error;
     }
   };
   std::vector<std::thread> others;
@@ -330,6 +368,28 @@ TEST(FusedModel, LossesWavesAndIntensitiesAreTheFormulae) {
                     1e-13);
         }
       }
+    }
+  }
+}
+
+TEST(FusedModel, IlluminationIsWhatFallsOnEverySliceWithoutWeights) {
+  for (const InstructionSet* set : instruction_sets()) {
+    for (const Problem& p : problems()) {
+      EXPECT_LT(relative(fused<double>(*set, p).illumination, slow_illumination(p)), 1e-13)
+          << set->name;
+    }
+  }
+}
+
+TEST(FusedModel, AmplitudeErrorsAreTheAmplitudeLikelihoodsLosses) {
+  for (const InstructionSet* set : instruction_sets()) {
+    for (Problem p : problems()) {
+      const Result<double> result = fused<double>(*set, p);
+      if (p.likelihood == Likelihood::kAmplitude) {
+        EXPECT_EQ(result.amplitude_errors, result.losses);
+      }
+      p.likelihood = Likelihood::kAmplitude;
+      EXPECT_LT(relative(result.amplitude_errors, slow_losses(p)), 1e-12) << set->name;
     }
   }
 }
@@ -408,7 +468,9 @@ TEST(FusedModel, SinglePrecisionIsDoubleToSixDigits) {
       const Result<double> precise = fused<double>(*set, p);
       // amplitudes near 0 magnify rounding; a background keeps them away from it
       EXPECT_LT(relative(single.losses, precise.losses), 1e-6) << set->name;
+      EXPECT_LT(relative(single.amplitude_errors, precise.amplitude_errors), 1e-6) << set->name;
       EXPECT_LT(relative(single.object, precise.object), 3e-6) << set->name;
+      EXPECT_LT(relative(single.illumination, precise.illumination), 1e-6) << set->name;
       EXPECT_LT(relative(single.probe, precise.probe), 3e-6) << set->name;
       for (size_t i = 0; i < precise.positions.size(); ++i) {
         const double least = precise.losses[i / 2];
@@ -422,8 +484,11 @@ TEST(FusedModel, SinglePrecisionIsDoubleToSixDigits) {
 
 template <typename T>
 bool same_bits(const Result<T>& a, const Result<T>& b) {
-  return std::tie(a.losses, a.positions, a.object, a.probe, a.propagator) ==
-         std::tie(b.losses, b.positions, b.object, b.probe, b.propagator);
+  const auto all = [](const Result<T>& r) {
+    return std::tie(r.losses, r.amplitude_errors, r.positions, r.object, r.illumination, r.probe,
+                    r.propagator);
+  };
+  return all(a) == all(b);
 }
 
 TEST(FusedModel, BitsDoNotDependOnThreads) {
@@ -461,7 +526,9 @@ TEST(FusedModel, WindowsFarFromTheObjectSeeVacuum) {
   p.windows[2] = {-kFar, 2, 0.0, 0.0};
   for (const InstructionSet* set : instruction_sets()) {
     for (const int threads : {1, 2}) {
-      EXPECT_LT(relative(fused<double>(*set, p, threads).losses, slow_losses(p)), 1e-12);
+      const Result<double> result = fused<double>(*set, p, threads);
+      EXPECT_LT(relative(result.losses, slow_losses(p)), 1e-12);
+      EXPECT_LT(relative(result.illumination, slow_illumination(p)), 1e-13);
     }
   }
 }
@@ -500,11 +567,15 @@ TEST(FusedModel, WhatIsNotANumberIsNoticed) {
        {Likelihood::kAmplitude, Likelihood::kPoisson, Likelihood::kGaussian}) {
     p.likelihood = likelihood;
     for (const InstructionSet* set : instruction_sets()) {
-      EXPECT_TRUE(std::isnan(fused<float>(*set, p).losses[0])) << set->name;
+      const Result<float> result = fused<float>(*set, p);
+      EXPECT_TRUE(std::isnan(result.losses[0])) << set->name;
+      EXPECT_TRUE(std::isnan(result.amplitude_errors[0])) << set->name;
     }
   }
   p.mask[3] = 1;  // a bad pixel counts for nothing
-  EXPECT_TRUE(std::isfinite(fused<float>(*instruction_sets().front(), p).losses[0]));
+  const Result<float> result = fused<float>(*instruction_sets().front(), p);
+  EXPECT_TRUE(std::isfinite(result.losses[0]));
+  EXPECT_TRUE(std::isfinite(result.amplitude_errors[0]));
 }
 
 TEST(FusedModel, DarkHugeAndTinyIntensitiesHaveFiniteGradients) {

@@ -299,6 +299,8 @@ TEST(DiffractionLoss, AccumulatingAddsWhatBackwardGives) {
   buffers.object = at::ones_like(in.object);
   buffers.probe = at::ones_like(in.probe);
   buffers.positions = at::ones_like(in.positions);
+  buffers.illumination = at::ones_like(in.object, at::kDouble);
+  buffers.amplitude_errors = at::full({c.n}, 3.0, at::kDouble);
   Tensor losses = at::full({c.n}, 2.0, at::kDouble);
   ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator, in.patterns,
                                       buffers, losses, options);
@@ -306,6 +308,38 @@ TEST(DiffractionLoss, AccumulatingAddsWhatBackwardGives) {
   EXPECT_TRUE(at::allclose(*buffers.probe, in.probe.grad() + 1, 1e-13, 1e-13));
   EXPECT_TRUE(at::allclose(*buffers.positions, in.positions.grad() + 1, 1e-13, 1e-13));
   EXPECT_TRUE(at::allclose(losses, loss.losses + 2, 1e-13, 1e-13));
+  const Tensor errors = ptyle::diffraction_loss(in.object, in.probe, in.positions, in.propagator,
+                                                in.patterns, loss_options(in, "amplitude"))
+                            .losses;
+  EXPECT_TRUE(at::allclose(*buffers.amplitude_errors, errors + 3, 1e-13, 1e-13));
+}
+
+TEST(DiffractionLoss, TheIlluminationIsWhatFallsOnEverySlice) {
+  for (const Case& c : cases()) {
+    const Inputs in = make(c);
+    ptyle::GradientBuffers buffers;
+    buffers.object = at::zeros_like(in.object);
+    buffers.illumination = at::zeros_like(in.object, at::kDouble);
+    ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
+                                        in.patterns, buffers, at::zeros({c.n}, at::kDouble),
+                                        loss_options(in, "gaussian"));
+    // The exit wave of the slices before, propagated; its intensity added at whole pixels.
+    const Tensor whole = in.positions.floor();
+    for (int64_t s = 0; s < c.slices; ++s) {
+      const auto before = [&](const Tensor& all, int64_t count) { return all.slice(0, 0, count); };
+      std::optional<Tensor> between;
+      if (s > 1) between = c.per_slice ? before(*in.propagator, s - 1) : *in.propagator;
+      Tensor wave = ptyle::exit_waves(before(in.object, s), in.probe, in.positions, between);
+      if (s > 0) {
+        const Tensor factor = c.per_slice ? (*in.propagator)[s - 1] : *in.propagator;
+        wave = at::fft_ifft2(factor * at::fft_fft2(wave));
+      }
+      const Tensor expected = ptyle::add_patches(wave.abs().square().sum(1).unsqueeze(1), whole,
+                                                 {c.rows, c.columns})[0];
+      EXPECT_TRUE(at::allclose((*buffers.illumination)[s], expected, 1e-12, 1e-12))
+          << "slice " << s << " of " << c.slices << ", window " << c.h << " x " << c.w;
+    }
+  }
 }
 
 TEST(DiffractionLoss, IsFiniteWithoutLightAndWithoutCounts) {
@@ -360,6 +394,7 @@ TEST(DiffractionLoss, HasTheSameBitsForAnyNumberOfThreads) {
   for (const at::ScalarType type : {at::kComplexFloat, at::kComplexDouble}) {
     for (const Case& c :
          {Case{.slices = 2, .rows = 90, .columns = 80, .modes = 2, .h = 32, .w = 27, .n = 101},
+          Case{.slices = 2, .rows = 50, .columns = 40, .modes = 2, .h = 14, .w = 11, .n = 101},
           Case{.slices = 1, .rows = 3, .columns = 5000, .modes = 1, .h = 1, .w = 4096, .n = 3}}) {
       const Inputs in = make(c, type);
       std::vector<std::vector<Tensor>> results;
@@ -371,12 +406,15 @@ TEST(DiffractionLoss, HasTheSameBitsForAnyNumberOfThreads) {
         buffers.probe = at::zeros_like(in.probe);
         buffers.positions = at::zeros_like(in.positions);
         if (in.propagator) buffers.propagator = at::zeros_like(*in.propagator);
+        buffers.illumination = at::zeros_like(in.object, at::toRealValueType(type));
+        buffers.amplitude_errors = at::zeros({c.n}, at::kDouble);
         Tensor losses = at::zeros({c.n}, at::kDouble);
         ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
                                             in.patterns, buffers, losses,
-                                            loss_options(in, "amplitude"));
-        results.push_back({*buffers.object, *buffers.probe, *buffers.positions,
-                           buffers.propagator.value_or(losses), losses,
+                                            loss_options(in, "poisson"));
+        results.push_back({*buffers.object, *buffers.illumination, *buffers.amplitude_errors,
+                           *buffers.probe, *buffers.positions, buffers.propagator.value_or(losses),
+                           losses,
                            ptyle::diffraction(in.object, in.probe, in.positions, in.propagator),
                            ptyle::exit_waves(in.object, in.probe, in.positions, in.propagator),
                            ptyle::illumination(in.probe, in.positions, {c.rows, c.columns})});
@@ -464,6 +502,17 @@ TEST(Operators, TakeNothingAndGiveNothing) {
     loss.loss.backward();
     EXPECT_EQ(loss.losses.size(0), c.n);
     EXPECT_EQ(in.object.grad().abs().sum().item<double>(), 0.0);
+    ptyle::GradientBuffers buffers;
+    buffers.object = at::zeros_like(in.object);
+    buffers.illumination = at::ones_like(in.object, at::kDouble);
+    buffers.amplitude_errors = at::zeros({c.n}, at::kDouble);
+    in.object.requires_grad_(false);
+    in.probe.requires_grad_(false);
+    Tensor losses = at::zeros({c.n}, at::kDouble);
+    ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
+                                        in.patterns, buffers, losses);
+    EXPECT_TRUE(at::equal(*buffers.illumination, at::ones_like(*buffers.illumination)));
+    EXPECT_TRUE(at::equal(*buffers.amplitude_errors, losses));
   }
 }
 
@@ -554,6 +603,28 @@ TEST(Errors, NameTheOperatorTheArgumentTheRuleAndTheValue) {
                                             in.patterns, {}, losses);
       },
       "losses must be Double, got Float");
+  const auto accumulate = [&](const ptyle::GradientBuffers& buffers) {
+    return [=, &in] {
+      ptyle::diffraction_loss_accumulate_(in.object, in.probe, in.positions, in.propagator,
+                                          in.patterns, buffers, at::zeros({4}, at::kDouble));
+    };
+  };
+  ptyle::GradientBuffers buffers;
+  buffers.illumination = at::zeros({2, 12, 11}, at::kDouble);
+  expect_error(accumulate(buffers), "illumination must be None where grad_object is None");
+  buffers.object = at::zeros_like(in.object);
+  buffers.illumination = at::zeros({2, 12, 11}, at::kFloat);
+  expect_error(accumulate(buffers), "illumination must be Double, got Float");
+  buffers.illumination = at::zeros({12, 11}, at::kDouble);
+  expect_error(accumulate(buffers), "illumination must have shape [2, 12, 11], got [12, 11]");
+  buffers.illumination = at::zeros({2, 11, 12}, at::kDouble).transpose(1, 2);
+  expect_error(accumulate(buffers), "illumination must be contiguous memory to add into");
+  buffers.illumination = at::view_as_real(*buffers.object).flatten().slice(0, 0, 264);
+  buffers.illumination = buffers.illumination->view({2, 12, 11});
+  expect_error(accumulate(buffers), "must not share memory");
+  buffers.illumination = std::nullopt;
+  buffers.amplitude_errors = at::zeros({3}, at::kDouble);
+  expect_error(accumulate(buffers), "amplitude_errors must have shape [4], got [3]");
 }
 
 }  // namespace

@@ -74,7 +74,8 @@ std::optional<Tensor> maybe(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
 }
 
-// exit waves, intensity, losses, gradients of object, probe, positions, propagator (where it is)
+// exit waves, intensity, losses, amplitude errors, illumination, gradients of object, probe,
+// positions, propagator (where it is)
 template <typename T>
 std::vector<Tensor> on_the_cpu(const Inputs& in, const Case& c) {
   std::vector<Tensor> wanted{in.object.clone().requires_grad_(), in.probe.clone().requires_grad_(),
@@ -95,6 +96,14 @@ std::vector<Tensor> on_the_cpu(const Inputs& in, const Case& c) {
       diffraction(in.object, in.probe, in.positions, maybe(in.propagator),
                   {.origin = {1, -1}, .detector = maybe(in.detector)}),
       loss.losses};
+  GradientBuffers buffers;
+  buffers.object = torch::zeros_like(in.object);
+  buffers.illumination = torch::zeros_like(in.object, kReal<T>);
+  buffers.amplitude_errors = torch::zeros({c.n}, at::kDouble);
+  diffraction_loss_accumulate_(in.object, in.probe, in.positions, maybe(in.propagator), in.patterns,
+                               buffers, torch::zeros({c.n}, at::kDouble), options);
+  result.push_back(buffers.amplitude_errors->to(kReal<T>));
+  result.push_back(*buffers.illumination);
   for (const Tensor& gradient : torch::autograd::grad({loss.loss}, wanted)) {
     result.push_back(gradient);
   }
@@ -137,7 +146,8 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
   const auto complex = at::TensorOptions().dtype(kComplex<T>);
   Tensor exit = torch::zeros({c.n, c.modes, c.h, c.w}, complex);
   Tensor intensity = torch::zeros({c.n, c.h, c.w}, real);
-  Tensor losses = torch::zeros({c.n}, at::kDouble);
+  Tensor losses = torch::zeros({c.n}, at::kDouble), errors = torch::zeros_like(losses);
+  Tensor illumination = torch::zeros({c.slices, c.rows, c.columns}, real);
   Tensor g_object = torch::zeros_like(in.object), g_probe = torch::zeros_like(in.probe);
   Tensor g_spectrum = torch::zeros_like(in.probe);
   Tensor g_positions = torch::zeros_like(in.positions);
@@ -172,10 +182,12 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     }
     if (in.background.defined()) patterns.background = in.background.const_data_ptr<T>();
     if (in.weights.defined()) patterns.weights = in.weights.const_data_ptr<T>() + begin;
-    sequence.compare(patterns, likelihood, true, losses.data_ptr<double>() + begin);
+    sequence.compare(patterns, likelihood, true,
+                     {losses.data_ptr<double>() + begin, errors.data_ptr<double>() + begin});
     sequence.undetect(g_positions.data_ptr<double>() + 2 * begin);
     cuda::Gradients<T> out;
     out.object = g_object.data_ptr();
+    out.illumination = illumination.data_ptr<T>();
     out.probe = static_cast<Complex<T>*>(g_probe.data_ptr());
     out.spectrum = static_cast<Complex<T>*>(g_spectrum.data_ptr());
     if (in.propagator.defined()) {
@@ -185,7 +197,9 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
     sequence.adjoint(out);
   }
   g_probe += at::_fft_c2c(g_spectrum, {1, 2}, 2, false);  // the inverse, scaled by 1 / (h w)
-  std::vector<Tensor> result{exit, intensity, losses.to(kReal<T>), g_object, g_probe, g_positions};
+  std::vector<Tensor> result{
+      exit,     intensity, losses.to(kReal<T>), errors.to(kReal<T>), illumination,
+      g_object, g_probe,   g_positions};
   if (in.propagator.defined()) {
     result.push_back(c.per_slice ? g_propagator : g_propagator.sum(0));
   }
@@ -199,8 +213,9 @@ std::vector<Tensor> emulated(const Inputs& in, const Case& c) {
   return emulated_with<T>(in, c, GaussianLikelihood{});
 }
 
-const char* const kNames[] = {"exit waves", "intensity", "losses",    "object",
-                              "probe",      "positions", "propagator"};
+const char* const kNames[] = {"exit waves",   "intensity", "losses", "amplitude errors",
+                              "illumination", "object",    "probe",  "positions",
+                              "propagator"};
 
 template <typename T>
 void expect_the_same(const Case& c) {
@@ -327,10 +342,10 @@ Case traffic_case(bool whole_pixels) {
   return c;
 }
 
-// Counts loss and gradients of object and probe, of positions and the propagator where `all`, and
-// prints every kernel's bytes of global memory per slice, mode and pixel; gives their sum, two
-// passes a transform.
-double count_traffic(const Case& c, bool all) {
+// Counts loss and gradients of object and probe, of positions and the propagator where `all`, the
+// illumination where `illuminated`, and prints every kernel's bytes of global memory per slice,
+// mode and pixel; gives their sum, two passes a transform.
+double count_traffic(const Case& c, bool all, bool illuminated = false) {
   const Inputs in = make<float>(c);
   Machine::get().count_anew();
   Machine::get().order = Order::kAscending;
@@ -365,16 +380,18 @@ double count_traffic(const Case& c, bool all) {
   Tensor g_spectrum = torch::zeros_like(in.probe),
          g_propagator = torch::zeros({c.slices - 1, c.h, c.w}, in.probe.options());
   Tensor g_positions = torch::zeros_like(in.positions), losses = torch::zeros({c.n}, at::kDouble);
+  Tensor illumination = torch::zeros({c.slices, c.rows, c.columns});
   cuda::Sequence<float, EmulatedDevice<float>> sequence(device, model, chunk, !c.whole_pixels, all,
                                                         c.keep_every);
   sequence.forward(true);
   sequence.detect(true);
   cuda::Patterns<float, int32_t> patterns{};
   patterns.counts = in.patterns.const_data_ptr<int32_t>();
-  sequence.compare(patterns, AmplitudeLikelihood{}, true, losses.data_ptr<double>());
+  sequence.compare(patterns, AmplitudeLikelihood{}, true, {losses.data_ptr<double>(), nullptr});
   sequence.undetect(all ? g_positions.data_ptr<double>() : nullptr);
   cuda::Gradients<float> out;
   out.object = g_object.data_ptr();
+  if (illuminated) out.illumination = illumination.data_ptr<float>();
   out.probe = static_cast<Complex<float>*>(g_probe.data_ptr());
   out.spectrum = static_cast<Complex<float>*>(g_spectrum.data_ptr());
   if (all) {
@@ -423,6 +440,11 @@ TEST(EmulatedMultislice, TrafficOfMovedProbesIsBelow280Bytes) {
 
 TEST(EmulatedMultislice, TrafficOfAllGradientsIsBelow340Bytes) {
   EXPECT_LT(count_traffic(traffic_case(false), true), 340.0);
+}
+
+TEST(EmulatedMultislice, TrafficOfTheIlluminationIsBelow15Bytes) {
+  const double without = count_traffic(traffic_case(false), false);
+  EXPECT_LT(count_traffic(traffic_case(false), false, /*illuminated=*/true), without + 15.0);
 }
 
 #if defined(__SANITIZE_ADDRESS__)

@@ -84,7 +84,7 @@ void sum_losses(Order order, double* losses) {
   Machine::get().order = order;
   Machine::get().launch(2, cuda::kBlockThreads, [&] {
     cuda::compare<double, int32_t, GaussianLikelihood>(
-        problem.chunk, patterns, GaussianLikelihood{}, 0.5, false, waves.get(), losses);
+        problem.chunk, patterns, GaussianLikelihood{}, 0.5, false, waves.get(), losses, nullptr);
   });
 }
 

@@ -1,6 +1,5 @@
 """Operators on the device against the CPU's, on the CPU against plain torch; with themselves."""
 
-import argparse
 import threading
 
 import ptyle
@@ -13,7 +12,6 @@ from random_problems import (
     TOLERANCES,
     Case,
     Problem,
-    add_accumulated,
     deterministic,
     everything,
     largest_error,
@@ -30,13 +28,7 @@ def expected_of(session: Session, case: Case, problem: Problem) -> dict:
     if not case.plain:
         with one_thread():
             return everything(problem, ptyle, shape)
-    functions = argparse.Namespace(
-        exit_waves=reference.exit_waves,
-        diffraction=reference.diffraction,
-        diffraction_loss=reference.diffraction_loss,
-        illumination=reference.illumination,
-    )
-    return add_accumulated(everything(problem, functions, shape, accumulate=False))
+    return everything(problem, reference, shape)
 
 
 def operators(session: Session, dtype: str) -> str:
@@ -155,6 +147,8 @@ def opcheck(session):
         grad_positions=None,
         grad_propagator=None,
         losses=torch.zeros(3, dtype=torch.double, device=session.device),
+        illumination=torch.zeros_like(obj, dtype=torch.double),
+        amplitude_errors=torch.zeros(3, dtype=torch.double, device=session.device),
     )
     whole = positions.floor()
     tiling = ([0, 15], [0, 13], [2, 2], [0])

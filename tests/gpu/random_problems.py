@@ -166,7 +166,7 @@ def make(case: Case, dtype: str) -> Problem:
     )
 
 
-def everything(problem: Problem, functions, shape, accumulate=True) -> dict:
+def everything(problem: Problem, functions, shape) -> dict:
     """All outputs and first derivatives of the model's operators, by name."""
     inputs = [None if t is None else t.clone().requires_grad_() for t in problem.model]
     leaves = [t for t in inputs if t is not None]
@@ -191,29 +191,25 @@ def everything(problem: Problem, functions, shape, accumulate=True) -> dict:
     results["illumination"] = light
     if light.requires_grad:
         (results["d illumination / d probe"],) = torch.autograd.grad(light.square().sum(), lit)
-    if accumulate:
-        buffers = [torch.ones_like(t, memory_format=torch.contiguous_format) for t in leaves]
-        each = torch.ones_like(losses, dtype=torch.double)
-        with torch.no_grad():
-            functions.diffraction_loss_accumulate_(
-                *(None if t is None else t.detach() for t in inputs),
-                problem.patterns,
-                **problem.options,
-                **{f"grad_{n}": b for n, b in zip(names, buffers, strict=True)},
-                losses=each,
-            )
-        results.update({f"accumulated {n}": b - 1 for n, b in zip(names, buffers, strict=True)})
-        results["accumulated losses"] = each - 1
+    buffers = [torch.ones_like(t, memory_format=torch.contiguous_format) for t in leaves]
+    each = torch.ones_like(losses, dtype=torch.double)
+    errors, fallen = torch.ones_like(each), torch.ones_like(buffers[0].real)
+    fallen = fallen.contiguous()
+    with torch.no_grad():
+        functions.diffraction_loss_accumulate_(
+            *(None if t is None else t.detach() for t in inputs),
+            problem.patterns,
+            **problem.options,
+            **{f"grad_{n}": b for n, b in zip(names, buffers, strict=True)},
+            losses=each,
+            illumination=fallen,
+            amplitude_errors=errors,
+        )
+    results.update({f"accumulated {n}": b - 1 for n, b in zip(names, buffers, strict=True)})
+    results["accumulated losses"] = each - 1
+    results["accumulated amplitude errors"] = errors - 1
+    results["accumulated illumination"] = fallen - 1
     return {name: value.detach().cpu() for name, value in results.items()}
-
-
-def add_accumulated(expected: dict) -> dict:
-    """What the accumulating operator gives, from the others' results."""
-    for name in ("object", "probe", "positions", "propagator"):
-        if f"d loss / d {name}" in expected:
-            expected[f"accumulated {name}"] = expected[f"d loss / d {name}"]
-    expected["accumulated losses"] = expected["losses"].double()
-    return expected
 
 
 def largest_error(found: dict, expected: dict, dtype: str) -> float:

@@ -37,6 +37,8 @@ CALLS = {
         grad_probe=torch.zeros_like(PROBE),
         grad_positions=torch.zeros_like(POSITIONS),
         grad_propagator=torch.zeros_like(PROPAGATOR),
+        illumination=torch.zeros_like(OBJECT.real, memory_format=torch.contiguous_format),
+        amplitude_errors=torch.zeros(len(PATTERNS), dtype=torch.double),
     ),
     "extract_patches": dict(object=OBJECT, positions=POSITIONS.floor(), window=(8, 6)),
     "add_patches": dict(

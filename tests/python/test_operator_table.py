@@ -10,7 +10,7 @@ import torch
 import torch._dynamo.testing
 from operator_table import COLUMNS, ROWS
 
-PER_POSITION = ("positions", "patterns", "patches", "losses")
+PER_POSITION = ("positions", "patterns", "patches", "losses", "amplitude_errors")
 MANY, FEWER = 7, 6  # positions; no other size is 7, so that none is taken for the same
 BY_NAME = {row.name: row for row in ROWS}
 

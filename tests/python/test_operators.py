@@ -64,7 +64,17 @@ def test_every_path_gives_the_same(shape, near_field, kernels, monkeypatch):
         waves = ptyle.exit_waves(*inputs)
         intensity = ptyle.diffraction(*inputs, **options)
         loss, losses = ptyle.diffraction_loss(*inputs, patterns, **options)
-        results = [waves, intensity, loss, losses]
+        added = [torch.zeros_like(model[0]), torch.zeros(model[0].shape, dtype=torch.double)]
+        added += [torch.zeros(len(patterns), dtype=torch.double) for _ in range(2)]
+        names = ("grad_object", "illumination", "losses", "amplitude_errors")
+        ptyle.diffraction_loss_accumulate_(
+            *model,
+            patterns,
+            likelihood="poisson",
+            **options,
+            **dict(zip(names, added, strict=True)),
+        )
+        results = [waves, intensity, loss, losses, *added]
         for value in (waves.abs().pow(4).sum(), (intensity + 1).log().sum(), loss):
             results += torch.autograd.grad(value, wanted, allow_unused=True)
         return [r for r in results if r is not None]
@@ -117,6 +127,40 @@ def test_patterns_of_any_type_give_the_same_loss(dtype):
     expected = ptyle.diffraction_loss(*model, patterns.to(torch.float64))
     loss = ptyle.diffraction_loss(*model, patterns.to(dtype))
     assert torch.equal(loss[0], expected[0]) and torch.equal(loss[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.complex128, 1e-11), (torch.complex64, 3e-5)])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("near_field", [False, True])
+@pytest.mark.parametrize("shape", [*SHAPES, dict(n=0)])
+def test_what_is_accumulated_is_the_reference(shape, near_field, likelihood, dtype, tolerance):
+    *model, patterns = make_problem(dtype=dtype, **shape)
+    real = model[1].real.dtype
+    phase = torch.randn(model[1].shape[1:], dtype=real)
+    options = dict(
+        likelihood=likelihood,
+        mask=torch.rand(patterns.shape[1:]) < 0.2,
+        weights=torch.rand(len(patterns), dtype=real),
+        background=torch.rand(patterns.shape, dtype=real),
+        origin=(1, -2),
+        detector=torch.polar(torch.ones_like(phase), phase) if near_field else None,
+    )
+    names = ("object", "probe", "positions", "propagator")
+    like = {f"grad_{n}": t for n, t in zip(names, model, strict=True) if t is not None}
+    results = []
+    for module in (ptyle, reference):
+        buffers = {name: torch.ones_like(t) for name, t in like.items()}
+        buffers["illumination"] = torch.ones(model[0].shape, dtype=real)
+        for name in ("losses", "amplitude_errors"):
+            buffers[name] = torch.ones(len(patterns), dtype=torch.double)
+        module.diffraction_loss_accumulate_(*model, patterns, **options, **buffers)
+        results.append(buffers)
+    ours, theirs = results
+    for name, buffer in ours.items():
+        exact = dtype == torch.complex128 and not name.startswith("grad_")
+        close(buffer, theirs[name], 1e-12 if exact else tolerance)
+    if likelihood == "amplitude":
+        assert torch.equal(ours["amplitude_errors"], ours["losses"])
 
 
 def test_buffers_may_lie_beside_strided_inputs():

@@ -72,6 +72,8 @@ def test_opcheck_of_the_operator_that_adds_into_buffers():
         grad_positions=None,
         grad_propagator=None,
         losses=torch.zeros(3, dtype=torch.double),
+        illumination=torch.zeros_like(model[0], dtype=torch.double),
+        amplitude_errors=torch.zeros(3, dtype=torch.double),
     )
     torch.library.opcheck(
         torch.ops.ptyle.diffraction_loss_accumulate_.default, (*model, patterns), buffers

@@ -54,12 +54,19 @@ struct LossOptions {
   OptionalTensor detector;
 };
 
-// Where to add gradients; none: not computed. Shapes and types of what they belong to, contiguous.
+// Where to add gradients, and what the same sweep knows; none: not computed. Shapes and types of
+// what they belong to, contiguous.
 struct GradientBuffers {
   OptionalTensor object;
   OptionalTensor probe;
   OptionalTensor positions;
   OptionalTensor propagator;
+  // Beside `object`, [slices, rows, columns] real: the sum over positions and modes of the
+  // intensity that falls on each slice, at the positions' whole pixels, without weights. What a
+  // step along the object's gradient is divided by.
+  OptionalTensor illumination;
+  // [n] float64 as `losses`: sum of (sqrt(I + b) - sqrt(n))^2, whatever the likelihood.
+  OptionalTensor amplitude_errors;
 };
 
 struct Loss {

@@ -240,6 +240,8 @@ def diffraction_loss_accumulate_(
     grad_positions: Tensor | None = None,
     grad_propagator: Tensor | None = None,
     losses: Tensor,
+    illumination: Tensor | None = None,
+    amplitude_errors: Tensor | None = None,
 ) -> None:
     """`diffraction_loss` without autograd, adding into the caller's buffers.
 
@@ -253,6 +255,11 @@ def diffraction_loss_accumulate_(
         grad_positions: the same for `positions`.
         grad_propagator: the same for `propagator`.
         losses: ``[n]`` float64, contiguous; every pattern's unweighted loss is added.
+        illumination: ``[slices, rows, columns]`` real, contiguous, beside `grad_object`; the sum
+            over positions and modes of the intensity that falls on each slice is added at the
+            positions' whole pixels: what a step along `grad_object` is divided by. Not weighted.
+        amplitude_errors: as `losses`; the sum of (sqrt(I + b) - sqrt(n))^2 is added, whatever the
+            likelihood.
 
     Raises:
         ValueError, TypeError: naming the argument, the rule and the value received; buffers that
@@ -296,6 +303,8 @@ def diffraction_loss_accumulate_(
         grad_probe=grad_probe,
         grad_positions=grad_positions,
         grad_propagator=grad_propagator,
+        illumination=illumination,
+        amplitude_errors=amplitude_errors,
     )
     check_text(name, "likelihood", likelihood, LIKELIHOODS)
     origin = pair(name, "origin", origin)
@@ -316,6 +325,8 @@ def diffraction_loss_accumulate_(
         grad_positions=grad_positions,
         grad_propagator=grad_propagator,
         losses=losses,
+        illumination=illumination,
+        amplitude_errors=amplitude_errors,
     )
 
 

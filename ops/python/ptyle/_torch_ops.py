@@ -120,6 +120,8 @@ class _DiffractionLossAccumulate(Protocol):
         grad_positions: Tensor | None,
         grad_propagator: Tensor | None,
         losses: Tensor,
+        illumination: Tensor | None = None,
+        amplitude_errors: Tensor | None = None,
     ) -> None:
         """See `ptyle.diffraction_loss_accumulate_`."""
         ...

@@ -38,19 +38,26 @@ def _ramp(probe: Tensor, positions: Tensor) -> Tensor:
     return (ramps[0][:, None, :, None] * ramps[1][:, None, None, :]).to(probe.dtype)
 
 
-def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
-    """Waves behind the last slice, ``[n, modes, h, w]``; see `ptyle.exit_waves`."""
+def _waves(object, probe, positions, propagator, origin):
+    """The wave that falls on every slice, and last the one behind all, ``[n, modes, h, w]``."""
     wave = torch.fft.ifft2(_ramp(probe, positions) * torch.fft.fft2(probe))
+    waves = [wave]
     for s, image in enumerate(object):
         if s > 0:
             factor = propagator[s - 1] if propagator.dim() == 3 else propagator
-            wave = torch.fft.ifft2(factor * torch.fft.fft2(wave))
+            waves[s] = wave = torch.fft.ifft2(factor * torch.fft.fft2(wave))
         outside = 1.0 if image.is_complex() else 0.0
         patch = _patches(image, positions, probe.shape[1:], origin, outside)
         if not patch.is_complex():
             patch = torch.polar(torch.ones_like(patch), patch)
         wave = wave * patch
-    return wave
+        waves.append(wave)
+    return waves
+
+
+def exit_waves(object, probe, positions, propagator=None, *, origin=(0, 0)):
+    """Waves behind the last slice, ``[n, modes, h, w]``; see `ptyle.exit_waves`."""
+    return _waves(object, probe, positions, propagator, origin)[-1]
 
 
 def diffraction(object, probe, positions, propagator=None, *, origin=(0, 0), detector=None):
@@ -102,19 +109,65 @@ def diffraction_loss(
     return loss, losses.detach()
 
 
+def diffraction_loss_accumulate_(
+    object,
+    probe,
+    positions,
+    propagator,
+    patterns,
+    *,
+    grad_object=None,
+    grad_probe=None,
+    grad_positions=None,
+    grad_propagator=None,
+    losses,
+    illumination=None,
+    amplitude_errors=None,
+    **options,
+):
+    """Adds into the buffers; see `ptyle.diffraction_loss_accumulate_`."""
+    model = [t if t is None else t.detach() for t in (object, probe, positions, propagator)]
+    buffers = (grad_object, grad_probe, grad_positions, grad_propagator)
+    wanted = [k for k, buffer in enumerate(buffers) if buffer is not None]
+    for k in wanted:
+        model[k] = model[k].clone().requires_grad_()
+    with torch.enable_grad():
+        loss, each = diffraction_loss(*model, patterns, **options)
+    losses += each
+    if wanted:
+        inputs = [model[k] for k in wanted]
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        for k, gradient in zip(wanted, gradients, strict=True):
+            buffers[k].add_(gradient)
+    model = [t if t is None else t.detach() for t in model]
+    if amplitude_errors is not None:
+        amplitude = options | {"likelihood": "amplitude"}
+        amplitude_errors += diffraction_loss(*model, patterns, **amplitude)[1]
+    if illumination is not None:
+        origin = options.get("origin", (0, 0))
+        for total, wave in zip(illumination, _waves(*model, origin), strict=False):
+            _add_windows(total, wave.abs().square().sum(1), positions, origin)
+
+
+def _add_windows(total: Tensor, patches, positions: Tensor, origin) -> None:
+    """Adds ``[h, w]`` of every position to an image; what hangs over its edge is lost."""
+    corners = positions.detach().floor().long().tolist()
+    for patch, (row, column) in zip(patches, corners, strict=True):
+        row, column = row - origin[0], column - origin[1]
+        top, left = max(row, 0), max(column, 0)
+        bottom = min(row + patch.shape[0], total.shape[0])
+        right = min(column + patch.shape[1], total.shape[1])
+        if top < bottom and left < right:
+            total[top:bottom, left:right] += patch[
+                top - row : bottom - row, left - column : right - column
+            ]
+
+
 def illumination(probe, positions, shape, *, origin=(0, 0)):
     """Sum of ``|probe|^2`` over modes and positions, see `ptyle.illumination`."""
     intensity = probe.abs().square().sum(0)
     total = torch.zeros(*shape, dtype=intensity.dtype)
-    h, w = intensity.shape
-    for row, column in positions.floor().long().tolist():
-        row, column = row - origin[0], column - origin[1]
-        top, left = max(row, 0), max(column, 0)
-        bottom, right = min(row + h, shape[0]), min(column + w, shape[1])
-        if top < bottom and left < right:
-            total[top:bottom, left:right] += intensity[
-                top - row : bottom - row, left - column : right - column
-            ]
+    _add_windows(total, [intensity] * len(positions), positions, origin)
     return total
 
 
