@@ -37,15 +37,14 @@ struct Autocast {
     return dispatch::diffraction(single(object), probe, positions, propagator, origin, detector);
   }
 
-  static std::tuple<at::Tensor, at::Tensor> diffraction_loss(
-      const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-      const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-      const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-      c10::SymIntArrayRef origin, const OptionalTensor& detector) {
+  static std::tuple<at::Tensor, at::Tensor> diffraction_loss(const LossArguments& given) {
     const c10::impl::ExcludeDispatchKeyGuard once(kKey);
-    return dispatch::diffraction_loss(single(object), probe, positions, propagator,
-                                      single(patterns), single(weights), mask, single(background),
-                                      likelihood, origin, detector);
+    LossArguments a = given;
+    a.object = single(a.object);
+    a.patterns = single(a.patterns);
+    a.weights = single(a.weights);
+    a.background = single(a.background);
+    return dispatch::diffraction_loss(a);
   }
 
   static at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
@@ -66,7 +65,7 @@ struct Autocast {
   static void add_to(torch::Library& library) {
     library.impl("exit_waves", &exit_waves);
     library.impl("diffraction", &diffraction);
-    library.impl("diffraction_loss", &diffraction_loss);
+    library.impl("diffraction_loss", &Unpacked<&diffraction_loss>::call);
     library.impl("extract_patches", &extract_patches);
     library.impl("add_patches", &add_patches);
   }

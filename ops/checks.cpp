@@ -120,10 +120,12 @@ void check_detector(const char* name, const at::Tensor& probe,
   check_device(name, "detector", *detector, probe);
 }
 
-void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
-                const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& background,
-                std::string_view likelihood) {
+void check_loss(const char* name, const LossArguments& a) {
+  check_model(name, a.object, a.probe, a.positions, a.propagator, a.origin);
+  check_detector(name, a.probe, a.detector);
+  const auto& [patterns, weights, mask, background] =
+      std::tie(a.patterns, a.weights, a.mask, a.background);
+  const at::Tensor &probe = a.probe, &positions = a.positions;
   check_rank(name, "patterns", patterns, 3, "[n, h, w]");
   check_window(name, "patterns", patterns, probe, 1, "[n, h, w]");
   check_count(name, "patterns", patterns, positions);
@@ -166,7 +168,7 @@ void check_data(const char* name, const at::Tensor& probe, const at::Tensor& pos
     check_image_or_images(name, "background", *background, probe, positions);
     check_type(name, "background", *background, real);
   }
-  likelihood_from(name, likelihood);
+  likelihood_from(name, a.likelihood);
 }
 
 void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
@@ -185,54 +187,36 @@ void check_gradient(const char* name, const char* argument, const at::Tensor& gr
                     " must be on ", like.device(), ", got ", gradient.device());
 }
 
-void check_accumulators(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                        const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                        const std::optional<at::Tensor>& grad_object,
-                        const std::optional<at::Tensor>& grad_probe,
-                        const std::optional<at::Tensor>& grad_positions,
-                        const std::optional<at::Tensor>& grad_propagator, const at::Tensor& losses,
-                        const std::optional<at::Tensor>& illumination,
-                        const std::optional<at::Tensor>& amplitude_errors) {
-  const auto check = [&](const char* argument, const at::Tensor& buffer, c10::SymIntArrayRef sizes,
-                         const at::TensorOptions& like) {
-    check_gradient(name, argument, buffer, sizes, like);
-    TORCH_CHECK_VALUE(buffer.is_contiguous() && !buffer.is_conj() && !buffer.is_neg(),
-                      "ptyle::", name, ": ", argument,
-                      " must be contiguous memory to add into, got strides ", buffer.sym_strides());
+void check_accumulators(const char* name, const LossArguments& a, const GradientBuffers& out,
+                        const at::Tensor& losses) {
+  const auto check = [&](const char* argument, const OptionalTensor& buffer,
+                         c10::SymIntArrayRef sizes, const at::TensorOptions& like) {
+    if (!buffer) return;
+    check_gradient(name, argument, *buffer, sizes, like);
+    TORCH_CHECK_VALUE(
+        buffer->is_contiguous() && !buffer->is_conj() && !buffer->is_neg(), "ptyle::", name, ": ",
+        argument, " must be contiguous memory to add into, got strides ", buffer->sym_strides());
   };
-  if (grad_object) check("grad_object", *grad_object, object.sym_sizes(), object.options());
-  if (grad_probe) check("grad_probe", *grad_probe, probe.sym_sizes(), probe.options());
-  if (grad_positions) {
-    check("grad_positions", *grad_positions, positions.sym_sizes(), positions.options());
-  }
-  if (grad_propagator) {
-    TORCH_CHECK_VALUE(propagator, "ptyle::", name,
+  check("grad_object", out.object, a.object.sym_sizes(), a.object.options());
+  check("grad_probe", out.probe, a.probe.sym_sizes(), a.probe.options());
+  check("grad_positions", out.positions, a.positions.sym_sizes(), a.positions.options());
+  if (out.propagator) {
+    TORCH_CHECK_VALUE(a.propagator, "ptyle::", name,
                       ": grad_propagator must be None where the propagator is None");
-    check("grad_propagator", *grad_propagator, propagator->sym_sizes(), propagator->options());
+    check("grad_propagator", out.propagator, a.propagator->sym_sizes(), a.propagator->options());
   }
-  check("losses", losses, {positions.sym_size(0)}, positions.options());
-  if (illumination) {
-    TORCH_CHECK_VALUE(grad_object, "ptyle::", name,
-                      ": illumination must be None where grad_object is None: it is added up "
-                      "beside it");
-    check("illumination", *illumination, object.sym_sizes(),
-          probe.options().dtype(at::toRealValueType(probe.scalar_type())));
-  }
-  if (amplitude_errors) {
-    check("amplitude_errors", *amplitude_errors, {positions.sym_size(0)}, positions.options());
-  }
+  check("losses", losses, {a.positions.sym_size(0)}, a.positions.options());
+  TORCH_CHECK_VALUE(!out.illumination || out.object, "ptyle::", name,
+                    ": illumination must be None where grad_object is None: it is added up beside "
+                    "it");
+  check("illumination", out.illumination, a.object.sym_sizes(),
+        a.probe.options().dtype(at::toRealValueType(a.probe.scalar_type())));
+  check("amplitude_errors", out.amplitude_errors, {a.positions.sym_size(0)}, a.positions.options());
 }
 
-void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                      const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                      const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                      const std::optional<at::Tensor>& mask,
-                      const std::optional<at::Tensor>& background,
-                      const std::optional<at::Tensor>& detector,
-                      const std::vector<std::optional<at::Tensor>>& buffers) {
-  const std::vector<std::optional<at::Tensor>> inputs{
-      object, probe, positions, propagator, patterns, weights, mask, background, detector};
-  const auto apart = [&](const std::optional<at::Tensor>& a, const std::optional<at::Tensor>& b) {
+void check_no_overlap(const char* name, const LossArguments& arguments, const GradientBuffers& out,
+                      const at::Tensor& losses) {
+  const auto apart = [&](const OptionalTensor& a, const OptionalTensor& b) {
     TORCH_CHECK_VALUE(!a || !b || !a->is_alias_of(*b) ||
                           at::get_overlap_status(*a, *b) == at::MemOverlapStatus::No ||
                           a->numel() == 0,
@@ -240,9 +224,10 @@ void check_no_overlap(const char* name, const at::Tensor& object, const at::Tens
                       ": the buffers that are added into must not share memory with the inputs or "
                       "with one another, got two tensors that overlap");
   };
+  const NamedTensors inputs = arguments.tensors(), buffers = buffers_of(out, losses);
   for (size_t i = 0; i < buffers.size(); ++i) {
-    for (const auto& input : inputs) apart(buffers[i], input);
-    for (size_t k = 0; k < i; ++k) apart(buffers[i], buffers[k]);
+    for (const auto& [argument, input] : inputs) apart(buffers[i].second, input);
+    for (size_t k = 0; k < i; ++k) apart(buffers[i].second, buffers[k].second);
   }
 }
 
@@ -277,11 +262,14 @@ void check_patches(const char* name, const char* argument, const at::Tensor& ima
 }
 
 Likelihood likelihood_from(const char* name, std::string_view likelihood) {
-  const std::optional<Likelihood> known = likelihood_named(likelihood);
-  TORCH_CHECK_VALUE(known, "ptyle::", name,
-                    ": likelihood must be amplitude, poisson or gaussian, got \"", likelihood,
-                    "\"");
-  return *known;
+  if (const std::optional<Likelihood> known = likelihood_named(likelihood)) return *known;
+  std::string choices;
+  const std::vector<std::string> names = likelihood_names();
+  for (size_t k = 0; k < names.size(); ++k) {
+    choices += (k == 0 ? "" : k + 1 == names.size() ? " or " : ", ") + names[k];
+  }
+  TORCH_CHECK_VALUE(false, "ptyle::", name, ": likelihood must be ", choices, ", got \"",
+                    likelihood, "\"");
 }
 
 }  // namespace ptyle

@@ -10,7 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "csrc/likelihood.h"
-#include "ptyle/ops.h"  // PTYLE_API: the CUDA library checks with the same functions
+#include "ops/arguments.h"
 
 namespace ptyle {
 
@@ -25,12 +25,10 @@ PTYLE_API void check_model(const char* name, const at::Tensor& object, const at:
 PTYLE_API void check_detector(const char* name, const at::Tensor& probe,
                               const std::optional<at::Tensor>& detector);
 
-// patterns [n, h, w] of any real type (see counts.h); weights [n] real; mask [h, w]
-// or [n, h, w] bool or uint8, nonzero = bad pixel; background [h, w] or [n, h, w] real.
-PTYLE_API void check_data(const char* name, const at::Tensor& probe, const at::Tensor& positions,
-                          const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                          const std::optional<at::Tensor>& mask,
-                          const std::optional<at::Tensor>& background, std::string_view likelihood);
+// All of that, and patterns [n, h, w] of any real type (see counts.h); weights [n] real; mask [h,
+// w] or [n, h, w] bool or uint8, nonzero = bad pixel; background [h, w] or [n, h, w] real;
+// likelihood.
+PTYLE_API void check_loss(const char* name, const LossArguments& arguments);
 
 // gradient has the shape `sizes` and the type and device of `like`.
 PTYLE_API void check_gradient(const char* name, const char* argument, const at::Tensor& gradient,
@@ -38,28 +36,13 @@ PTYLE_API void check_gradient(const char* name, const char* argument, const at::
 
 // Buffers into which gradients are added: the shape and type of what they belong to, plain memory;
 // losses and amplitude_errors [n] float64; illumination real, of the object's shape.
-PTYLE_API void check_accumulators(const char* name, const at::Tensor& object,
-                                  const at::Tensor& probe, const at::Tensor& positions,
-                                  const std::optional<at::Tensor>& propagator,
-                                  const std::optional<at::Tensor>& grad_object,
-                                  const std::optional<at::Tensor>& grad_probe,
-                                  const std::optional<at::Tensor>& grad_positions,
-                                  const std::optional<at::Tensor>& grad_propagator,
-                                  const at::Tensor& losses,
-                                  const std::optional<at::Tensor>& illumination,
-                                  const std::optional<at::Tensor>& amplitude_errors);
+PTYLE_API void check_accumulators(const char* name, const LossArguments& arguments,
+                                  const GradientBuffers& buffers, const at::Tensor& losses);
 
 // What is added into must lie apart from what is read and from one another: chunks of positions
 // read the inputs while earlier ones are being added.
-PTYLE_API void check_no_overlap(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                                const at::Tensor& positions,
-                                const std::optional<at::Tensor>& propagator,
-                                const at::Tensor& patterns,
-                                const std::optional<at::Tensor>& weights,
-                                const std::optional<at::Tensor>& mask,
-                                const std::optional<at::Tensor>& background,
-                                const std::optional<at::Tensor>& detector,
-                                const std::vector<std::optional<at::Tensor>>& buffers);
+PTYLE_API void check_no_overlap(const char* name, const LossArguments& arguments,
+                                const GradientBuffers& buffers, const at::Tensor& losses);
 
 // probe [modes, h, w] complex, positions [n, 2] float64, shape and origin two integers each.
 PTYLE_API void check_illumination(const at::Tensor& probe, const at::Tensor& positions,

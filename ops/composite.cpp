@@ -148,29 +148,28 @@ class Detection {
   std::optional<Ramps> ramps_;
 };
 
-Tensor loss_slope(const Tensor& expected, const Tensor& counts, Likelihood likelihood) {
-  switch (likelihood) {
-    case Likelihood::kAmplitude: {
-      const Tensor dark = expected.le(0);
-      const Tensor model = expected.masked_fill(dark, 1).sqrt();
-      return counts.clamp_min(0).sqrt().div(model).neg().add(1).masked_fill(dark, 0);
-    }
-    case Likelihood::kPoisson: {
-      const Tensor below = expected.le(1e-6);
-      const Tensor model = expected.masked_fill(below, 1);
-      return counts.clamp_min(0).div(model).masked_fill(below, 0).neg().add(1);
-    }
-    case Likelihood::kGaussian:
-      return expected.sub(counts).mul(2);
+// A tensor as a number for the likelihoods' formulae (csrc/likelihood.h).
+struct Number {
+  explicit Number(Tensor tensor) : value(std::move(tensor)) {}
+  explicit Number(double number) : value(at::scalar_tensor(number, at::kDouble)) {}
+  friend Number operator+(const Number& a, const Number& b) { return Number(a.value.add(b.value)); }
+  friend Number operator-(const Number& a, const Number& b) { return Number(a.value.sub(b.value)); }
+  friend Number operator*(const Number& a, const Number& b) { return Number(a.value.mul(b.value)); }
+  friend Number operator/(const Number& a, const Number& b) { return Number(a.value.div(b.value)); }
+  friend Number operator<=(const Number& a, const Number& b) { return Number(a.value.le(b.value)); }
+  friend Number sqrt(const Number& a) { return Number(a.value.sqrt()); }
+  friend Number log(const Number& a) { return Number(a.value.log()); }
+  friend Number select(const Number& condition, const Number& a, const Number& b) {
+    return Number(at::where(condition.value, a.value, b.value));
   }
-  return {};
-}
+  Tensor value;
+};
 
 }  // namespace
 
 FourTensors exit_waves_gradients(const Tensor& gradient, const Tensor& object, const Tensor& probe,
                                  const Tensor& positions, const OptionalTensor& propagator,
-                                 c10::SymIntArrayRef origin, std::array<bool, 4> needs) {
+                                 c10::SymIntArrayRef origin, Needs needs) {
   const int64_t slices = known(object.sym_size(0));
   const Windows windows(positions, origin, probe, known(object.sym_size(1)),
                         known(object.sym_size(2)));
@@ -239,7 +238,7 @@ FourTensors exit_waves_gradients(const Tensor& gradient, const Tensor& object, c
 FourTensors diffraction_gradients(const Tensor& gradient, const Tensor& object, const Tensor& probe,
                                   const Tensor& positions, const OptionalTensor& propagator,
                                   c10::SymIntArrayRef origin, const OptionalTensor& detector,
-                                  std::array<bool, 4> needs) {
+                                  Needs needs) {
   const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
   Detection detection(waves, probe, positions, detector);
   const Tensor detected = detection.waves().mul(gradient.mul(2).unsqueeze(1));
@@ -247,27 +246,25 @@ FourTensors diffraction_gradients(const Tensor& gradient, const Tensor& object, 
       detection.adjoint(detected, needs[2]), object, probe, positions, propagator, origin, needs));
 }
 
-FourTensors diffraction_loss_gradients(const Tensor& gradient, const Tensor& object,
-                                       const Tensor& probe, const Tensor& positions,
-                                       const OptionalTensor& propagator, const Tensor& patterns,
-                                       const OptionalTensor& weights, const OptionalTensor& mask,
-                                       const OptionalTensor& background,
-                                       std::string_view likelihood, c10::SymIntArrayRef origin,
-                                       const OptionalTensor& detector, std::array<bool, 4> needs) {
-  const Tensor waves = dispatch::exit_waves(object, probe, positions, propagator, origin);
-  Detection detection(waves, probe, positions, detector);
+FourTensors diffraction_loss_gradients(const Tensor& gradient, const LossArguments& a,
+                                       Needs needs) {
+  const Tensor waves = dispatch::exit_waves(a.object, a.probe, a.positions, a.propagator, a.origin);
+  Detection detection(waves, a.probe, a.positions, a.detector);
   const Tensor detected = detection.waves();
   const Tensor intensity = at::real(detected.mul(detected.conj())).sum(1);
-  const Tensor expected = background ? intensity.add(*background) : intensity;
-  Tensor counts = patterns.to(intensity.scalar_type());
+  const Tensor expected = a.background ? intensity.add(*a.background) : intensity;
+  Tensor counts = a.patterns.to(intensity.scalar_type());
   // What lies under the mask may be anything, also not a number: 0 times that would not be 0.
-  if (mask) counts = counts.masked_fill(mask->to(at::kBool), 0);
-  Tensor slope = loss_slope(expected, counts, likelihood_from("diffraction_loss", likelihood));
-  if (mask) slope = slope.masked_fill(mask->to(at::kBool), 0);
-  if (weights) slope = slope.mul(weights->unsqueeze(1).unsqueeze(2));
+  if (a.mask) counts = counts.masked_fill(a.mask->to(at::kBool), 0);
+  Tensor slope = with_likelihood(
+      likelihood_from("diffraction_loss", a.likelihood),
+      [&](auto likelihood) { return likelihood(Number(expected), Number(counts)).slope.value; });
+  if (a.mask) slope = slope.masked_fill(a.mask->to(at::kBool), 0);
+  if (a.weights) slope = slope.mul(a.weights->unsqueeze(1).unsqueeze(2));
   const Tensor scaled = detected.mul(slope.mul(gradient).mul(2).unsqueeze(1));
-  return detection.with_positions(dispatch::exit_waves_backward(
-      detection.adjoint(scaled, needs[2]), object, probe, positions, propagator, origin, needs));
+  return detection.with_positions(dispatch::exit_waves_backward(detection.adjoint(scaled, needs[2]),
+                                                                a.object, a.probe, a.positions,
+                                                                a.propagator, a.origin, needs));
 }
 
 Tensor illumination(const Tensor& probe, const Tensor& positions, c10::SymIntArrayRef shape,

@@ -15,22 +15,17 @@ using dispatch::OptionalTensor;
 FourTensors exit_waves_gradients(const at::Tensor& gradient, const at::Tensor& object,
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                 std::array<bool, 4> needs);
+                                 Needs needs);
 
 // Gradients of <gradient, diffraction(...)>.
 FourTensors diffraction_gradients(const at::Tensor& gradient, const at::Tensor& object,
                                   const at::Tensor& probe, const at::Tensor& positions,
                                   const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                  const OptionalTensor& detector, std::array<bool, 4> needs);
+                                  const OptionalTensor& detector, Needs needs);
 
 // Gradients of gradient x diffraction_loss(...); `gradient` is a scalar.
-FourTensors diffraction_loss_gradients(const at::Tensor& gradient, const at::Tensor& object,
-                                       const at::Tensor& probe, const at::Tensor& positions,
-                                       const OptionalTensor& propagator, const at::Tensor& patterns,
-                                       const OptionalTensor& weights, const OptionalTensor& mask,
-                                       const OptionalTensor& background,
-                                       std::string_view likelihood, c10::SymIntArrayRef origin,
-                                       const OptionalTensor& detector, std::array<bool, 4> needs);
+FourTensors diffraction_loss_gradients(const at::Tensor& gradient, const LossArguments& arguments,
+                                       Needs needs);
 
 // illumination(...), differentiable with respect to the probe.
 at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions,

@@ -19,7 +19,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
 FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
                                 const at::Tensor& probe, const at::Tensor& positions,
                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                std::array<bool, 4> needs) {
+                                Needs needs) {
   PTYLE_CALL(exit_waves_backward, gradient, object, probe, positions, propagator, origin, needs);
 }
 
@@ -32,41 +32,50 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
 FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+                                 const OptionalTensor& detector, Needs needs) {
   PTYLE_CALL(diffraction_backward, gradient, object, probe, positions, propagator, origin, detector,
              needs);
 }
 
-std::tuple<at::Tensor, at::Tensor> diffraction_loss(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector) {
-  PTYLE_CALL(diffraction_loss, object, probe, positions, propagator, patterns, weights, mask,
-             background, likelihood, origin, detector);
+namespace {
+
+// One that takes LossArguments, and More.
+template <typename Result, typename... More>
+class LossOperator {
+ public:
+  explicit LossOperator(const char* name)
+      : handle_(c10::Dispatcher::singleton()
+                    .findSchemaOrThrow(name, "")
+                    .typed<LossSignature<Result, More...>>()) {}
+  Result operator()(const LossArguments& a, More... more) const {
+    return handle_.call(a.object, a.probe, a.positions, a.propagator, a.patterns, a.weights, a.mask,
+                        a.background, a.likelihood, a.origin, a.detector,
+                        std::forward<More>(more)...);
+  }
+
+ private:
+  c10::TypedOperatorHandle<LossSignature<Result, More...>> handle_;
+};
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(const LossArguments& arguments) {
+  static const LossOperator<std::tuple<at::Tensor, at::Tensor>> call("ptyle::diffraction_loss");
+  return call(arguments);
 }
 
-SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
-                                      const at::Tensor& positions, const OptionalTensor& propagator,
-                                      const at::Tensor& patterns, const OptionalTensor& weights,
-                                      const OptionalTensor& mask, const OptionalTensor& background,
-                                      std::string_view likelihood, c10::SymIntArrayRef origin,
-                                      const OptionalTensor& detector, std::array<bool, 4> needs) {
-  PTYLE_CALL(diffraction_loss_gradients, object, probe, positions, propagator, patterns, weights,
-             mask, background, likelihood, origin, detector, needs);
+SixTensors diffraction_loss_gradients(const LossArguments& arguments, Needs needs) {
+  static const LossOperator<SixTensors, Needs> call("ptyle::diffraction_loss_gradients");
+  return call(arguments, needs);
 }
 
-void diffraction_loss_accumulate_(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
-    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
-    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
-    const OptionalTensor& amplitude_errors) {
-  PTYLE_CALL(diffraction_loss_accumulate_, object, probe, positions, propagator, patterns, weights,
-             mask, background, likelihood, origin, detector, grad_object, grad_probe,
-             grad_positions, grad_propagator, losses, illumination, amplitude_errors);
+void diffraction_loss_accumulate_(const LossArguments& arguments, const GradientBuffers& out,
+                                  const at::Tensor& losses) {
+  using Buffer = const OptionalTensor&;
+  static const LossOperator<void, Buffer, Buffer, Buffer, Buffer, at::Tensor, Buffer, Buffer> call(
+      "ptyle::diffraction_loss_accumulate_");
+  call(arguments, out.object, out.probe, out.positions, out.propagator, losses, out.illumination,
+       out.amplitude_errors);
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,

@@ -3,20 +3,19 @@
 #pragma once
 
 #include <array>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/arguments.h"
+
 namespace ptyle::dispatch {
 
-using OptionalTensor = std::optional<at::Tensor>;
-using FourTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-using SixTensors =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using ptyle::FourTensors;
+using ptyle::OptionalTensor;
+using ptyle::SixTensors;
 
 at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       const at::Tensor& positions, const OptionalTensor& propagator,
@@ -24,33 +23,18 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
 FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
                                 const at::Tensor& probe, const at::Tensor& positions,
                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                std::array<bool, 4> needs);
+                                Needs needs);
 at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
                        const at::Tensor& positions, const OptionalTensor& propagator,
                        c10::SymIntArrayRef origin, const OptionalTensor& detector);
 FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                 const OptionalTensor& detector, std::array<bool, 4> needs);
-std::tuple<at::Tensor, at::Tensor> diffraction_loss(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector);
-SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
-                                      const at::Tensor& positions, const OptionalTensor& propagator,
-                                      const at::Tensor& patterns, const OptionalTensor& weights,
-                                      const OptionalTensor& mask, const OptionalTensor& background,
-                                      std::string_view likelihood, c10::SymIntArrayRef origin,
-                                      const OptionalTensor& detector, std::array<bool, 4> needs);
-void diffraction_loss_accumulate_(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
-    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
-    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
-    const OptionalTensor& amplitude_errors);
+                                 const OptionalTensor& detector, Needs needs);
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(const LossArguments& arguments);
+SixTensors diffraction_loss_gradients(const LossArguments& arguments, Needs needs);
+void diffraction_loss_accumulate_(const LossArguments& arguments, const GradientBuffers& buffers,
+                                  const at::Tensor& losses);
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
                            c10::SymIntArrayRef window, c10::SymIntArrayRef origin, double outside,
                            at::IntArrayRef derivative);

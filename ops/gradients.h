@@ -1,19 +1,15 @@
-// What the kernels of all devices share: plain memory, choice of types, gradients, measurements.
+// What the kernels of all devices share: plain memory, choice of types, gradients.
 #pragma once
 
-#include <array>
 #include <optional>
-#include <string_view>
 #include <tuple>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include "csrc/likelihood.h"
 #include "csrc/scalar.h"
 #include "ops/checks.h"
-#include "ops/counts.h"
 
 namespace ptyle {
 
@@ -38,7 +34,6 @@ inline at::Tensor plain(const std::optional<at::Tensor>& tensor) {
 
 // What a call asks for: gradients with respect to object, probe, positions and propagator.
 enum Need : size_t { kObject, kProbe, kPositions, kPropagator };
-using Needs = std::array<bool, 4>;
 
 // Buffers of the caller into which gradients are added; null where not needed.
 struct Gradients {
@@ -60,6 +55,21 @@ template <typename Work>
 auto with_precision(const at::Tensor& probe, const Work& work) {
   return probe.scalar_type() == at::kComplexFloat ? work.template operator()<float>()
                                                   : work.template operator()<double>();
+}
+
+// The same by an image's elements: operator()<Complex<T> or T, T>().
+template <typename Work>
+void with_type(const at::Tensor& image, const Work& work) {
+  switch (image.scalar_type()) {
+    case at::kFloat:
+      return work.template operator()<float, float>();
+    case at::kDouble:
+      return work.template operator()<double, double>();
+    case at::kComplexFloat:
+      return work.template operator()<Complex<float>, float>();
+    default:
+      return work.template operator()<Complex<double>, double>();
+  }
 }
 
 inline Gradients zero_gradients(const at::Tensor& object, const at::Tensor& probe,
@@ -84,31 +94,11 @@ inline std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> as_tuple(
           or_empty(out.propagator)};
 }
 
-// The caller's buffers, where there are any.
-inline Gradients given_gradients(const std::optional<at::Tensor>& object,
-                                 const std::optional<at::Tensor>& probe,
-                                 const std::optional<at::Tensor>& positions,
-                                 const std::optional<at::Tensor>& propagator,
-                                 const std::optional<at::Tensor>& illumination) {
-  const at::Tensor none;
-  return {object.value_or(none), probe.value_or(none), positions.value_or(none),
-          propagator.value_or(none), illumination.value_or(none)};
-}
-
-// Everything about the measurement, as plain memory.
-struct Measurement {
-  at::Tensor patterns;    // [n, h, w], see readable_counts
-  at::Tensor weights;     // [n], or undefined
-  at::Tensor mask;        // [h, w] or [n, h, w] bytes, nonzero = bad pixel, or undefined
-  at::Tensor background;  // [h, w] or [n, h, w], or undefined
-  Likelihood likelihood;
-};
-
-// Position n's image of a tensor [h, w] or [n, h, w]; null where undefined.
+// Position n's image of a tensor [h, w] or [n, h, w]; null where there is none.
 template <typename V>
-const V* image(const at::Tensor& tensor, int64_t n, int64_t pixels) {
-  if (!tensor.defined()) return nullptr;
-  return static_cast<const V*>(tensor.const_data_ptr()) + (tensor.dim() == 3 ? n * pixels : 0);
+const V* image(const std::optional<at::Tensor>& tensor, int64_t n, int64_t pixels) {
+  if (!tensor) return nullptr;
+  return static_cast<const V*>(tensor->const_data_ptr()) + (tensor->dim() == 3 ? n * pixels : 0);
 }
 
 // Calls work.template operator()<type>() of the patterns.
@@ -128,23 +118,6 @@ void with_count_type(const at::Tensor& patterns, const Work& work) {
     default:
       return work.template operator()<double>();
   }
-}
-
-// Checks all arguments of the operators of loss and gradients, and takes the measurement's.
-inline Measurement checked_measurement(const char* name, const at::Tensor& object,
-                                       const at::Tensor& probe, const at::Tensor& positions,
-                                       const std::optional<at::Tensor>& propagator,
-                                       const at::Tensor& patterns,
-                                       const std::optional<at::Tensor>& weights,
-                                       const std::optional<at::Tensor>& mask,
-                                       const std::optional<at::Tensor>& background,
-                                       std::string_view likelihood, at::IntArrayRef origin,
-                                       const std::optional<at::Tensor>& detector) {
-  check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
-  check_detector(name, probe, detector);
-  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
-  return {readable_counts(name, patterns, mask), plain(weights), plain(mask), plain(background),
-          likelihood_from(name, likelihood)};
 }
 
 }  // namespace ptyle

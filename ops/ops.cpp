@@ -13,6 +13,22 @@ namespace {
 
 std::array<c10::SymInt, 2> symbolic(std::array<int64_t, 2> pair) { return {pair[0], pair[1]}; }
 
+LossArguments loss_arguments(const at::Tensor& object, const at::Tensor& probe,
+                             const at::Tensor& positions, const OptionalTensor& propagator,
+                             const at::Tensor& patterns, const LossOptions& options) {
+  return {object,
+          probe,
+          positions,
+          propagator,
+          patterns,
+          options.weights,
+          options.mask,
+          options.background,
+          options.likelihood,
+          {options.origin[0], options.origin[1]},
+          options.detector};
+}
+
 }  // namespace
 
 at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
@@ -32,8 +48,7 @@ Loss diffraction_loss(const at::Tensor& object, const at::Tensor& probe,
                       const at::Tensor& positions, const OptionalTensor& propagator,
                       const at::Tensor& patterns, const LossOptions& options) {
   auto [loss, losses] = dispatch::diffraction_loss(
-      object, probe, positions, propagator, patterns, options.weights, options.mask,
-      options.background, options.likelihood, symbolic(options.origin), options.detector);
+      loss_arguments(object, probe, positions, propagator, patterns, options));
   return {std::move(loss), std::move(losses)};
 }
 
@@ -42,10 +57,7 @@ void diffraction_loss_accumulate_(const at::Tensor& object, const at::Tensor& pr
                                   const at::Tensor& patterns, const GradientBuffers& gradients,
                                   at::Tensor losses, const LossOptions& options) {
   dispatch::diffraction_loss_accumulate_(
-      object, probe, positions, propagator, patterns, options.weights, options.mask,
-      options.background, options.likelihood, symbolic(options.origin), options.detector,
-      gradients.object, gradients.probe, gradients.positions, gradients.propagator,
-      std::move(losses), gradients.illumination, gradients.amplitude_errors);
+      loss_arguments(object, probe, positions, propagator, patterns, options), gradients, losses);
 }
 
 std::string cpu_kernels(int64_t height, int64_t width) {

@@ -32,6 +32,7 @@ struct MalformedToml {};
 }  // namespace ptyle::driver
 #include <toml++/toml.h>
 
+#include "csrc/likelihood.h"
 #include "driver/errors.h"
 
 namespace ptyle::driver {
@@ -527,7 +528,7 @@ void visit_keys(Config& c, Visitor& v) {
                          one_of({"descent", "adam", "lbfgs"}),
                          "preconditioned descent, Adam or L-BFGS (batches = 1)");
   v.template key<String>("reconstruct.likelihood", c.reconstruct.likelihood,
-                         one_of({"amplitude", "poisson", "gaussian"}), "what is minimised");
+                         one_of(likelihood_names()), "what is minimised");
   v.template key<ListCodec<String>>(
       "reconstruct.refine", c.reconstruct.refine,
       {"name \"object\", \"probe\" or both, each once",

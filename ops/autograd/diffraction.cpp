@@ -20,43 +20,32 @@ struct Diffraction : torch::autograd::Function<Diffraction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& object,
                             const at::Tensor& probe, const at::Tensor& positions,
                             const OptionalTensor& propagator, std::vector<c10::SymInt> origin,
-                            const OptionalTensor& detector, std::array<bool, 4> needs) {
+                            const OptionalTensor& detector, Needs needs) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({object, probe, positions, propagator.value_or(at::Tensor()),
                                 detector.value_or(at::Tensor())});
-    context->saved_data["origin"] = c10::SymIntArrayRef(origin);
-    context->saved_data["needs"] = c10::List<bool>({needs[0], needs[1], needs[2], needs[3]});
+    keep(context, origin, needs);
     return dispatch::diffraction(object, probe, positions, propagator, origin, detector);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
     const auto origin = context->saved_data["origin"].toSymIntVector();
-    const auto list = context->saved_data["needs"].toBoolList();
-    const std::array<bool, 4> needs{list[0], list[1], list[2], list[3]};
-    const auto optional = [&](size_t k) {
-      return saved[k].defined() ? OptionalTensor(saved[k]) : std::nullopt;
-    };
-    auto [object, probe, positions, propagator] = dispatch::diffraction_backward(
-        gradients[0], saved[0], saved[1], saved[2], optional(3), origin, optional(4), needs);
-    return {if_needed(needs[0], object),
-            if_needed(needs[1], probe),
-            if_needed(needs[2], positions),
-            if_needed(needs[3], propagator),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
+    const Needs needs = kept_needs(context);
+    return if_needed(
+        needs,
+        dispatch::diffraction_backward(gradients[0], saved[0], saved[1], saved[2],
+                                       if_defined(saved[3]), origin, if_defined(saved[4]), needs),
+        7);
   }
 };
 
 at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
                        const at::Tensor& positions, const OptionalTensor& propagator,
                        c10::SymIntArrayRef origin, const OptionalTensor& detector) {
-  forbid_tangents_of_model("diffraction", object, probe, positions, propagator);
+  const Needs needs = checked_needs("diffraction", object, probe, positions, propagator);
   forbid_gradient("diffraction", "detector", detector);
-  const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
-                                  wants_gradient(positions), wants_gradient(propagator)};
-  if (needs == std::array<bool, 4>{}) {
+  if (needs == Needs{}) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     return dispatch::diffraction(object, probe, positions, propagator, origin, detector);
   }
@@ -67,13 +56,12 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
 FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+                                 const OptionalTensor& detector, Needs needs) {
   forbid_tangent("diffraction_backward", "gradient", gradient);
-  forbid_tangents_of_model("diffraction_backward", object, probe, positions, propagator);
+  const Needs wanted = checked_needs("diffraction_backward", object, probe, positions, propagator);
   forbid_gradient("diffraction_backward", "detector", detector);
   const std::vector<c10::SymInt> corner = origin.vec();
-  if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
-      wants_gradient(positions) || wants_gradient(propagator)) {
+  if (wants_gradient(gradient) || wanted != Needs{}) {
     return differentiable_gradients(
         {gradient, object, probe, positions, propagator}, needs,
         [=] {

@@ -20,38 +20,29 @@ struct ExitWaves : torch::autograd::Function<ExitWaves> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& object,
                             const at::Tensor& probe, const at::Tensor& positions,
                             const OptionalTensor& propagator, std::vector<c10::SymInt> origin,
-                            std::array<bool, 4> needs) {
+                            Needs needs) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({object, probe, positions, propagator.value_or(at::Tensor())});
-    context->saved_data["origin"] = c10::SymIntArrayRef(origin);
-    context->saved_data["needs"] = c10::List<bool>({needs[0], needs[1], needs[2], needs[3]});
+    keep(context, origin, needs);
     return dispatch::exit_waves(object, probe, positions, propagator, origin);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
     const auto origin = context->saved_data["origin"].toSymIntVector();
-    const auto list = context->saved_data["needs"].toBoolList();
-    const std::array<bool, 4> needs{list[0], list[1], list[2], list[3]};
-    const OptionalTensor propagator = saved[3].defined() ? OptionalTensor(saved[3]) : std::nullopt;
-    auto [object, probe, positions, by_propagator] = dispatch::exit_waves_backward(
-        gradients[0], saved[0], saved[1], saved[2], propagator, origin, needs);
-    return {if_needed(needs[0], object),
-            if_needed(needs[1], probe),
-            if_needed(needs[2], positions),
-            if_needed(needs[3], by_propagator),
-            at::Tensor(),
-            at::Tensor()};
+    const Needs needs = kept_needs(context);
+    return if_needed(needs,
+                     dispatch::exit_waves_backward(gradients[0], saved[0], saved[1], saved[2],
+                                                   if_defined(saved[3]), origin, needs),
+                     6);
   }
 };
 
 at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       const at::Tensor& positions, const OptionalTensor& propagator,
                       c10::SymIntArrayRef origin) {
-  forbid_tangents_of_model("exit_waves", object, probe, positions, propagator);
-  const std::array<bool, 4> needs{wants_gradient(object), wants_gradient(probe),
-                                  wants_gradient(positions), wants_gradient(propagator)};
-  if (needs == std::array<bool, 4>{}) {
+  const Needs needs = checked_needs("exit_waves", object, probe, positions, propagator);
+  if (needs == Needs{}) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     return dispatch::exit_waves(object, probe, positions, propagator, origin);
   }
@@ -62,12 +53,11 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
 FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
                                 const at::Tensor& probe, const at::Tensor& positions,
                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                std::array<bool, 4> needs) {
+                                Needs needs) {
   forbid_tangent("exit_waves_backward", "gradient", gradient);
-  forbid_tangents_of_model("exit_waves_backward", object, probe, positions, propagator);
+  const Needs wanted = checked_needs("exit_waves_backward", object, probe, positions, propagator);
   const std::vector<c10::SymInt> corner = origin.vec();
-  if (wants_gradient(gradient) || wants_gradient(object) || wants_gradient(probe) ||
-      wants_gradient(positions) || wants_gradient(propagator)) {
+  if (wants_gradient(gradient) || wanted != Needs{}) {
     return differentiable_gradients(
         {gradient, object, probe, positions, propagator}, needs,
         [=] {

@@ -1,4 +1,4 @@
-// What every Autograd kernel asks before it works.
+// What every Autograd kernel asks before it works, and keeps.
 #pragma once
 
 #include <optional>
@@ -6,6 +6,9 @@
 #include <ATen/FuncTorchTLS.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "ops/arguments.h"
 
 namespace ptyle::autograd {
 
@@ -45,13 +48,16 @@ inline void forbid_tangent(const char* name, const char* argument,
   if (tensor && tensor->defined()) forbid_tangent(name, argument, *tensor);
 }
 
-inline void forbid_tangents_of_model(const char* name, const at::Tensor& object,
-                                     const at::Tensor& probe, const at::Tensor& positions,
-                                     const std::optional<at::Tensor>& propagator) {
+// Of which of the model's unknowns a gradient is wanted; none may carry a tangent.
+inline Needs checked_needs(const char* name, const at::Tensor& object, const at::Tensor& probe,
+                           const at::Tensor& positions,
+                           const std::optional<at::Tensor>& propagator) {
   forbid_tangent(name, "object", object);
   forbid_tangent(name, "probe", probe);
   forbid_tangent(name, "positions", positions);
   forbid_tangent(name, "propagator", propagator);
+  return {wants_gradient(object), wants_gradient(probe), wants_gradient(positions),
+          wants_gradient(propagator)};
 }
 
 // Nothing is silently without a gradient.
@@ -63,9 +69,31 @@ void forbid_gradient(const char* name, const char* argument, const TensorOrOptio
   forbid_tangent(name, argument, tensor);
 }
 
-// An output that was not needed is empty({0}) in our operators and undefined for autograd.
-inline at::Tensor if_needed(bool needed, const at::Tensor& gradient) {
-  return needed ? gradient : at::Tensor();
+// The model's gradients among those of `inputs` inputs. What was not needed is empty({0}) in our
+// operators and undefined for autograd.
+inline torch::autograd::variable_list if_needed(const Needs& needs, FourTensors gradients,
+                                                size_t inputs) {
+  auto& [object, probe, positions, propagator] = gradients;
+  torch::autograd::variable_list result{object, probe, positions, propagator};
+  for (size_t k = 0; k < needs.size(); ++k) {
+    if (!needs[k]) result[k] = at::Tensor();
+  }
+  result.resize(inputs);
+  return result;
+}
+
+// What forward keeps for backward beside tensors.
+inline void keep(torch::autograd::AutogradContext* context, c10::SymIntArrayRef origin,
+                 const Needs& needs) {
+  context->saved_data["origin"] = origin;
+  context->saved_data["needs"] = c10::List<bool>({needs[0], needs[1], needs[2], needs[3]});
+}
+inline Needs kept_needs(torch::autograd::AutogradContext* context) {
+  const auto list = context->saved_data["needs"].toBoolList();
+  return {list[0], list[1], list[2], list[3]};
+}
+inline std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
 }
 
 }  // namespace ptyle::autograd

@@ -20,7 +20,7 @@ using torch::autograd::variable_list;
 struct Recipe : torch::CustomClassHolder {
   std::function<FourTensors()> kernel;
   GradientFormula formula;
-  std::array<bool, 4> needs{};
+  Needs needs{};
 };
 
 std::array<at::Tensor, 4> as_array(FourTensors tensors) {
@@ -144,7 +144,7 @@ struct Gradients : torch::autograd::Function<Gradients> {
 
 }  // namespace
 
-FourTensors differentiable_gradients(const DifferentiableInputs& inputs, std::array<bool, 4> needs,
+FourTensors differentiable_gradients(const DifferentiableInputs& inputs, Needs needs,
                                      std::function<FourTensors()> kernel, GradientFormula formula) {
   auto recipe = c10::make_intrusive<Recipe>();
   recipe->kernel = std::move(kernel);

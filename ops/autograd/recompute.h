@@ -20,8 +20,7 @@ using GradientFormula = std::function<dispatch::FourTensors(
     const DifferentiableInputs& block, const c10::SymInt& begin, const c10::SymInt& end)>;
 
 // The four gradients as `kernel` computes them, differentiable through `formula`.
-dispatch::FourTensors differentiable_gradients(const DifferentiableInputs& inputs,
-                                               std::array<bool, 4> needs,
+dispatch::FourTensors differentiable_gradients(const DifferentiableInputs& inputs, Needs needs,
                                                std::function<dispatch::FourTensors()> kernel,
                                                GradientFormula formula);
 

@@ -49,7 +49,7 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
     const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
     const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, Needs needs) {
   const char* name = "diffraction_backward";
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_detector(name, probe, detector);

@@ -1,16 +1,12 @@
-#include <tuple>
 #include <type_traits>
 
-#include <ATen/ops/full.h>
-#include <torch/library.h>
-
 #include "csrc/likelihood.h"
-#include "ops/checks.h"
 #include "ops/cpu/detector.h"
 #include "ops/cpu/fused.h"
 #include "ops/cpu/multislice.h"
 #include "ops/gradients.h"
 #include "ops/hints.h"
+#include "ops/loss.h"
 
 namespace ptyle::cpu {
 namespace {
@@ -45,12 +41,14 @@ Misfit compare(Likelihood likelihood, const T* intensity, const Count* counts, c
 }
 
 // Detectors mark what they did not measure by -1 or -2, in the first pattern as in all others.
-void warn_of_negative_counts(const Measurement& measurement) {
-  const at::Tensor& patterns = measurement.patterns;
-  if (measurement.likelihood == Likelihood::kGaussian || patterns.size(0) == 0) return;
+void warn_of_negative_counts(const LossArguments& arguments, Likelihood likelihood) {
+  const at::Tensor& patterns = arguments.patterns;
+  const bool taken_as_zero =
+      with_likelihood(likelihood, [](auto f) { return f(1.0, -1.0).loss == f(1.0, 0.0).loss; });
+  if (!taken_as_zero || patterns.size(0) == 0) return;
   if (patterns.scalar_type() == at::kByte || patterns.scalar_type() == at::kUInt16) return;
   const int64_t pixels = patterns.size(1) * patterns.size(2);
-  const uint8_t* mask = image<uint8_t>(measurement.mask, 0, pixels);
+  const uint8_t* mask = image<uint8_t>(arguments.mask, 0, pixels);
   with_count_type(patterns, [&]<typename Count>() {
     const auto* counts = static_cast<const Count*>(patterns.const_data_ptr());
     for (int64_t i = 0; i < pixels; ++i) {
@@ -58,9 +56,9 @@ void warn_of_negative_counts(const Measurement& measurement) {
       if (!is_first(Hint::kNegativeCounts)) return;
       TORCH_WARN("ptyle: patterns hold negative counts, in the first ",
                  static_cast<double>(counts[i]), " at [", i / patterns.size(2), ", ",
-                 i % patterns.size(2),
-                 "], which amplitude and Poisson likelihood take as 0: a mask leaves out pixels "
-                 "that were not measured. This is said once.");
+                 i % patterns.size(2), "], which the ", arguments.likelihood,
+                 " likelihood takes as 0: a mask leaves out pixels that were not measured. This is "
+                 "said once.");
       return;
     }
   });
@@ -83,36 +81,35 @@ Count count_type(at::ScalarType type) {
   }
 }
 
-// Adds every pattern's loss to losses [n] (float64), its amplitude error where that is not null,
-// and the gradients of sum(weights x losses) to what is defined in `out`. The only place where loss
-// and gradients are computed.
-void accumulate(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                const Measurement& measurement, at::IntArrayRef origin,
-                const std::optional<at::Tensor>& detector, const Gradients& out, double* losses,
-                double* amplitude_errors) {
+// The one kernel of this device, see ops/loss.h.
+void accumulate(const char* name, const LossArguments& a, const Gradients& out,
+                const at::Tensor& losses, const at::Tensor& amplitude_errors) {
+  const Likelihood likelihood = likelihood_from(name, a.likelihood);
+  warn_of_negative_counts(a, likelihood);
+  const at::IntArrayRef origin = C10_AS_INTARRAYREF_SLOW(a.origin);
+  const bool errors = amplitude_errors.defined();
   const auto add = [&](int64_t n, const Misfit& misfit) {
-    losses[n] += misfit.loss;
-    if (amplitude_errors != nullptr) amplitude_errors[n] += misfit.amplitude_error;
+    losses.data_ptr<double>()[n] += misfit.loss;
+    if (errors) amplitude_errors.data_ptr<double>()[n] += misfit.amplitude_error;
   };
   const Needs needs = out.needs();
   const bool gradients = out.any();
-  with_precision(probe, [&]<typename T>() {
-    const T* weights =
-        measurement.weights.defined() ? measurement.weights.const_data_ptr<T>() : nullptr;
-    if (const InstructionSet* set = fused_kernels(object, probe)) {
-      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
-      const auto* counts = static_cast<const std::byte*>(measurement.patterns.const_data_ptr());
-      const int64_t pixels = probe.size(1) * probe.size(2);
-      const int64_t bytes = pixels * static_cast<int64_t>(measurement.patterns.element_size());
+  with_precision(a.probe, [&]<typename T>() {
+    const T* weights = a.weights ? a.weights->const_data_ptr<T>() : nullptr;
+    if (const InstructionSet* set = fused_kernels(a.object, a.probe)) {
+      Fused<T> fused(*set, name, a.object, a.probe, a.positions, a.propagator, origin, a.detector,
+                     out);
+      const auto* counts = static_cast<const std::byte*>(a.patterns.const_data_ptr());
+      const int64_t pixels = a.probe.size(1) * a.probe.size(2);
+      const int64_t bytes = pixels * static_cast<int64_t>(a.patterns.element_size());
       const auto measured = [&](int64_t n) {
-        return Measured<T>{count_type(measurement.patterns.scalar_type()),
+        return Measured<T>{count_type(a.patterns.scalar_type()),
                            counts + n * bytes,
-                           image<uint8_t>(measurement.mask, n, pixels),
-                           image<T>(measurement.background, n, pixels),
+                           image<uint8_t>(a.mask, n, pixels),
+                           image<T>(a.background, n, pixels),
                            weights ? weights[n] : T(1),
-                           measurement.likelihood,
-                           amplitude_errors != nullptr};
+                           likelihood,
+                           errors};
       };
       if (gradients) {
         fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
@@ -125,12 +122,12 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
       }
       return 0;
     }
-    const Multislice<T> model(name, object, probe, positions, propagator, origin,
+    const Multislice<T> model(name, a.object, a.probe, a.positions, a.propagator, origin,
                               needs[kPositions]);
-    const Detector<T> detect(model, detector);
+    const Detector<T> detect(model, a.detector);
     const int64_t pixels = model.pixels();
-    with_count_type(measurement.patterns, [&]<typename Count>() {
-      const Count* counts = static_cast<const Count*>(measurement.patterns.const_data_ptr());
+    with_count_type(a.patterns, [&]<typename Count>() {
+      const Count* counts = static_cast<const Count*>(a.patterns.const_data_ptr());
       model.run_ordered(out, [&](auto& chunk) {
         at::Tensor waves = detect.forward(chunk, model.forward(chunk, gradients));
         std::vector<T> intensity(static_cast<size_t>(pixels));
@@ -139,10 +136,10 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
           Complex<T>* detected =
               mutable_complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
           sum_intensity(detected, model.modes(), pixels, intensity.data());
-          add(n, compare(measurement.likelihood, intensity.data(), counts + n * pixels,
-                         image<uint8_t>(measurement.mask, n, pixels),
-                         image<T>(measurement.background, n, pixels), weights ? weights[n] : T(1),
-                         pixels, gradients ? factor.data() : nullptr, amplitude_errors != nullptr));
+          add(n, compare(likelihood, intensity.data(), counts + n * pixels,
+                         image<uint8_t>(a.mask, n, pixels), image<T>(a.background, n, pixels),
+                         weights ? weights[n] : T(1), pixels, gradients ? factor.data() : nullptr,
+                         errors));
           if (gradients) scale_modes(detected, model.modes(), pixels, factor.data());
         }
         if (gradients) model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
@@ -152,95 +149,9 @@ void accumulate(const char* name, const at::Tensor& object, const at::Tensor& pr
   });
 }
 
-using LossAndGradients =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-
-LossAndGradients compute(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                         const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                         const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                         const std::optional<at::Tensor>& mask,
-                         const std::optional<at::Tensor>& background, std::string_view likelihood,
-                         at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                         Needs needs) {
-  const Measurement measurement =
-      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
-                          background, likelihood, origin, detector);
-  warn_of_negative_counts(measurement);
-  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
-  const at::Tensor losses = at::zeros({positions.size(0)}, positions.options());
-  const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
-  accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>(), nullptr);
-  double loss = 0;
-  for (int64_t n = 0; n < losses.numel(); ++n) {
-    const double weight = !weights ? 1.0
-                          : real == at::kFloat
-                              ? static_cast<double>(measurement.weights.const_data_ptr<float>()[n])
-                              : measurement.weights.const_data_ptr<double>()[n];
-    loss += weight * losses.const_data_ptr<double>()[n];
-  }
-  const at::TensorOptions options = probe.options().dtype(real);
-  auto [object_gradient, probe_gradient, positions_gradient, propagator_gradient] =
-      as_tuple(out, probe);
-  return {at::full({}, loss, options), losses.to(real),    object_gradient, probe_gradient,
-          positions_gradient,          propagator_gradient};
-}
-
-std::tuple<at::Tensor, at::Tensor> diffraction_loss(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector) {
-  auto result = compute("diffraction_loss", object, probe, positions, propagator, patterns, weights,
-                        mask, background, likelihood, origin, detector, {});
-  return {std::get<0>(result), std::get<1>(result)};
-}
-
-LossAndGradients diffraction_loss_gradients(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
-  return compute("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
-                 background, likelihood, origin, detector, needs);
-}
-
-void diffraction_loss_accumulate_(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-    const std::optional<at::Tensor>& grad_object, const std::optional<at::Tensor>& grad_probe,
-    const std::optional<at::Tensor>& grad_positions,
-    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses,
-    const std::optional<at::Tensor>& illumination,
-    const std::optional<at::Tensor>& amplitude_errors) {
-  const char* name = "diffraction_loss_accumulate_";
-  const Measurement measurement =
-      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
-                          background, likelihood, origin, detector);
-  warn_of_negative_counts(measurement);
-  check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
-  check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
-                   detector,
-                   {grad_object, grad_probe, grad_positions, grad_propagator, losses, illumination,
-                    amplitude_errors});
-  const Gradients out =
-      given_gradients(grad_object, grad_probe, grad_positions, grad_propagator, illumination);
-  accumulate(name, object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>(),
-             amplitude_errors ? amplitude_errors->data_ptr<double>() : nullptr);
-}
-
 }  // namespace
 }  // namespace ptyle::cpu
 
 TORCH_LIBRARY_IMPL(ptyle, CPU, library) {
-  library.impl("diffraction_loss", &ptyle::cpu::diffraction_loss);
-  library.impl("diffraction_loss_gradients", &ptyle::cpu::diffraction_loss_gradients);
-  library.impl("diffraction_loss_accumulate_", &ptyle::cpu::diffraction_loss_accumulate_);
+  ptyle::LossOperators<&ptyle::cpu::accumulate>::add_to(library);
 }

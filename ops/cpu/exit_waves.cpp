@@ -45,7 +45,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
     const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
     const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-    at::IntArrayRef origin, std::array<bool, 4> needs) {
+    at::IntArrayRef origin, Needs needs) {
   const char* name = "exit_waves_backward";
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_gradient(name, "gradient", gradient,

@@ -71,21 +71,6 @@ void weigh_along(const AxisTaps<T>& taps, const T* from, int64_t elements, T* to
   }
 }
 
-// work.template operator()<real type, numbers of it to an element>()
-template <typename Work>
-void with_type(const at::Tensor& image, const Work& work) {
-  switch (image.scalar_type()) {
-    case at::kFloat:
-      return work.template operator()<float, 1>();
-    case at::kDouble:
-      return work.template operator()<double, 1>();
-    case at::kComplexFloat:
-      return work.template operator()<float, 2>();
-    default:
-      return work.template operator()<double, 2>();
-  }
-}
-
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
                            at::IntArrayRef window, at::IntArrayRef origin, double outside,
                            at::IntArrayRef derivative) {
@@ -95,7 +80,8 @@ at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions
   const int64_t height = window[0], width = window[1];
   const at::Tensor memory = plain(object);
   at::Tensor patches = at::empty({positions.size(0), slices, height, width}, memory.options());
-  with_type(memory, [&]<typename T, int C>() {
+  with_type(memory, [&]<typename V, typename T>() {
+    constexpr int C = sizeof(V) / sizeof(T);  // numbers to an element
     const auto windows = taps_of<T>("extract_patches", positions, origin, derivative);
     const T* from = static_cast<const T*>(memory.const_data_ptr());
     T* to = static_cast<T*>(patches.data_ptr());
@@ -158,7 +144,8 @@ at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& positions,
   const int64_t rows = shape[0], columns = shape[1];
   const at::Tensor memory = plain(patches);
   at::Tensor sums = at::zeros({slices, rows, columns}, memory.options());
-  with_type(memory, [&]<typename T, int C>() {
+  with_type(memory, [&]<typename V, typename T>() {
+    constexpr int C = sizeof(V) / sizeof(T);  // numbers to an element
     const auto windows = taps_of<T>("add_patches", positions, origin, derivative);
     const T* from = static_cast<const T*>(memory.const_data_ptr());
     T* to = static_cast<T*>(sums.data_ptr());

@@ -26,6 +26,7 @@
 #include "ops/cuda/errors.h"
 #include "ops/cuda/transforms.h"
 #include "ops/gradients.h"
+#include "ops/loss.h"
 
 namespace ptyle::cuda {
 namespace {
@@ -208,7 +209,7 @@ at::Tensor exit_waves_cuda(const at::Tensor& object, const at::Tensor& probe,
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward_cuda(
     const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
     const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-    at::IntArrayRef origin, std::array<bool, 4> needs) {
+    at::IntArrayRef origin, Needs needs) {
   const char* name = "exit_waves_backward";
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_gradient(name, "gradient", gradient,
@@ -251,7 +252,7 @@ at::Tensor diffraction_cuda(const at::Tensor& object, const at::Tensor& probe,
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward_cuda(
     const at::Tensor& gradient, const at::Tensor& object, const at::Tensor& probe,
     const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
+    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, Needs needs) {
   const char* name = "diffraction_backward";
   check_model(name, object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   check_detector(name, probe, detector);
@@ -272,110 +273,33 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward_
   return as_tuple(out, probe);
 }
 
-// Adds to losses [n] float64, to amplitude_errors [n] where not null, and to what is defined in
-// `out`.
-void accumulate(const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-                const std::optional<at::Tensor>& propagator, const Measurement& measurement,
-                at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                const ptyle::Gradients& out, double* losses, double* amplitude_errors) {
-  const int64_t pixels = probe.size(1) * probe.size(2);
-  with_precision(probe, [&]<typename T>() {
-    Work<T> work(object, probe, positions, propagator, origin, detector, out);
-    with_count_type(measurement.patterns, [&]<typename Count>() {
+// The one kernel of loss and gradients of this device, see ops/loss.h.
+void accumulate(const char* name, const LossArguments& a, const ptyle::Gradients& out,
+                const at::Tensor& losses, const at::Tensor& amplitude_errors) {
+  const c10::cuda::CUDAGuard device(a.probe.device());
+  const Likelihood likelihood = likelihood_from(name, a.likelihood);
+  const int64_t pixels = a.probe.size(1) * a.probe.size(2);
+  const auto each = [](const OptionalTensor& tensor) { return tensor && tensor->dim() == 3; };
+  with_precision(a.probe, [&]<typename T>() {
+    Work<T> work(a.object, a.probe, a.positions, a.propagator, C10_AS_INTARRAYREF_SLOW(a.origin),
+                 a.detector, out);
+    with_count_type(a.patterns, [&]<typename Count>() {
       work.run([&](const Call<T>& call, int64_t begin, const Gradients<T>& gradients) {
-        const auto each = [](const at::Tensor& tensor) {
-          return tensor.defined() && tensor.dim() == 3;
-        };
-        const Patterns<T, Count> patterns{image<Count>(measurement.patterns, begin, pixels),
-                                          image<unsigned char>(measurement.mask, begin, pixels),
-                                          image<T>(measurement.background, begin, pixels),
-                                          measurement.weights.defined()
-                                              ? measurement.weights.const_data_ptr<T>() + begin
-                                              : nullptr,
-                                          each(measurement.mask),
-                                          each(measurement.background)};
-        const Misfits misfits{losses + begin,
-                              amplitude_errors != nullptr ? amplitude_errors + begin : nullptr};
-        diffraction_loss(call, patterns, measurement.likelihood, misfits, out.any(), gradients);
+        const Patterns<T, Count> patterns{
+            image<Count>(a.patterns, begin, pixels),
+            image<unsigned char>(a.mask, begin, pixels),
+            image<T>(a.background, begin, pixels),
+            a.weights ? a.weights->const_data_ptr<T>() + begin : nullptr,
+            each(a.mask),
+            each(a.background)};
+        const Misfits misfits{
+            losses.data_ptr<double>() + begin,
+            amplitude_errors.defined() ? amplitude_errors.data_ptr<double>() + begin : nullptr};
+        diffraction_loss(call, patterns, likelihood, misfits, out.any(), gradients);
       });
     });
     return 0;
   });
-}
-
-using LossAndGradients =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-
-LossAndGradients compute(const char* name, const at::Tensor& object, const at::Tensor& probe,
-                         const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
-                         const at::Tensor& patterns, const std::optional<at::Tensor>& weights,
-                         const std::optional<at::Tensor>& mask,
-                         const std::optional<at::Tensor>& background, std::string_view likelihood,
-                         at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-                         Needs needs) {
-  const Measurement measurement =
-      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
-                          background, likelihood, origin, detector);
-  const c10::cuda::CUDAGuard device(probe.device());
-  const at::Tensor losses = at::zeros({positions.size(0)}, probe.options().dtype(at::kDouble));
-  const ptyle::Gradients out = zero_gradients(object, probe, positions, propagator, needs);
-  accumulate(object, probe, positions, propagator, measurement, origin, detector, out,
-             losses.data_ptr<double>(), nullptr);
-  const at::ScalarType real = at::toRealValueType(probe.scalar_type());
-  const at::Tensor loss = (weights ? losses.mul(weights->to(at::kDouble)) : losses).sum().to(real);
-  auto [object_gradient, probe_gradient, positions_gradient, propagator_gradient] =
-      as_tuple(out, probe);
-  return {loss,           losses.to(real),    object_gradient,
-          probe_gradient, positions_gradient, propagator_gradient};
-}
-
-LossAndGradients diffraction_loss_gradients_cuda(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector, std::array<bool, 4> needs) {
-  return compute("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
-                 background, likelihood, origin, detector, needs);
-}
-
-std::tuple<at::Tensor, at::Tensor> diffraction_loss_cuda(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector) {
-  auto all = compute("diffraction_loss", object, probe, positions, propagator, patterns, weights,
-                     mask, background, likelihood, origin, detector, {});
-  return {std::get<0>(all), std::get<1>(all)};
-}
-
-void diffraction_loss_accumulate_cuda_(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const std::optional<at::Tensor>& propagator, const at::Tensor& patterns,
-    const std::optional<at::Tensor>& weights, const std::optional<at::Tensor>& mask,
-    const std::optional<at::Tensor>& background, std::string_view likelihood,
-    at::IntArrayRef origin, const std::optional<at::Tensor>& detector,
-    const std::optional<at::Tensor>& grad_object, const std::optional<at::Tensor>& grad_probe,
-    const std::optional<at::Tensor>& grad_positions,
-    const std::optional<at::Tensor>& grad_propagator, at::Tensor losses,
-    const std::optional<at::Tensor>& illumination,
-    const std::optional<at::Tensor>& amplitude_errors) {
-  const char* name = "diffraction_loss_accumulate_";
-  const Measurement measurement =
-      checked_measurement(name, object, probe, positions, propagator, patterns, weights, mask,
-                          background, likelihood, origin, detector);
-  check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
-  check_no_overlap(name, object, probe, positions, propagator, patterns, weights, mask, background,
-                   detector,
-                   {grad_object, grad_probe, grad_positions, grad_propagator, losses, illumination,
-                    amplitude_errors});
-  const c10::cuda::CUDAGuard device(probe.device());
-  accumulate(
-      object, probe, positions, propagator, measurement, origin, detector,
-      given_gradients(grad_object, grad_probe, grad_positions, grad_propagator, illumination),
-      losses.data_ptr<double>(), amplitude_errors ? amplitude_errors->data_ptr<double>() : nullptr);
 }
 
 }  // namespace
@@ -386,7 +310,5 @@ TORCH_LIBRARY_IMPL(ptyle, CUDA, library) {
   library.impl("exit_waves_backward", &ptyle::cuda::exit_waves_backward_cuda);
   library.impl("diffraction", &ptyle::cuda::diffraction_cuda);
   library.impl("diffraction_backward", &ptyle::cuda::diffraction_backward_cuda);
-  library.impl("diffraction_loss", &ptyle::cuda::diffraction_loss_cuda);
-  library.impl("diffraction_loss_gradients", &ptyle::cuda::diffraction_loss_gradients_cuda);
-  library.impl("diffraction_loss_accumulate_", &ptyle::cuda::diffraction_loss_accumulate_cuda_);
+  ptyle::LossOperators<&ptyle::cuda::accumulate>::add_to(library);
 }

@@ -60,20 +60,6 @@ struct PlacedWindows {
   Patches<T> patches;
 };
 
-template <typename Work>
-void with_type(const at::Tensor& image, const Work& work) {
-  switch (image.scalar_type()) {
-    case at::kFloat:
-      return work.template operator()<float, float>();
-    case at::kDouble:
-      return work.template operator()<double, double>();
-    case at::kComplexFloat:
-      return work.template operator()<Complex<float>, float>();
-    default:
-      return work.template operator()<Complex<double>, double>();
-  }
-}
-
 at::Tensor illumination_cuda(const at::Tensor& probe, const at::Tensor& positions,
                              at::IntArrayRef shape, at::IntArrayRef origin) {
   check_illumination(probe, positions, c10::fromIntArrayRefSlow(shape),

@@ -20,7 +20,7 @@ at::TensorOptions real_options(const at::Tensor& probe) {
 
 FourTensors empty_gradients(const at::Tensor& object, const at::Tensor& probe,
                             const at::Tensor& positions, const OptionalTensor& propagator,
-                            std::array<bool, 4> needs) {
+                            Needs needs) {
   const auto like = [&](bool needed, const at::Tensor& tensor) {
     return needed ? at::empty_symint(tensor.sym_sizes(), tensor.options())
                   : at::empty({0}, probe.options());
@@ -41,7 +41,7 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
 FourTensors exit_waves_backward(const at::Tensor& gradient, const at::Tensor& object,
                                 const at::Tensor& probe, const at::Tensor& positions,
                                 const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                std::array<bool, 4> needs) {
+                                Needs needs) {
   const char* name = "exit_waves_backward";
   check_model(name, object, probe, positions, propagator, origin);
   check_gradient(name, "gradient", gradient,
@@ -62,7 +62,7 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
 FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& object,
                                  const at::Tensor& probe, const at::Tensor& positions,
                                  const OptionalTensor& propagator, c10::SymIntArrayRef origin,
-                                 const OptionalTensor& detector, std::array<bool, 4> needs) {
+                                 const OptionalTensor& detector, Needs needs) {
   const char* name = "diffraction_backward";
   check_model(name, object, probe, positions, propagator, origin);
   check_detector(name, probe, detector);
@@ -72,59 +72,22 @@ FourTensors diffraction_backward(const at::Tensor& gradient, const at::Tensor& o
   return empty_gradients(object, probe, positions, propagator, needs);
 }
 
-void check_all(const char* name, const at::Tensor& object, const at::Tensor& probe,
-               const at::Tensor& positions, const OptionalTensor& propagator,
-               const at::Tensor& patterns, const OptionalTensor& weights,
-               const OptionalTensor& mask, const OptionalTensor& background,
-               std::string_view likelihood, c10::SymIntArrayRef origin,
-               const OptionalTensor& detector) {
-  check_model(name, object, probe, positions, propagator, origin);
-  check_detector(name, probe, detector);
-  check_data(name, probe, positions, patterns, weights, mask, background, likelihood);
+std::tuple<at::Tensor, at::Tensor> diffraction_loss(const LossArguments& a) {
+  check_loss("diffraction_loss", a);
+  return {at::empty({}, real_options(a.probe)),
+          at::empty_symint({a.positions.sym_size(0)}, real_options(a.probe))};
 }
 
-std::tuple<at::Tensor, at::Tensor> diffraction_loss(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector) {
-  check_all("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
-            background, likelihood, origin, detector);
-  return {at::empty({}, real_options(probe)),
-          at::empty_symint({positions.sym_size(0)}, real_options(probe))};
+SixTensors diffraction_loss_gradients(const LossArguments& a, Needs needs) {
+  return std::tuple_cat(diffraction_loss(a),
+                        empty_gradients(a.object, a.probe, a.positions, a.propagator, needs));
 }
 
-SixTensors diffraction_loss_gradients(const at::Tensor& object, const at::Tensor& probe,
-                                      const at::Tensor& positions, const OptionalTensor& propagator,
-                                      const at::Tensor& patterns, const OptionalTensor& weights,
-                                      const OptionalTensor& mask, const OptionalTensor& background,
-                                      std::string_view likelihood, c10::SymIntArrayRef origin,
-                                      const OptionalTensor& detector, std::array<bool, 4> needs) {
-  check_all("diffraction_loss", object, probe, positions, propagator, patterns, weights, mask,
-            background, likelihood, origin, detector);
-  auto [by_object, by_probe, by_positions, by_propagator] =
-      empty_gradients(object, probe, positions, propagator, needs);
-  return {at::empty({}, real_options(probe)),
-          at::empty_symint({positions.sym_size(0)}, real_options(probe)),
-          by_object,
-          by_probe,
-          by_positions,
-          by_propagator};
-}
-
-void diffraction_loss_accumulate_(
-    const at::Tensor& object, const at::Tensor& probe, const at::Tensor& positions,
-    const OptionalTensor& propagator, const at::Tensor& patterns, const OptionalTensor& weights,
-    const OptionalTensor& mask, const OptionalTensor& background, std::string_view likelihood,
-    c10::SymIntArrayRef origin, const OptionalTensor& detector, const OptionalTensor& grad_object,
-    const OptionalTensor& grad_probe, const OptionalTensor& grad_positions,
-    const OptionalTensor& grad_propagator, at::Tensor losses, const OptionalTensor& illumination,
-    const OptionalTensor& amplitude_errors) {
+void diffraction_loss_accumulate_(const LossArguments& arguments, const GradientBuffers& buffers,
+                                  const at::Tensor& losses) {
   const char* name = "diffraction_loss_accumulate_";
-  check_all(name, object, probe, positions, propagator, patterns, weights, mask, background,
-            likelihood, origin, detector);
-  check_accumulators(name, object, probe, positions, propagator, grad_object, grad_probe,
-                     grad_positions, grad_propagator, losses, illumination, amplitude_errors);
+  check_loss(name, arguments);
+  check_accumulators(name, arguments, buffers, losses);
 }
 
 at::Tensor extract_patches(const at::Tensor& object, const at::Tensor& positions,
@@ -158,9 +121,12 @@ TORCH_LIBRARY_IMPL(ptyle, Meta, library) {
   library.impl("exit_waves_backward", &ptyle::meta::exit_waves_backward);
   library.impl("diffraction", &ptyle::meta::diffraction);
   library.impl("diffraction_backward", &ptyle::meta::diffraction_backward);
-  library.impl("diffraction_loss", &ptyle::meta::diffraction_loss);
-  library.impl("diffraction_loss_gradients", &ptyle::meta::diffraction_loss_gradients);
-  library.impl("diffraction_loss_accumulate_", &ptyle::meta::diffraction_loss_accumulate_);
+  library.impl("diffraction_loss", &ptyle::Unpacked<&ptyle::meta::diffraction_loss>::call);
+  library.impl("diffraction_loss_gradients",
+               &ptyle::Unpacked<&ptyle::meta::diffraction_loss_gradients>::call);
+  library.impl(
+      "diffraction_loss_accumulate_",
+      &ptyle::Unpacked<&ptyle::with_buffers<&ptyle::meta::diffraction_loss_accumulate_>>::call);
   library.impl("extract_patches", &ptyle::meta::extract_patches);
   library.impl("add_patches", &ptyle::meta::add_patches);
   library.impl("illumination", &ptyle::meta::illumination);

@@ -1,6 +1,8 @@
 // What counting noise alone leaves of each likelihood's loss.
 #include <cmath>
 #include <random>
+#include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -8,6 +10,34 @@
 
 namespace ptyle {
 namespace {
+
+// The second derivative with respect to sqrt(I) where the model fits, and farther away.
+double curvature_at(Likelihood likelihood, double intensity, double count) {
+  constexpr double kStep = 1e-3;
+  const double root = std::sqrt(intensity);
+  return with_likelihood(likelihood, [&](auto functor) {
+    const auto loss = [&](double amplitude) { return functor(amplitude * amplitude, count).loss; };
+    return (loss(root + kStep) - 2 * loss(root) + loss(root - kStep)) / (kStep * kStep);
+  });
+}
+
+TEST(Likelihoods, AreNamedByTheTableWhichKnowsTheirCurvature) {
+  const std::vector<std::string> names = likelihood_names();
+  EXPECT_EQ(names, (std::vector<std::string>{"amplitude", "poisson", "gaussian"}));
+  EXPECT_EQ(likelihood_named("ampltude"), std::nullopt);
+  for (size_t row = 0; row < names.size(); ++row) {
+    const auto kind = static_cast<Likelihood>(row);
+    EXPECT_EQ(likelihood_named(names[row]), kind);
+    for (const double count : {0.5, 4.0, 60.0}) {
+      EXPECT_NEAR(curvature_at(kind, count, count), 2 * relative_curvature(kind, count),
+                  1e-4 * count)
+          << names[row];
+    }
+    // Without bound: where I is small beside n, or where it is large.
+    const bool grows = curvature_at(kind, 1.0, 1e4) > 1e3 || curvature_at(kind, 1e4, 1.0) > 1e3;
+    EXPECT_EQ(grows, !has_bounded_curvature(kind)) << names[row];
+  }
+}
 
 // Sums over the distribution in extended precision, made apart from this code.
 TEST(ExpectedLoss, IsTheMeanOverThePoissonDistribution) {

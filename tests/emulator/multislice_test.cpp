@@ -208,9 +208,8 @@ std::vector<Tensor> emulated_with(const Inputs& in, const Case& c, Functor likel
 
 template <typename T>
 std::vector<Tensor> emulated(const Inputs& in, const Case& c) {
-  if (c.likelihood == "amplitude") return emulated_with<T>(in, c, AmplitudeLikelihood{});
-  if (c.likelihood == "poisson") return emulated_with<T>(in, c, PoissonLikelihood{});
-  return emulated_with<T>(in, c, GaussianLikelihood{});
+  return with_likelihood(likelihood_named(c.likelihood).value(),
+                         [&](auto functor) { return emulated_with<T>(in, c, functor); });
 }
 
 const char* const kNames[] = {"exit waves",   "intensity", "losses", "amplitude errors",

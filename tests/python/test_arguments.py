@@ -129,7 +129,7 @@ def test_a_value_outside_is_a_number():
 
 
 def test_a_likelihood_is_a_name():
-    with pytest.raises(TypeError, match='likelihood must be "amplitude", .* got int'):
+    with pytest.raises(TypeError, match="likelihood must be the name of a likelihood, got int"):
         ptyle.diffraction_loss(**LOSS, likelihood=1)
 
 

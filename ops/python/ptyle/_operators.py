@@ -16,7 +16,7 @@ from ptyle._arguments import (
     pair,
 )
 
-LIKELIHOODS = '"amplitude", "poisson" or "gaussian"'
+LIKELIHOOD = "the name of a likelihood"
 GROUP = "the name of a process group (its group_name)"
 
 
@@ -166,7 +166,7 @@ def diffraction_loss(
         weights: ``[n]`` real factors of the patterns' losses in the sum.
         mask: ``[h, w]`` or ``[n, h, w]`` bool or uint8, nonzero = bad pixel.
         background: ``[h, w]`` or ``[n, h, w]`` real.
-        likelihood: "amplitude", "poisson" or "gaussian".
+        likelihood: the name of one of those above.
         origin: corner of `object` in the frame of `positions`.
         detector: ``[h, w]`` complex transfer function from the exit plane to a near-field detector
             that stands still relative to the beam, zero frequency at ``[0, 0]``; None for the far
@@ -205,7 +205,7 @@ def diffraction_loss(
         background=background,
         detector=detector,
     )
-    check_text(name, "likelihood", likelihood, LIKELIHOODS)
+    check_text(name, "likelihood", likelihood, LIKELIHOOD)
     origin = pair(name, "origin", origin)
     return torch.ops.ptyle.diffraction_loss(
         object,
@@ -306,7 +306,7 @@ def diffraction_loss_accumulate_(
         illumination=illumination,
         amplitude_errors=amplitude_errors,
     )
-    check_text(name, "likelihood", likelihood, LIKELIHOODS)
+    check_text(name, "likelihood", likelihood, LIKELIHOOD)
     origin = pair(name, "origin", origin)
     torch.ops.ptyle.diffraction_loss_accumulate_(
         object,
