@@ -59,29 +59,80 @@ struct Multiply {
 // weight = step / (2 (illumination + floor)); 0 where floor is 0
 template <typename T>
 struct Precondition {
-  Image<const T> illumination;
+  Image<const T> illumination, floor;  // floor [planes, 1, 1]
   Image<T> weight;
-  T floor, step;
+  T step;
   PTYLE_HOST_DEVICE void operator()(int64_t p, int64_t r, int64_t c) const {
-    weight.at(p, r, c) = floor > T(0) ? step / (T(2) * (illumination.at(p, r, c) + floor)) : T(0);
+    const T least = floor.at(p, 0, 0);
+    weight.at(p, r, c) =
+        select(least > T(0), step / (T(2) * (illumination.at(p, r, c) + least)), T(0));
   }
 };
 
-// velocity = momentum velocity - weight gradient; x += velocity. Without momentum there is no
-// velocity.
+// A step down a gradient, in units of what illuminates a pixel (driver/engine/descent.cpp has the
+// rule): sum += illumination, and x += d with
+//   d = -step gradient / (illumination + share before + floor), its part along x shortened to
+//   `amplitude` of it, nowhere longer than `longest`.
+// Without `before` that is the new `sum`.
 template <typename T>
-struct Descend {
-  Image<Complex<T>> x, velocity;
+struct IlluminatedStep {
+  Image<Complex<T>> x;
   Image<const Complex<T>> gradient;
-  Image<const T> weight;
-  T momentum;
+  Image<const T> illumination, before, floor;  // floor [planes, 1, 1]
+  Image<T> sum;
+  T step, share, amplitude, longest;
+
+  PTYLE_HOST_DEVICE Complex<T> moved(Complex<T> o, Complex<T> g, T light, T known, T least) const {
+    const T weight = select(least > T(0), step / (light + share * known + least), T(0));
+    // Re(conj(o) g) / |o|^2 o is what of g lies along o
+    const T along = (T(1) - amplitude) * (o.re * g.re + o.im * g.im) / (abs_squared(o) + kTiny);
+    const Complex<T> d{weight * (along * o.re - g.re), weight * (along * o.im - g.im)};
+    const T square = abs_squared(d);
+    const T factor = select(square > longest * longest, longest / ptyle::sqrt(square), T(1));
+    const bool finite = square < kHuge;  // false for NaN
+    return {o.re + select(finite, factor * d.re, T(0)), o.im + select(finite, factor * d.im, T(0))};
+  }
   PTYLE_HOST_DEVICE void operator()(int64_t p, int64_t r, int64_t c) const {
-    Complex<T> move = -weight.at(p, r, c) * gradient.at(p, r, c);
-    if (momentum > T(0)) {
-      move = momentum * velocity.at(p, r, c) + move;
-      velocity.at(p, r, c) = move;
+    const T light = illumination.at(p, r, c), all = sum.at(p, r, c) + light;
+    sum.at(p, r, c) = all;
+    x.at(p, r, c) = moved(x.at(p, r, c), gradient.at(p, r, c), light,
+                          before.data != nullptr ? before.at(p, r, c) : all, floor.at(p, 0, 0));
+  }
+  // The same of a whole row, for compilers that cannot know that nothing overlaps.
+  void row(int64_t p, int64_t r, int64_t columns) const {
+    Complex<T>* __restrict to = &x.at(p, r, 0);
+    const Complex<T>* __restrict g = &gradient.at(p, r, 0);
+    const T* __restrict light = &illumination.at(p, r, 0);
+    T* __restrict all = &sum.at(p, r, 0);
+    const T least = floor.at(p, 0, 0);
+    const IlluminatedStep here = *this;
+    if (before.data != nullptr) {
+      const T* __restrict known = &before.at(p, r, 0);
+      for (int64_t c = 0; c < columns; ++c) {
+        all[c] += light[c];
+        to[c] = here.moved(to[c], g[c], light[c], known[c], least);
+      }
+    } else {
+      for (int64_t c = 0; c < columns; ++c) {
+        all[c] += light[c];
+        to[c] = here.moved(to[c], g[c], light[c], all[c], least);
+      }
     }
-    x.at(p, r, c) += move;
+  }
+  static constexpr T kTiny = T(1e-20), kHuge = T(1e36);
+};
+
+// Between two iterations: x + beta (x - last), where `last` is what x was one iteration before;
+// begin = x before that.
+template <typename T>
+struct Extrapolate {
+  Image<Complex<T>> x, begin;
+  Image<const Complex<T>> last;
+  T beta;
+  PTYLE_HOST_DEVICE void operator()(int64_t p, int64_t r, int64_t c) const {
+    const Complex<T> now = x.at(p, r, c);
+    begin.at(p, r, c) = now;
+    x.at(p, r, c) = now + beta * (now - last.at(p, r, c));
   }
 };
 
@@ -125,8 +176,8 @@ struct WindowedPower {
 };
 
 template <typename T>
-using Update = std::variant<AddScaled<T>, Scale<T>, Multiply<T>, Precondition<T>, Descend<T>,
-                            AdamStep<T>, WindowedPower<T>>;
+using Update = std::variant<AddScaled<T>, Scale<T>, Multiply<T>, Precondition<T>,
+                            IlluminatedStep<T>, Extrapolate<T>, AdamStep<T>, WindowedPower<T>>;
 
 // ---- terms of sums, added in double ----
 
@@ -141,19 +192,19 @@ struct InnerProduct {
   }
 };
 
-// illumination |weight x|^2
+// Re(conj(begin - x) (x - last)): whether an iteration went back against the one before
 template <typename T>
-struct LitPower {
-  Image<const Complex<T>> x;
-  Image<const T> weight, illumination;  // weight null: 1
+struct Overshoot {
+  Image<const Complex<T>> begin, x, last;
   PTYLE_HOST_DEVICE double operator()(int64_t p, int64_t r, int64_t c) const {
-    const Complex<T> value =
-        weight.data != nullptr ? weight.at(p, r, c) * x.at(p, r, c) : x.at(p, r, c);
-    return static_cast<double>(illumination.at(p, r, c)) * static_cast<double>(abs_squared(value));
+    const Complex<T> now = x.at(p, r, c);
+    const Complex<T> back = begin.at(p, r, c) - now, on = now - last.at(p, r, c);
+    return static_cast<double>(back.re) * static_cast<double>(on.re) +
+           static_cast<double>(back.im) * static_cast<double>(on.im);
   }
 };
 
 template <typename T>
-using SumOf = std::variant<InnerProduct<T>, LitPower<T>>;
+using SumOf = std::variant<InnerProduct<T>, Overshoot<T>>;
 
 }  // namespace ptyle

@@ -150,9 +150,13 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
     remembered = 2;
   } else if (config.reconstruct.optimizer == "lbfgs") {
     remembered = 2 * config.reconstruct.history + 5;
-  } else if (config.reconstruct.momentum > 0.0) {
-    remembered = 1;
+  } else {
+    remembered = 3;  // two points, and two sums of illumination, real
   }
+  const bool preconditioned = config.reconstruct.optimizer != "adam";
+  const bool illuminated = refines_object && (preconditioned || !config.priors.empty());
+  const std::int64_t exchanged =
+      illuminated && decomposition.tiles.size() > 1 ? slices + (slices + 1) / 2 : slices;
   double tiles = 0.0;  // may be more than an int64 holds
   std::int64_t most_positions = 0;
   for (const std::int64_t number : decomposition.tiles_of_rank(rank)) {
@@ -160,30 +164,31 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
     most_positions = std::max(
         most_positions, static_cast<std::int64_t>(
                             decomposition.positions_of_tile(number, problem.positions).size()));
-    // Object, gradient and the optimiser's memory; illumination and preconditioner, real; the
-    // tile's gradient of the probe and its illumination.
-    tiles += static_cast<double>(slices * unit) *
-             static_cast<double>((refines_object ? 2 : 1) * tile.frame.pixels() +
-                                 remembered * tile.updated.pixels());
+    // Object, what is exchanged of its gradient and illumination, illumination (real), and the
+    // optimiser's memory; the tile's gradient of the probe and its illumination.
+    tiles += static_cast<double>(unit) *
+             static_cast<double>((slices + (refines_object ? exchanged : 0)) * tile.frame.pixels() +
+                                 slices * remembered * tile.updated.pixels());
+    if (illuminated) {
+      tiles += static_cast<double>(slices * unit / 2) * static_cast<double>(tile.frame.pixels());
+    }
     if (decomposition.exchange == "passes" && config.tiles.exchange_every > 1) {
       // sums since the last exchange
-      tiles += static_cast<double>(tile.frame.pixels() * (slices * unit + unit / 2));
+      tiles += static_cast<double>(tile.frame.pixels() * exchanged * unit);
     }
-    const bool preconditioned = config.reconstruct.optimizer != "adam";
-    tiles +=
-        static_cast<double>(probe + (preconditioned ? tile.updated.pixels() * unit + probe : 0));
+    tiles += static_cast<double>(probe + (preconditioned ? probe : 0));
     if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {
       const auto elsewhere = [&](std::int64_t other) {
         return decomposition.owners[static_cast<std::size_t>(other)] != rank;
       };
       for (const Piece& piece : borrowed_by(decomposition.grid, number)) {
         if (elsewhere(piece.owner)) {
-          tiles += static_cast<double>(piece.area.pixels() * slices * unit);
+          tiles += static_cast<double>(piece.area.pixels() * exchanged * unit);
         }
       }
       for (const Piece& piece : lent_by(decomposition.grid, number)) {
         if (elsewhere(piece.borrower)) {
-          tiles += static_cast<double>(piece.area.pixels() * slices * unit);
+          tiles += static_cast<double>(piece.area.pixels() * exchanged * unit);
         }
       }
     }
@@ -199,7 +204,7 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
           ? std::min(all, 6 * std::max(kPatternBlockBytes, all / std::max<std::int64_t>(1, held)))
           : all;
   const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
-  const std::int64_t batches = std::max<std::int64_t>(1, config.reconstruct.batches);
+  const std::int64_t batches = config.reconstruct.batch_count();
   const std::int64_t part =  // of a tile's positions in a batch
       std::max<std::int64_t>(1, (most_positions + batches - 1) / batches);
   // Threads work on tiles of their own where there are many, each with all that a call holds.
@@ -303,9 +308,14 @@ void require_start(const Config& config, const Problem& problem) {
 
 }  // namespace
 
-int check(const Config& config, std::ostream& out, const CheckOptions& options) {
+int check(Config config, std::ostream& out, const CheckOptions& options) {
   require_writable_folder(config.output.folder);
-  const Problem problem = load_problem(config);
+  const Problem problem = load_problem(config, [&](const Problem& outline) {
+    decompose(outline.positions, outline.window, {outline.object_shape[1], outline.object_shape[2]},
+              options.ranks, decomposition_options(config, outline));
+  });
+  const bool counted_out = !config.reconstruct.batches;
+  settle_updates(config, problem);
   const Scan scan = scan_of(problem);
   const auto line = [&out](const std::string& what, const std::string& value) {
     out << what << std::string(what.size() < 18 ? 18 - what.size() : 1, ' ') << value << '\n';
@@ -494,6 +504,11 @@ int check(const Config& config, std::ostream& out, const CheckOptions& options) 
     if (prior.start > 0) how += ", after " + counted(prior.start, "iteration");
     line("", how);
   }
+  line("optimizer",
+       config.reconstruct.optimizer + ", " + counted(config.reconstruct.batch_count(), "batch") +
+           " per iteration of " +
+           counted(std::max<std::int64_t>(1, n / config.reconstruct.batch_count()), "position") +
+           (counted_out ? " (auto)" : ""));
   line("device", words_for(config, problem.window));
   std::int64_t most_on_gpu = 0;
   for (std::int64_t rank = 0; rank < options.ranks; ++rank) {

@@ -20,7 +20,7 @@ struct CheckOptions {
 };
 
 // Loads everything a run would load, prints what it means, writes nothing. Returns the exit code.
-int check(const Config& config, std::ostream& out, const CheckOptions& options = {});
+int check(Config config, std::ostream& out, const CheckOptions& options = {});
 
 // Memory of one rank's tensors in a run, in bytes.
 struct TensorBytes {

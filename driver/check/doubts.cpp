@@ -286,10 +286,10 @@ std::vector<Doubt> doubts(const Config& config, const Problem& problem,
       silence(Hint::kSlowSize);  // the operators would say it once more
     }
   }
-  const std::int64_t a_batch = std::max<std::int64_t>(1, n / config.reconstruct.batches);
-  if (n > 1 && a_batch < kFewInBatch && config.reconstruct.batches > 1) {
+  const std::int64_t a_batch = std::max<std::int64_t>(1, n / config.reconstruct.batch_count());
+  if (n > 1 && a_batch < kFewInBatch && config.reconstruct.batch_count() > 1) {
     const std::int64_t better = std::max<std::int64_t>(1, n / kEnoughInBatch);
-    doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batches) +
+    doubt("reconstruct.batches = " + std::to_string(config.reconstruct.batch_count()) +
               " makes batches of " + counted(a_batch, "position") + " of the " + std::to_string(n) +
               ", whose updates seldom converge: reconstruct.batches = " + std::to_string(better) +
               " makes " + std::to_string(n / better) + " of each",

@@ -419,6 +419,11 @@ void visit_keys(Config& c, Visitor& v) {
       "all other positions: behind a gap half as wide as the rest of the scan, and 5 times as wide "
       "as any in it");
 
+  v.template key<Number>(
+      "data.hold_out", c.data.hold_out, within(0.0, 0.5),
+      "share of the positions, spread over the scan, that enter no gradient: "
+      "their error after every iteration (held_out_error in metrics.jsonl) tells "
+      "when a run begins to fit noise");
   v.template key<Sampling>("detector.pixel_mrad", c.detector.pixel_mrad,
                            optionally(both(positive())),
                            "angle of a stored detector pixel (needs beam.energy_keV); two numbers "
@@ -522,11 +527,15 @@ void visit_keys(Config& c, Visitor& v) {
 
   v.template key<Integer>("reconstruct.iterations", c.reconstruct.iterations,
                           at_least<std::int64_t>(0), "passes over all positions");
-  v.template key<Integer>("reconstruct.batches", c.reconstruct.batches, at_least<std::int64_t>(1),
-                          "updates an iteration; 1 = plain gradient descent");
-  v.template key<String>("reconstruct.optimizer", c.reconstruct.optimizer,
-                         one_of({"descent", "adam", "lbfgs"}),
-                         "preconditioned descent, Adam or L-BFGS (batches = 1)");
+  v.template key<WordOrCodec<Integer, kAuto>>(
+      "reconstruct.batches", c.reconstruct.batches, optionally(at_least<std::int64_t>(1)),
+      "updates per iteration; \"auto\": four for each position that lights a pixel of the scanned "
+      "area on average, at least 16 and at most one for every 4 positions; 1 for L-BFGS");
+  v.template key<String>(
+      "reconstruct.optimizer", c.reconstruct.optimizer,
+      one_of({"auto", "descent", "adam", "lbfgs"}),
+      "preconditioned descent with extrapolation over iterations, Adam, or L-BFGS "
+      "(batches = 1); \"auto\": descent");
   v.template key<String>("reconstruct.likelihood", c.reconstruct.likelihood,
                          one_of(likelihood_names()), "what is minimised");
   v.template key<ListCodec<String>>(
@@ -547,14 +556,16 @@ void visit_keys(Config& c, Visitor& v) {
       "on GPUs: sums in a fixed order, so that every run has the same bits; false: by atomics");
   v.template key<Integer>("reconstruct.seed", c.reconstruct.seed, at_least<std::int64_t>(0),
                           "of the order of batches");
-  v.template key<Number>("reconstruct.step", c.reconstruct.step, positive(),
-                         "of the object, in units of the preconditioned step");
-  v.template key<Number>("reconstruct.probe_step", c.reconstruct.probe_step, positive(),
+  const Rule<double> step_rule{"be greater than 0 and at most 1000",
+                               [](const double& value) { return value > 0.0 && value <= 1000.0; }};
+  v.template key<Number>("reconstruct.step", c.reconstruct.step, step_rule,
+                         "of descent, for the object, in units of what cannot overshoot");
+  v.template key<Number>("reconstruct.probe_step", c.reconstruct.probe_step, step_rule,
                          "the same of the probe");
   v.template key<Number>("reconstruct.momentum", c.reconstruct.momentum,
                          {"be at least 0 and less than 1",
                           [](const double& value) { return value >= 0.0 && value < 1.0; }},
-                         "of the descent, for object and probe");
+                         "of descent: the longest extrapolation over iterations");
   v.template key<Integer>("reconstruct.probe_start", c.reconstruct.probe_start,
                           at_least<std::int64_t>(0), "iterations done before the probe is refined");
   v.template key<Number>("reconstruct.learning_rate", c.reconstruct.learning_rate, positive(),
@@ -900,20 +911,20 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
                                     std::to_string(c.object.slices) + ", got " +
                                     write_number(c.object.thickness_nm));
   }
-  if (c.reconstruct.optimizer == "lbfgs" && c.reconstruct.batches != 1) {
+  if (c.reconstruct.optimizer == "lbfgs" && c.reconstruct.batches.value_or(1) != 1) {
     fail("reconstruct.batches", "must be 1 with reconstruct.optimizer = \"lbfgs\", got " +
-                                    std::to_string(c.reconstruct.batches));
+                                    std::to_string(*c.reconstruct.batches));
   }
   if (c.tiles.exchange_every > 1 && c.tiles.exchange != "passes" && c.tiles.exchange != "voxels") {
     fail("tiles.exchange_every", "must be 1 with tiles.exchange = \"" + c.tiles.exchange +
                                      "\", got " + std::to_string(c.tiles.exchange_every));
   }
   if (c.tiles.exchange_every > 1 && c.tiles.exchange == "passes" &&
-      (c.reconstruct.optimizer != "descent" || c.reconstruct.momentum > 0)) {
+      (c.reconstruct.optimizer == "adam" || c.reconstruct.optimizer == "lbfgs")) {
     fail("tiles.exchange_every",
-         "must be 1 with tiles.exchange = \"passes\" and an optimiser with a memory (only "
-         "reconstruct.optimizer = \"descent\" without momentum has none), got " +
-             std::to_string(c.tiles.exchange_every));
+         "must be 1 with tiles.exchange = \"passes\" and an optimiser that remembers every batch "
+         "(reconstruct.optimizer = \"" +
+             c.reconstruct.optimizer + "\"), got " + std::to_string(c.tiles.exchange_every));
   }
   for (std::size_t k = 0; k < c.priors.size(); ++k) {
     const Config::Prior& prior = c.priors[k];

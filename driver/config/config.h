@@ -37,6 +37,7 @@ struct Config {
     std::optional<bool> stream = std::nullopt;  // absent: "auto"
     Frames select = {};                         // not given: all
     Frames skip = {};
+    double hold_out = 0.0;  // share of positions that judge and do not teach
   };
   struct Orientation {
     bool transpose = false;
@@ -90,8 +91,10 @@ struct Config {
   };
   struct Reconstruct {
     std::int64_t iterations = 30;
-    std::int64_t batches = 8;
-    std::string optimizer = "descent";
+    std::optional<std::int64_t> batches = std::nullopt;  // absent: "auto"
+    // Once they are settled (settle_updates); few before.
+    std::int64_t batch_count() const { return batches.value_or(8); }
+    std::string optimizer = "auto";
     std::string likelihood = "amplitude";
     std::vector<std::string> refine = {"object", "probe"};
     std::string precision = "single";
@@ -99,7 +102,7 @@ struct Config {
     std::int64_t seed = 0;
     double step = 1.0;
     double probe_step = 1.0;
-    double momentum = 0.0;
+    double momentum = 0.9;
     std::int64_t probe_start = 0;
     double learning_rate = 0.01;        // Adam, object
     double probe_learning_rate = 0.01;  // Adam, probe

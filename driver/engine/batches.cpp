@@ -6,7 +6,10 @@
 #include <random>
 #include <utility>
 
+#include <ATen/ops/abs.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/min.h>
 
 namespace ptyle::driver {
 namespace {
@@ -70,9 +73,60 @@ std::vector<std::int64_t> hilbert_order(const at::Tensor& positions) {
   return order;
 }
 
-Batches::Batches(const at::Tensor& positions, std::int64_t batches, std::uint64_t seed)
+std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& probe) {
+  const auto n = static_cast<double>(positions.size(0));
+  const at::Tensor intensity = probe.abs().to(at::kDouble).square().sum(0);
+  const double square = intensity.square().sum().item<double>();
+  const double sum = intensity.sum().item<double>();
+  if (!(n > 0) || !(square > 0) || !std::isfinite(square)) return 1;
+  const double lit = sum * sum / square;  // pixels
+  const at::Tensor extent = std::get<0>(positions.max(0)).sub_(std::get<0>(positions.min(0)));
+  const double* side = extent.const_data_ptr<double>();
+  const double scanned = (side[0] + std::sqrt(lit)) * (side[1] + std::sqrt(lit));
+  const double wanted = std::max(16.0, std::ceil(4 * n * lit / scanned));
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(wanted, n / 4)));
+}
+
+void settle_updates(Config& config, const Problem& problem) {
+  if (config.reconstruct.optimizer == "auto") config.reconstruct.optimizer = "descent";
+  if (config.reconstruct.batches) return;
+  config.reconstruct.batches = config.reconstruct.optimizer == "lbfgs"
+                                   ? 1
+                                   : good_batch_count(problem.positions, problem.probe);
+}
+
+namespace {
+
+at::Tensor as_tensor(const std::vector<std::int64_t>& list) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(list.size())}, at::kLong);
+  std::copy(list.begin(), list.end(), tensor.data_ptr<std::int64_t>());
+  return tensor;
+}
+
+// Takes that share out of a list, at even distances from a place that the seed draws.
+std::vector<std::int64_t> take_out(std::vector<std::int64_t>& list, double share,
+                                   std::uint64_t seed) {
+  std::vector<std::int64_t> taken, left;
+  if (!(share > 0.0) || list.size() < 2) return taken;
+  std::mt19937_64 generator(seed);
+  constexpr std::uint64_t kParts = 1 << 20;
+  const double from = static_cast<double>(draw(generator, kParts)) / static_cast<double>(kParts);
+  const double by = std::max(share, 1.0 / static_cast<double>(list.size()));
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const double here = from + by * static_cast<double>(i);
+    (std::floor(here + by) > std::floor(here) ? taken : left).push_back(list[i]);
+  }
+  list = left;
+  return taken;
+}
+
+}  // namespace
+
+Batches::Batches(const at::Tensor& positions, std::int64_t batches, std::uint64_t seed,
+                 double hold_out)
     : seed_(seed) {
-  const std::vector<std::int64_t> curve = hilbert_order(positions);
+  std::vector<std::int64_t> curve = hilbert_order(positions);
+  held_out_ = as_tensor(take_out(curve, hold_out, seed));
   const auto n = static_cast<std::int64_t>(curve.size());
   const std::int64_t count = std::max<std::int64_t>(1, std::min(batches, n));
   std::mt19937_64 generator(seed);
@@ -82,11 +136,7 @@ Batches::Batches(const at::Tensor& positions, std::int64_t batches, std::uint64_
     lists[static_cast<std::size_t>((i + offset) % count)].push_back(
         curve[static_cast<std::size_t>(i)]);
   }
-  for (const std::vector<std::int64_t>& list : lists) {
-    at::Tensor members = at::empty({static_cast<std::int64_t>(list.size())}, at::kLong);
-    std::copy(list.begin(), list.end(), members.data_ptr<std::int64_t>());
-    members_.push_back(std::move(members));
-  }
+  for (const std::vector<std::int64_t>& list : lists) members_.push_back(as_tensor(list));
 }
 
 std::vector<std::int64_t> Batches::order(std::int64_t iteration) const {

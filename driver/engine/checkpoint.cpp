@@ -17,7 +17,7 @@
 namespace ptyle::driver {
 namespace {
 
-constexpr std::int64_t kFormat = 3;
+constexpr std::int64_t kFormat = 4;
 
 at::Tensor as_tensor(const std::vector<double>& values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kDouble);
@@ -92,7 +92,16 @@ void check_same_data(const std::string& path, const std::string& then, const std
   }
 }
 
-void check_same_config(const std::string& path, const std::string& then, const std::string& now) {
+// What may change with a word: how the unknowns are updated, not what they are.
+bool is_of_updates(const std::string& key) {
+  return key.starts_with("reconstruct.") && key != "reconstruct.precision" &&
+         key != "reconstruct.seed";
+}
+
+// The keys of updates that are not what they were, "reconstruct.step = 0.5, was 1.0". ConfigError
+// where another one is not.
+std::vector<std::string> changed_keys(const std::string& path, const std::string& then,
+                                      const std::string& now) {
   const auto old_lines = binding_lines(then), new_lines = binding_lines(now);
   const auto find = [](const auto& lines, const std::string& key) -> std::string {
     for (const auto& [k, value] : lines) {
@@ -100,18 +109,25 @@ void check_same_config(const std::string& path, const std::string& then, const s
     }
     return " nothing";
   };
+  std::vector<std::string> changes;
   for (const auto* lines : {&new_lines, &old_lines}) {
     for (const auto& [key, value] : *lines) {
       const std::string before = find(old_lines, key), after = find(new_lines, key);
-      if (before != after) {
-        throw ConfigError(
-            key + ": must be what " + path + " was made with," + before + ", to resume, got" +
-            after +
-            "; only device, data.stream, reconstruct.iterations, reconstruct.deterministic, "
-            "tiles.timeout_s, [output] and names of files and datasets may change");
+      if (before == after) continue;
+      if (is_of_updates(key)) {
+        const std::string change = key + " =" + after + ", was" + before;
+        if (std::find(changes.begin(), changes.end(), change) == changes.end()) {
+          changes.push_back(change);
+        }
+        continue;
       }
+      throw ConfigError(
+          key + ": must be what " + path + " was made with," + before + ", to resume, got" + after +
+          "; only device, data.stream, [reconstruct] without precision and seed, tiles.timeout_s, "
+          "[output] and names of files and datasets may change");
     }
   }
+  return changes;
 }
 
 }  // namespace
@@ -119,6 +135,19 @@ void check_same_config(const std::string& path, const std::string& then, const s
 namespace {
 
 std::string tile_name(std::int64_t tile) { return "/tiles/" + std::to_string(tile); }
+
+// The unknowns stay; what the updates remember, and a batch that was under way, do not.
+void begin_updates_anew(State& state, const std::vector<std::string>& changes) {
+  for (TileState& tile : state.tiles) tile.optimizer.clear();
+  state.optimizer.clear();
+  state.numbers.clear();
+  state.lists.clear();
+  state.batch = 0;
+  state.loss = state.squared_error = state.seconds = 0.0;
+  for (const std::string& change : changes) {
+    state.changes.push_back("after iteration " + std::to_string(state.iteration) + ": " + change);
+  }
+}
 
 hdf5::File open_checkpoint(const std::string& path) {
   hdf5::File file = hdf5::File::open(path);
@@ -156,6 +185,9 @@ void write_checkpoint(const std::string& path, const State& state, const Config&
     file->set_attribute("/", "format", kFormat);
     file->set_attribute("/", "config", to_toml(config));
     file->set_attribute("/", "data", data);
+    std::string changes;
+    for (const std::string& line : state.changes) changes += line + "\n";
+    file->set_attribute("/", "changes", changes);
     file->set_attribute(
         "/", "grid",
         std::vector<std::int64_t>{decomposition.grid.rows(), decomposition.grid.columns()});
@@ -178,6 +210,9 @@ void write_checkpoint(const std::string& path, const State& state, const Config&
     }
     write_checked(*file, "/numbers", as_tensor(numbers));
     file->set_attribute("/numbers", "names", names);
+    for (const auto& [name, list] : state.lists) {
+      write_checked(*file, "/lists/" + name, as_tensor(list));
+    }
     write_checked(*file, "/history/loss", as_tensor(state.history.loss));
     write_checked(*file, "/history/amplitude_error", as_tensor(state.history.amplitude_error));
     write_checked(*file, "/history/seconds", as_tensor(state.history.seconds));
@@ -199,7 +234,8 @@ Pair checkpoint_grid(const std::string& path) {
 State read_checkpoint(const std::string& path, const Config& config, const std::string& data,
                       const Decomposition& decomposition, const Ranks& ranks) {
   const hdf5::File file = open_checkpoint(path);
-  check_same_config(path, file.string_attribute("/", "config"), to_toml(config));
+  const std::vector<std::string> changes =
+      changed_keys(path, file.string_attribute("/", "config"), to_toml(config));
   const std::string then = file.string_attribute("/", "data");
   check_same_data(path, then, data);
   State state;
@@ -251,9 +287,18 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
   state.squared_error = numbers[3];
   state.seconds = numbers[4];
   state.start_power = numbers[5];
+  for (std::string name : all_names) {
+    if (name.front() != '/') name = "/" + name;
+    constexpr std::string_view kLists = "/lists/";
+    if (name.starts_with(kLists))
+      state.lists[name.substr(kLists.size())] = read_numbers(file, name);
+  }
   state.history.loss = read_numbers(file, "/history/loss");
   state.history.amplitude_error = read_numbers(file, "/history/amplitude_error");
   state.history.seconds = read_numbers(file, "/history/seconds");
+  std::istringstream before(file.string_attribute("/", "changes"));
+  for (std::string line; std::getline(before, line);) state.changes.push_back(line);
+  if (!changes.empty()) begin_updates_anew(state, changes);
   return state;
 }
 

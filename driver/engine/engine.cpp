@@ -16,6 +16,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/view_as_real.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
@@ -36,15 +37,6 @@ std::optional<at::Tensor> converted(const std::optional<at::Tensor>& tensor,
                                     const at::Device& device, at::ScalarType type) {
   if (!tensor) return std::nullopt;
   return tensor->to(device, type).contiguous();
-}
-
-// Second derivative of a pixel's loss with respect to its amplitude where the model fits, relative
-// to the amplitude likelihood's 2: poisson 4; gaussian 8 I, held by the brightest count.
-double curvature(const Config& config, const Problem& problem) {
-  if (config.reconstruct.likelihood == "poisson") return 2.0;
-  if (config.reconstruct.likelihood == "gaussian")
-    return 4.0 * std::max(1e-30, problem.largest_count);
-  return 1.0;
 }
 
 [[noreturn]] void diverged(const State& state, const std::string& what, double value,
@@ -70,10 +62,32 @@ Rectangle around(const Rectangle& a, const Rectangle& b) {
           std::max(a.column + a.columns, b.column + b.columns) - column};
 }
 
-at::Tensor as_tensor(const std::vector<std::int64_t>& values) {
-  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
-  std::copy(values.begin(), values.end(), tensor.data_ptr<std::int64_t>());
+template <typename Number>
+at::Tensor as_tensor(const std::vector<Number>& values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())},
+                                c10::CppTypeToScalarType<Number>::value);
+  std::copy(values.begin(), values.end(), tensor.data_ptr<Number>());
   return tensor;
+}
+
+std::vector<double> as_vector(const at::Tensor& numbers) {
+  const double* first = numbers.const_data_ptr<double>();
+  return {first, first + numbers.numel()};
+}
+
+// A real plane among those that lie, two in one, behind `slices` complex ones.
+at::Tensor real_plane(const at::Tensor& planes, std::int64_t slices, std::int64_t number) {
+  return at::view_as_real(planes.select(0, slices + number / 2)).select(-1, number % 2);
+}
+
+BatchFacts batch_facts(const Batches& batches, const Problem& problem) {
+  BatchFacts facts;
+  for (std::int64_t batch = 0; batch < batches.count(); ++batch) {
+    const at::Tensor& members = batches.members(batch);
+    facts.positions.push_back(static_cast<double>(members.numel()));
+    facts.counts.push_back(total(problem.counts_per_pattern.index_select(0, members)));
+  }
+  return facts;
 }
 
 }  // namespace
@@ -86,13 +100,16 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
       ranks_(ranks),
       device_(device),
       type_(complex_type(config)),
+      likelihood_(likelihood_named(config.reconstruct.likelihood).value()),
       feed_(problem, device),
       propagator_(converted(problem.propagator, device, type_)),
       detector_(converted(problem.detector, device, type_)),
-      batches_(problem.positions, config.reconstruct.batches,
-               static_cast<std::uint64_t>(config.reconstruct.seed)),
+      batches_(problem.positions, config.reconstruct.batch_count(),
+               static_cast<std::uint64_t>(config.reconstruct.seed), config.data.hold_out),
       exchange_(make_exchange(decomposition, ranks)),
-      priors_(config, problem, decomposition, ranks, device) {
+      priors_(config, problem, decomposition, ranks, device),
+      preconditioned_(config.reconstruct.optimizer != "adam"),
+      illuminated_(preconditioned_ || priors_.any()) {
   priors_.try_out(problem.probe.sizes());
   const double pixels = static_cast<double>(problem.window[0] * problem.window[1]);
   unmasked_pixels_ = pixels * static_cast<double>(problem.positions.size(0)) -
@@ -103,14 +120,28 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
     workplace_.updated.push_back(relative(tile.updated, tile.frame));
     workplace_.counted.push_back(tile.owned.empty() ? Rectangle{}
                                                     : relative(tile.owned, tile.updated));
+    if (!config.reconstruct.refines("object")) continue;
     const std::int64_t slices = problem.object_shape[0];
+    const std::int64_t more = illuminated_ && cut_.tiles.size() > 1 ? (slices + 1) / 2 : 0;
     const at::TensorOptions options = at::TensorOptions().dtype(type_).device(device_);
-    if (config.reconstruct.refines("object")) {
-      gradients_.push_back(at::zeros({slices, tile.frame.rows, tile.frame.columns}, options));
+    exchanged_.push_back(at::zeros({slices + more, tile.frame.rows, tile.frame.columns}, options));
+    gradients_.push_back(exchanged_.back().narrow(0, 0, slices));
+    if (illuminated_) {
+      illuminations_.push_back(at::zeros({slices, tile.frame.rows, tile.frame.columns},
+                                         options.dtype(at::toRealValueType(type_))));
     }
   }
+  workplace_.slices = problem.object_shape[0];
+  if (exchanges_rarely() && cut_.tiles.size() > 1) workplace_.moves = 2.0;
   workplace_.sum = [this](const std::vector<double>& values) { return sum_over_tiles(values); };
-  optimizer_ = make_optimizer(config.reconstruct, curvature(config, problem), workplace_);
+  workplace_.maximum = [this](std::vector<double> values) {
+    const at::Tensor all = as_tensor(values);
+    ranks_.maximum(all);
+    return as_vector(all);
+  };
+  optimizer_ = make_optimizer(
+      config.reconstruct, relative_curvature(likelihood_, std::max(1e-30, problem.largest_count)),
+      workplace_, batch_facts(batches_, problem));
   losses_.resize(tiles_.size());
   squared_errors_.resize(tiles_.size());
   plan();
@@ -164,20 +195,18 @@ void Engine::plan() {
       works_on.back()[static_cast<std::size_t>(n)] = true;
     }
   }
-  for (std::int64_t batch = 0; batch < batches_.count(); ++batch) {
-    const at::Tensor& members = batches_.members(batch);
-    const std::int64_t* member = members.const_data_ptr<std::int64_t>();
+  for (std::int64_t batch = 0; batch <= batches_.count(); ++batch) {
+    const at::Tensor& all_members = members(batch);
+    const std::int64_t* member = all_members.const_data_ptr<std::int64_t>();
     plan_.emplace_back();
     for (std::size_t k = 0; k < tiles_.size(); ++k) {
       const Tile& tile = tiles_[k];
-      std::vector<std::int64_t> inside, boundary, extra, lighting;
-      for (std::int64_t i = 0; i < members.numel(); ++i) {
+      std::vector<std::int64_t> inside, boundary, extra;
+      for (std::int64_t i = 0; i < all_members.numel(); ++i) {
         const std::int64_t n = member[i];
         const Rectangle window = window_of(n);
         const bool works = works_on[k][static_cast<std::size_t>(n)];
         // `voxels` knows of its own positions alone.
-        const bool lights = cut_.exchange != "voxels" || works;
-        if (lights && !intersection(window, tile.updated).empty()) lighting.push_back(n);
         if (!works) continue;
         if (cut_.tile_of[static_cast<std::size_t>(n)] != tile.number) {
           extra.push_back(n);
@@ -195,7 +224,6 @@ void Engine::plan() {
       one.boundary = part_of(boundary);
       one.after = part_of({inside.begin() + half, inside.end()});
       one.extra = part_of(extra);
-      one.lighting = positions_of(lighting);
       plan_.back().push_back(std::move(one));
     }
   }
@@ -321,15 +349,29 @@ void Engine::accumulate(const at::Tensor& object, const at::Tensor& probe, const
   const Rectangle reached = intersection(block.reached, tile.frame);
   const bool gives_back = problem_.moves_object() && buffers.object;
   GradientBuffers inner = buffers;
-  if (gives_back) inner.object = at::zeros_like(seen.object);
+  if (gives_back) {
+    inner.object = at::zeros_like(seen.object);
+    if (buffers.illumination) {
+      inner.illumination =
+          at::zeros(seen.object.sizes(), seen.object.options().dtype(at::toRealValueType(type_)));
+    }
+  }
   diffraction_loss_accumulate_(seen.object, probe, seen.positions, propagator_, patterns, inner,
                                losses, options);
   if (!gives_back || reached.empty()) return;
   const auto [h, w] = problem_.window;
-  cut_out(*buffers.object, tile.frame, reached)
-      .add_(add_patches(
-          inner.object->reshape({object.size(0), block.positions.size(0), h, w}).transpose(0, 1),
-          block.positions, {reached.rows, reached.columns}, {reached.row, reached.column}));
+  const auto give_back = [&, h = h, w = w](const at::Tensor& stack, const at::Tensor& to,
+                                           const at::Tensor& positions) {
+    const at::Tensor patches =
+        stack.reshape({object.size(0), positions.size(0), h, w}).transpose(0, 1);
+    cut_out(to, tile.frame, reached)
+        .add_(add_patches(patches, positions, {reached.rows, reached.columns},
+                          {reached.row, reached.column}));
+  };
+  give_back(*inner.object, *buffers.object, block.positions);
+  if (buffers.illumination) {  // at whole pixels: interpolated it could be negative
+    give_back(*inner.illumination, *buffers.illumination, block.positions.floor());
+  }
 }
 
 void Engine::add(const State& state, std::size_t tile, const Block& block, bool with_probe,
@@ -337,6 +379,7 @@ void Engine::add(const State& state, std::size_t tile, const Block& block, bool 
   const PatternBlock measured = feed_.take(block.rows);
   GradientBuffers buffers;
   if (!gradients_.empty()) buffers.object = gradients_[tile];
+  if (!illuminations_.empty()) buffers.illumination = illuminations_[tile];
   if (with_probe) buffers.probe = probe_gradients_[tile];
   LossOptions options;
   options.mask = measured.mask;
@@ -346,18 +389,13 @@ void Engine::add(const State& state, std::size_t tile, const Block& block, bool 
   };
   const at::Tensor& object = state.tiles[tile].object;
   const at::Tensor loss = losses();
+  const bool other = counts && options.likelihood != "amplitude";
+  at::Tensor squared_error;
+  if (other) buffers.amplitude_errors = squared_error = losses();
   accumulate(object, state.probe, tiles_[tile], block, measured.patterns, buffers, loss, options);
   if (!counts) return;
   losses_[tile].push_back(loss);
-  if (options.likelihood == "amplitude") {
-    squared_errors_[tile].push_back(loss);
-  } else {  // a second, gradient-free sweep: the sweep above knows its own likelihood alone
-    options.likelihood = "amplitude";
-    const at::Tensor squared_error = losses();
-    accumulate(object, state.probe, tiles_[tile], block, measured.patterns, {}, squared_error,
-               options);
-    squared_errors_[tile].push_back(squared_error);
-  }
+  squared_errors_[tile].push_back(other ? squared_error : loss);
 }
 
 void Engine::add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
@@ -403,9 +441,10 @@ std::vector<std::vector<double>> Engine::sums_by_tile(
   return sums;
 }
 
-Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squared_error,
+Evaluation Engine::evaluate(const State& state, std::int64_t batch,
                             const std::function<bool()>& stop, std::int64_t next_batch) {
   Evaluation result;
+  result.batch = batch;
   expect(batch);
   const bool with_object = !gradients_.empty();
   const bool with_probe = refines_probe(state);
@@ -416,21 +455,9 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
     halos_ = Halos::kOnTheWay;
   }
 
-  const bool preconditioned = config_.reconstruct.optimizer != "adam";
   const bool with_priors = with_object && priors_.join_gradients(state, batches_.count());
-  if (with_object && (preconditioned || with_priors)) {
-    const Trace::Box box(trace_, "illumination");
-    at::Tensor most = at::zeros({}, at::kDouble);
-    for (std::size_t k = 0; k < tiles.size(); ++k) {
-      const Rectangle& area = tiles_[k].updated;
-      result.object_illumination.push_back(illumination(
-          state.probe, tiles[k].lighting, {area.rows, area.columns}, {area.row, area.column}));
-    }
-    *most.data_ptr<double>() = largest(result.object_illumination);
-    ranks_.maximum(most);
-    result.most_object_illumination = most.item<double>();
-  }
-  for (const at::Tensor& gradient : gradients_) gradient.zero_();
+  for (const at::Tensor& sum : exchanged_) sum.zero_();
+  for (const at::Tensor& sum : illuminations_) sum.zero_();
   if (with_probe) {
     probe_gradients_.resize(tiles.size());
     for (at::Tensor& gradient : probe_gradients_) {
@@ -459,7 +486,8 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   const bool exchanged = with_object && !exchanges_rarely();
   if (exchanged) {
     const Trace::Box box(trace_, "send gradients");
-    exchange_->begin_gradients(gradients_);
+    pack_illuminations();
+    exchange_->begin_gradients(exchanged_);
   }
   {
     const Trace::Box box(trace_, "positions that need no halo");
@@ -471,7 +499,7 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   if (with_probe) {
     const Trace::Box box(trace_, "sum the probe's gradient");
     std::vector<at::Tensor> lit;
-    if (preconditioned) {
+    if (preconditioned_) {
       for (std::size_t k = 0; k < tiles.size(); ++k) {
         at::Tensor sum;
         for (const Part TileBatch::*part :
@@ -489,22 +517,37 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
   }
   if (with_object) {
     const Trace::Box box(trace_, "wait for gradients, add");
-    if (exchanged) exchange_->finish_gradients(gradients_);
+    if (exchanged) {
+      exchange_->finish_gradients(exchanged_);
+      unpack_illuminations();
+    }
     for (std::size_t k = 0; k < tiles.size(); ++k) {
       result.object.push_back(workplace_.view(k, gradients_[k]));
+      if (illuminated_) {
+        result.object_illumination.push_back(workplace_.view(k, illuminations_[k]));
+      }
     }
+  }
+  // The largest illumination of every slice, tile by tile.
+  std::vector<std::vector<double>> most;
+  for (std::size_t k = 0; k < result.object_illumination.size(); ++k) {
+    most.push_back(largest_by_plane(workplace_.counted_view(k, result.object_illumination[k])));
   }
   Priors::Joined joined;
   if (with_priors) {
     const Trace::Box box(trace_, "priors");
+    double here = 0.0;  // of the wave that comes in
+    for (const std::vector<double>& tile : most) here = std::max(here, tile.front());
     joined = priors_.add_gradients(state, batches_.count(), result.object,
-                                   result.most_object_illumination);
+                                   workplace_.maximum({here}).front());
   }
 
   const Trace::Box box(trace_, "sum the loss");
-  // Loss, squared error and whether a rank was asked to stop, in one message.
+  // Loss, squared error, whether a rank was asked to stop, and maxima, in one message.
   const auto count = static_cast<std::int64_t>(cut_.tiles.size());
-  at::Tensor numbers = at::zeros({with_priors ? 5 : 3, count}, at::kDouble);
+  const std::int64_t fixed = with_priors ? 5 : 3;
+  const std::int64_t slices = with_object && illuminated_ ? workplace_.slices : 0;
+  at::Tensor numbers = at::zeros({fixed + slices, count}, at::kDouble);
   double* to = numbers.data_ptr<double>();
   const std::vector<std::vector<double>> sums = sums_by_tile({&losses_, &squared_errors_});
   const std::vector<double>&losses = sums[0], &squared_errors = sums[1];
@@ -516,16 +559,42 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, double* squa
       to[3 * count + tiles_[k].number] = joined.along[k];
       to[4 * count + tiles_[k].number] = joined.squares[k];
     }
+    for (std::int64_t s = 0; s < slices; ++s) {
+      to[(fixed + s) * count + tiles_[k].number] = most[k][static_cast<std::size_t>(s)];
+    }
   }
   ranks_.gather(numbers);
+  for (std::int64_t s = 0; s < slices; ++s) {
+    const double* row = to + (fixed + s) * count;
+    result.most_illumination.push_back(*std::max_element(row, row + count));
+  }
   if (with_priors) {
     const double square = total(numbers[4]);
     work_.prior_descent = square > 0 ? total(numbers[3]) / square : 0.0;
   }
   result.loss = total(numbers[0]);
-  if (squared_error != nullptr) *squared_error = total(numbers[1]);
+  result.squared_error = total(numbers[1]);
   stopped_ = stopped_ || total(numbers[2]) > 0;
   return result;
+}
+
+void Engine::pack_illuminations() {
+  for (std::size_t k = 0; k < exchanged_.size(); ++k) {
+    if (exchanged_[k].size(0) == workplace_.slices) continue;
+    for (std::int64_t s = 0; s < workplace_.slices; ++s) {
+      real_plane(exchanged_[k], workplace_.slices, s).copy_(illuminations_[k].select(0, s));
+    }
+    illuminations_[k].zero_();  // positions that are worked on meanwhile add to it
+  }
+}
+
+void Engine::unpack_illuminations() {
+  for (std::size_t k = 0; k < exchanged_.size(); ++k) {
+    if (exchanged_[k].size(0) == workplace_.slices) continue;
+    for (std::int64_t s = 0; s < workplace_.slices; ++s) {
+      illuminations_[k].select(0, s).add_(real_plane(exchanged_[k], workplace_.slices, s));
+    }
+  }
 }
 
 void Engine::refresh_halos(const State& state) {
@@ -551,7 +620,7 @@ double Engine::error(const State& state, std::int64_t batch, const std::string& 
       }
     }
   }
-  const double share = static_cast<double>(batches_.members(batch).size(0)) /
+  const double share = static_cast<double>(members(batch).size(0)) /
                        static_cast<double>(std::max<std::int64_t>(1, positions()));
   const double sum = sum_over_tiles(sums_by_tile({&blocks})[0]);
   return unmasked_pixels_ > 0 ? sum / (share * unmasked_pixels_) : 0.0;
@@ -592,7 +661,7 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
 
 std::vector<at::Tensor> Engine::owned_gradients(const State& state) {
   const c10::InferenceMode no_autograd;
-  const Evaluation at = evaluate(state, 0, nullptr, {}, -1);
+  const Evaluation at = evaluate(state, 0, {}, -1);
   std::vector<at::Tensor> owned;
   for (std::size_t k = 0; k < at.object.size(); ++k) {
     owned.push_back(workplace_.counted_view(k, at.object[k]).clone());
@@ -603,7 +672,8 @@ std::vector<at::Tensor> Engine::owned_gradients(const State& state) {
 bool Engine::iterate(State& state, const std::function<bool()>& stop,
                      const std::function<void(std::int64_t)>& batch_done) {
   const c10::InferenceMode no_autograd;
-  const std::vector<std::int64_t> order = batches_.order(state.iteration);
+  const std::vector<std::int64_t> order =
+      batches_.order(optimizer_->keeps_order() ? 0 : state.iteration);
   std::int64_t done = 0;
   for (std::int64_t b = 0; b < state.batch; ++b) {
     done += batches_.members(order[static_cast<std::size_t>(b)]).size(0);
@@ -615,26 +685,28 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   const std::int64_t prior_messages_before = priors_.messages();
   const double prior_seconds_before = priors_.seconds();
   work_ = {};
+  if (state.batch == 0 && optimizer_->begin_iteration(state)) halos_ = Halos::kStale;
   while (state.batch < batches_.count()) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t batch = order[static_cast<std::size_t>(state.batch)];
-    double squared_error = 0;
     // L-BFGS asks for the same batch again.
     const bool goes_on =
         state.batch + 1 < batches_.count() && !stopped_ && config_.reconstruct.optimizer != "lbfgs";
     const std::int64_t next = goes_on ? order[static_cast<std::size_t>(state.batch) + 1] : -1;
-    const Evaluation at = evaluate(state, batch, &squared_error, stop, next);
-    if (!std::isfinite(at.loss)) diverged(state, "loss", at.loss, priors_.any());
+    const Evaluation at = evaluate(state, batch, stop, next);
+    if (!std::isfinite(at.loss) && !optimizer_->recovers()) {
+      diverged(state, "loss", at.loss, priors_.any());
+    }
     {
       const Trace::Box box(trace_, "update");
       optimizer_->update(state, at, [&] {
         halos_ = Halos::kStale;
-        return evaluate(state, batch, nullptr, stop, -1);
+        return evaluate(state, batch, stop, -1);
       });
     }
     if (!gradients_.empty() && exchanges_rarely()) follow_others(state, at);
-    state.loss += at.loss;
-    state.squared_error += squared_error;
+    if (std::isfinite(at.loss)) state.loss += at.loss;
+    state.squared_error += at.squared_error;
     const bool was_due = exchange_is_due(state);
     ++state.batch;
     done += batches_.members(batch).size(0);
@@ -643,6 +715,7 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
         refines_probe(state)) {
       fix_power(state);
     }
+    if (state.batch == batches_.count()) optimizer_->end_iteration(state);
     // The halos travel while the next batch begins.
     if (!gradients_.empty() && (cut_.exchange != "voxels" || was_due)) {
       const Trace::Box box(trace_, "send voxels");
@@ -671,9 +744,14 @@ bool Engine::iterate(State& state, const std::function<bool()>& stop,
   work_.prior_seconds = priors_.seconds() - prior_seconds_before;
   work_.compute_seconds = seconds_since(iteration_begin) - work_.pack_seconds - work_.wait_seconds;
   if (state.batch < batches_.count()) return false;
+  if (batches_.held_out().numel() > 0) {
+    work_.held_out_error = error(state, batches_.count(), "amplitude");
+  }
   state.history.loss.push_back(state.loss);
+  const double worked_on = static_cast<double>(positions_in_batches()) /
+                           static_cast<double>(std::max<std::int64_t>(1, positions()));
   state.history.amplitude_error.push_back(
-      unmasked_pixels_ > 0 ? state.squared_error / unmasked_pixels_ : 0.0);
+      unmasked_pixels_ > 0 ? state.squared_error / (worked_on * unmasked_pixels_) : 0.0);
   state.history.seconds.push_back(state.seconds);
   state.loss = state.squared_error = state.seconds = 0;
   state.batch = 0;
@@ -694,37 +772,33 @@ bool Engine::exchange_is_due(const State& state) const {
 // Wang et al. (SC22): the tile has moved by its own gradients; the passes bring the sum of all
 // since the last exchange, of which the tile's own part must not be used a second time.
 void Engine::follow_others(State& state, const Evaluation& at) {
-  std::vector<at::Tensor> sums, lights;
+  pack_illuminations();
   for (std::size_t k = 0; k < tiles_.size(); ++k) {
-    at::Tensor& own = state.tiles[k].optimizer["own_gradients"];
-    at::Tensor& light = state.tiles[k].optimizer["period_illumination"];  // [1, rows, columns]
-    const at::Tensor lit = at.object_illumination[k].unsqueeze(0);
-    if (!own.defined()) own = at::zeros_like(gradients_[k]);
-    if (!light.defined()) light = at::zeros_like(lit);
-    add_scaled(own, 1.0, gradients_[k]);
-    light.add_(lit);  // one rounding an element
-    sums.push_back(own);
-    lights.push_back(light);
+    at::Tensor& own = state.tiles[k].optimizer["own_sums"];
+    if (!own.defined()) own = at::zeros_like(exchanged_[k]);
+    add_scaled(own, 1.0, exchanged_[k]);
   }
   if (!exchange_is_due(state)) return;
   const Trace::Box box(trace_, "passes");
-  for (std::size_t k = 0; k < tiles_.size(); ++k) gradients_[k].copy_(sums[k]);
-  exchange_->begin_gradients(gradients_);
-  exchange_->finish_gradients(gradients_);
-  // The sum of several batches takes the step of one large batch: that of all their light.
-  Evaluation others = at;
-  others.probe = at::Tensor();
-  at::Tensor most = at::zeros({}, at::kDouble);
   for (std::size_t k = 0; k < tiles_.size(); ++k) {
-    add_scaled(gradients_[k], -1.0, sums[k]);
-    others.object_illumination[k] = lights[k].select(0, 0).clone();
-    double& here = *most.data_ptr<double>();
-    here = std::max(here, largest(others.object_illumination[k]));
-    sums[k].zero_();
-    lights[k].zero_();
+    exchanged_[k].copy_(state.tiles[k].optimizer["own_sums"]);
   }
-  ranks_.maximum(most);
-  others.most_object_illumination = most.item<double>();
+  exchange_->begin_gradients(exchanged_);
+  exchange_->finish_gradients(exchanged_);
+  // The sum of several batches takes the step of one large batch: that of all their light.
+  unpack_illuminations();
+  Evaluation others = at;
+  others.follows = true;
+  others.probe = at::Tensor();
+  std::vector<double> most(static_cast<std::size_t>(workplace_.slices), 0.0);
+  for (std::size_t k = 0; k < tiles_.size(); ++k) {
+    at::Tensor& own = state.tiles[k].optimizer["own_sums"];
+    add_scaled(gradients_[k], -1.0, own.narrow(0, 0, workplace_.slices));
+    own.zero_();
+    const std::vector<double> here = largest_by_plane(others.object_illumination[k]);
+    for (std::size_t s = 0; s < most.size(); ++s) most[s] = std::max(most[s], here[s]);
+  }
+  others.most_illumination = workplace_.maximum(most);
   optimizer_->update(state, others, {});
 }
 

@@ -10,6 +10,7 @@
 
 #include <ptyle/ops.h>
 
+#include "csrc/likelihood.h"
 #include "driver/config/config.h"
 #include "driver/engine/batches.h"
 #include "driver/engine/feed.h"
@@ -32,6 +33,8 @@ struct IterationWork {
   // Of all ranks: the amplitude error of the last batch before and after priors replaced the
   // object; absent where none did.
   std::optional<double> error_before_priors, error_after_priors, left_by_priors, prior_descent;
+  // The amplitude error of the positions in no batch, after the last update.
+  std::optional<double> held_out_error;
 };
 
 // What a state leaves unexplained, over all positions; the same on every rank.
@@ -87,11 +90,18 @@ class Engine {
   double counting_noise() const { return priors_.counting_noise(); }
 
   std::int64_t positions() const { return problem_.positions.size(0); }
+  // Those that an iteration works on.
+  std::int64_t positions_in_batches() const { return positions() - batches_.held_out().numel(); }
   // The object's gradient at `state`, of the first batch, in every tile's owned pixels: complete,
   // exchanged.
   std::vector<at::Tensor> owned_gradients(const State& state);
   // One more pass over all positions, without gradients. Refreshes halos: after a checkpoint.
   Residuals residuals(const State& state);
+  // Takes the last iteration's steps back, where the optimiser remembers what was before them.
+  bool retreat(State& state);
+  // The same, after the last iteration: where its last updates, which no batch has seen, raised the
+  // loss by more than half, they are taken back before.
+  Residuals settle(State& state);
   // The mean over unmasked pixels that no object without gain can exceed.
   double highest_error(const State& state) const;
   // From now on steps are recorded there.
@@ -116,8 +126,7 @@ class Engine {
     // In this order: half of those that need no halo while the halos of the last update arrive,
     // then those that do, and the rest while their gradients travel.
     Part before, boundary, after;
-    Part extra;           // `voxels`: positions of other tiles; for the object's gradient alone
-    at::Tensor lighting;  // [k, 2] all positions whose windows reach what the tile updates
+    Part extra;  // `voxels`: positions of other tiles; for the object's gradient alone
   };
   // What the exchange has done with the halos of the objects.
   enum class Halos { kFresh, kStale, kOnTheWay };
@@ -143,8 +152,11 @@ class Engine {
   // The same for a part of all tiles of this rank.
   void add_all(const State& state, std::int64_t batch, Part TileBatch::*part, bool with_probe,
                bool counts = true);
-  Evaluation evaluate(const State& state, std::int64_t batch, double* squared_error,
-                      const std::function<bool()>& stop, std::int64_t next_batch);
+  Evaluation evaluate(const State& state, std::int64_t batch, const std::function<bool()>& stop,
+                      std::int64_t next_batch);
+  // Into what is exchanged, and out of it.
+  void pack_illuminations();
+  void unpack_illuminations();
   void expect(std::int64_t batch);
   std::vector<std::vector<double>> sums_by_tile(
       const std::vector<const std::vector<std::vector<at::Tensor>>*>& lists) const;
@@ -153,6 +165,10 @@ class Engine {
   // Halos are what their owners have.
   void refresh_halos(const State& state);
   void apply_priors(State& state, std::int64_t batch);
+  // The batch's positions; behind the batches, those held out.
+  const at::Tensor& members(std::int64_t batch) const {
+    return batch < batches_.count() ? batches_.members(batch) : batches_.held_out();
+  }
   // A likelihood's loss of a batch's positions, per unmasked pixel.
   double error(const State& state, std::int64_t batch, const std::string& likelihood);
   bool refines_probe(const State& state) const;
@@ -172,19 +188,24 @@ class Engine {
   const Ranks& ranks_;
   at::Device device_;
   at::ScalarType type_;  // complex64 or complex128
+  Likelihood likelihood_;
   Feed feed_;
   std::optional<at::Tensor> propagator_, detector_;
   Batches batches_;
-  std::vector<Tile> tiles_;                   // this rank's
-  std::vector<std::vector<TileBatch>> plan_;  // by batch, then by tile
-  double unmasked_pixels_ = 0.0;              // of all patterns
+  std::vector<Tile> tiles_;  // this rank's
+  // By batch, then by tile; behind the batches, what is held out of them.
+  std::vector<std::vector<TileBatch>> plan_;
+  double unmasked_pixels_ = 0.0;  // of all patterns
   Workplace workplace_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<Optimizer> optimizer_;
   Priors priors_;
+  bool preconditioned_;  // the optimiser divides by the illumination
+  bool illuminated_;     // it, or a prior, asks for the object's
 
-  // By tile; the memory is used again in every batch.
-  std::vector<at::Tensor> gradients_, probe_gradients_;
+  // By tile; the memory is used again in every batch. An exchange sends what belongs to an object's
+  // pixel: the gradient's planes and, two in one complex plane, those of the illumination.
+  std::vector<at::Tensor> exchanged_, gradients_, illuminations_, probe_gradients_;
   // By tile, of each block that was added: [k] float64 on the device.
   std::vector<std::vector<at::Tensor>> losses_, squared_errors_;
   Halos halos_ = Halos::kFresh;

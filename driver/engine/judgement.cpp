@@ -197,18 +197,18 @@ std::string words_of_divergence(const Config& config, const Problem& problem,
   }
   const std::int64_t positions = problem.positions.size(0);
   const std::int64_t a_batch =
-      positions / std::max<std::int64_t>(1, std::min(config.reconstruct.batches, positions));
+      positions / std::max<std::int64_t>(1, std::min(config.reconstruct.batch_count(), positions));
   std::string change;
   const auto suggest = [&change](const std::string& what) {
     change += (change.empty() ? "" : ", ") + what;
   };
   constexpr std::int64_t kFewPositions = 8;
-  if (a_batch < kFewPositions && config.reconstruct.batches > 1) {
+  if (a_batch < kFewPositions && config.reconstruct.batch_count() > 1) {
     suggest("batches of more than " + std::to_string(a_batch) +
             " positions (reconstruct.batches = " +
             std::to_string(std::max<std::int64_t>(1, positions / (2 * kFewPositions))) + ")");
   }
-  if (config.reconstruct.optimizer == "descent") {
+  if (config.reconstruct.optimizer != "adam" && config.reconstruct.optimizer != "lbfgs") {
     if (config.reconstruct.momentum > 0.0) suggest("less reconstruct.momentum");
     suggest("shorter steps (reconstruct.step and probe_step, half of " +
             number(config.reconstruct.step) + " and " + number(config.reconstruct.probe_step) +

@@ -43,85 +43,15 @@ Weights preconditioners(const Evaluation& at, double object_step, double probe_s
   Weights weights;
   for (std::size_t k = 0; k < at.object.size(); ++k) {
     const auto slices = static_cast<double>(std::max<std::int64_t>(1, at.object[k].size(0)));
-    weights.object.push_back(preconditioner(at.object_illumination[k], at.most_object_illumination,
-                                            object_step / slices));
+    weights.object.push_back(
+        preconditioner(at.object_illumination[k], at.most_illumination, object_step / slices));
   }
   if (at.probe.defined()) {
     weights.probe =
-        preconditioner(at.probe_illumination, largest(at.probe_illumination), probe_step);
+        preconditioner(at.probe_illumination, {largest(at.probe_illumination)}, probe_step);
   }
   return weights;
 }
-
-class Descent final : public Optimizer {
- public:
-  Descent(const Config::Reconstruct& settings, double curvature, const Workplace& workplace)
-      : workplace_(workplace),
-        object_step_(settings.step / curvature),
-        probe_step_(settings.probe_step / curvature),
-        momentum_(settings.momentum),
-        bounded_curvature_(settings.likelihood == "amplitude") {}
-
-  void update(State& state, const Evaluation& at, const std::function<Evaluation()>&) override {
-    const Weights weights = preconditioners(at, object_step_, probe_step_);
-    if (!at.object.empty()) {
-      std::vector<double> moved, there;
-      for (std::size_t k = 0; k < at.object.size(); ++k) {
-        const auto counted = [&](const at::Tensor& part) {
-          return workplace_.counted_view(k, part);
-        };
-        const Moved lit = bounded_curvature_
-                              ? Moved{}
-                              : lit_step(counted(workplace_.view(k, state.tiles[k].object)),
-                                         counted(at.object[k]), counted(weights.object[k]),
-                                         counted(at.object_illumination[k]));
-        moved.push_back(lit.step);
-        there.push_back(lit.x);
-      }
-      const double factor =
-          bounded_curvature_ ? 1.0 : shortened(workplace_.sum(moved), workplace_.sum(there));
-      for (std::size_t k = 0; k < at.object.size(); ++k) {
-        move(state.tiles[k].optimizer, "object_velocity", workplace_.view(k, state.tiles[k].object),
-             at.object[k], weights.object[k], factor);
-      }
-    }
-    if (at.probe.defined()) {
-      const Moved lit = bounded_curvature_
-                            ? Moved{}
-                            : lit_step(state.probe, at.probe, weights.probe, at.probe_illumination);
-      move(state.optimizer, "probe_velocity", state.probe, at.probe, weights.probe,
-           bounded_curvature_ ? 1.0 : shortened(lit.step, lit.x));
-    }
-  }
-
-  void rescale(State& state, double object_factor, double probe_factor) override {
-    for (TileState& tile : state.tiles) {
-      scale_if_present(tile.optimizer, "object_velocity", object_factor);
-    }
-    scale_if_present(state.optimizer, "probe_velocity", probe_factor);
-  }
-
- private:
-  // Poisson's and Gaussian's curvature has no bound over the pixels (2 + 2 n / I; 8 I): a step that
-  // would change the lit part by more than this share of itself is shortened to it.
-  static double shortened(double moved, double there) {
-    constexpr double kLongest = 0.2;
-    const double relative = there > 0 ? std::sqrt(moved / there) : 0.0;
-    return relative > kLongest ? kLongest / relative : 1.0;
-  }
-
-  void move(std::map<std::string, at::Tensor>& memory, const std::string& name, const at::Tensor& x,
-            const at::Tensor& gradient, at::Tensor weight, double factor) const {
-    if (factor != 1.0) weight.mul_(factor);
-    at::Tensor velocity;
-    if (momentum_ > 0) velocity = tensor_like(memory, name, x, x.scalar_type());
-    descend(x, velocity, gradient, weight, momentum_);
-  }
-
-  const Workplace& workplace_;
-  double object_step_, probe_step_, momentum_;
-  bool bounded_curvature_;
-};
 
 class Adam final : public Optimizer {
  public:
@@ -384,10 +314,10 @@ at::Tensor Workplace::counted_view(std::size_t tile, const at::Tensor& of_update
 }
 
 std::unique_ptr<Optimizer> make_optimizer(const Config::Reconstruct& settings, double curvature,
-                                          const Workplace& workplace) {
+                                          const Workplace& workplace, BatchFacts facts) {
   if (settings.optimizer == "adam") return std::make_unique<Adam>(settings, workplace);
   if (settings.optimizer == "lbfgs") return std::make_unique<Lbfgs>(settings, curvature, workplace);
-  return std::make_unique<Descent>(settings, curvature, workplace);
+  return make_descent(settings, curvature, workplace, std::move(facts));
 }
 
 }  // namespace ptyle::driver

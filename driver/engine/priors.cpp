@@ -119,7 +119,7 @@ std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
 
 std::vector<std::string> never_used(const Config& config) {
   std::vector<std::string> found;
-  const std::int64_t batches = config.reconstruct.batches;
+  const std::int64_t batches = config.reconstruct.batch_count();
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     const Config::Prior& one = config.priors[k];
     const std::int64_t every = one.every > 0 ? one.every : batches;

@@ -50,6 +50,24 @@ double pixel_loss(Likelihood likelihood, double expected, double count) {
 
 }  // namespace
 
+Residuals Engine::settle(State& state) {
+  Residuals fit = residuals(state);
+  if (state.history.loss.empty()) return fit;
+  const double share = static_cast<double>(positions_in_batches()) /
+                       static_cast<double>(std::max<std::int64_t>(1, positions()));
+  constexpr double kRise = 1.5;
+  const double before = state.history.loss.back();
+  if (fit.loss * share * unmasked_pixels_ <= kRise * before) return fit;
+  return retreat(state) ? residuals(state) : fit;
+}
+
+bool Engine::retreat(State& state) {
+  const c10::InferenceMode no_autograd;
+  if (!optimizer_->retreat(state)) return false;
+  refresh_halos(state);
+  return true;
+}
+
 double Engine::highest_error(const State& state) const {
   // |psi - m|^2 summed over a pattern is at most (|psi| + |m|)^2.
   const double counts = problem_.mean_counts_per_pattern;

@@ -54,6 +54,9 @@ void write_result(const std::string& path, const State& state, const Config& con
     std::string lines;
     for (const Doubt& doubt : remarks.doubts) lines += doubt.text + "\n";
     file.set_attribute("/", "doubts", lines);
+    std::string changes;
+    for (const std::string& line : state.changes) changes += line + "\n";
+    file.set_attribute("/", "changes", changes);
     if (remarks.fit) {
       file.set_attribute("/", "amplitude_error", remarks.fit->amplitude_error);
       file.set_attribute("/", "expected_amplitude_error", remarks.fit->expected_amplitude_error);

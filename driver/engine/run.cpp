@@ -92,6 +92,19 @@ class Signals {
   std::array<struct sigaction, 3> before_{};
 };
 
+// Of a likelihood that weighs pixels otherwise amplitudes may rise while the run does what it was
+// asked to.
+bool own_loss_falls(const Config& config, const History& history) {
+  const std::vector<double>& loss = history.loss;
+  return config.reconstruct.likelihood != "amplitude" && !loss.empty() &&
+         loss.back() <= 1.5 * *std::min_element(loss.begin(), loss.end());
+}
+
+double taken_back_in(const State& state) {
+  const auto found = state.numbers.find("taken_back");
+  return found == state.numbers.end() ? 0.0 : found->second;
+}
+
 // Of all ranks.
 IterationMetrics metrics_of(const Engine& engine, const State& state, const Ranks& ranks,
                             const at::Device& device, bool with_priors) {
@@ -101,7 +114,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.amplitude_error = state.history.amplitude_error.back();
   row.seconds = state.history.seconds.back();
   row.positions_per_second =
-      row.seconds > 0 ? static_cast<double>(engine.positions()) / row.seconds : 0.0;
+      row.seconds > 0 ? static_cast<double>(engine.positions_in_batches()) / row.seconds : 0.0;
   const IterationWork& work = engine.work();
   const at::Tensor most = at::zeros({6}, at::kDouble), sum = at::zeros({2}, at::kLong);
   auto* m = most.data_ptr<double>();
@@ -121,6 +134,11 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   row.peak_bytes = static_cast<std::int64_t>(m[3]);
   row.tensor_bytes = static_cast<std::int64_t>(m[4]);
   if (with_priors) row.prior_seconds = m[5];
+  if (const auto step = state.numbers.find("step"); step != state.numbers.end()) {
+    row.step = step->second;
+    row.taken_back = taken_back_in(state);
+  }
+  row.held_out_error = work.held_out_error;
   row.prior_error_before = work.error_before_priors;
   row.prior_error_after = work.error_after_priors;
   row.prior_left = work.left_by_priors;
@@ -378,6 +396,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + words::counted(state.batch, "batch") : "");
+      const std::string now = "after iteration " + std::to_string(state.iteration) + ": ";
+      for (const std::string& change : state.changes) {
+        if (change.starts_with(now)) {
+          log_info() << "updates begin anew, object and probe stay: " << change.substr(now.size());
+        }
+      }
       if (state.iteration >= config.reconstruct.iterations) {
         log_warning() << "reconstruct.iterations = " << config.reconstruct.iterations
                       << " are done already: nothing is added";
@@ -422,11 +446,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   const double highest = engine.highest_error(state);
   try {
     std::optional<Progress> progress;
-    if (ranks.first()) progress.emplace(state.iteration, last, engine.positions());
+    if (ranks.first()) progress.emplace(state.iteration, last, engine.positions_in_batches());
     const auto batch_done = [&](std::int64_t positions) {
       if (progress) progress->positions_done(positions);
     };
     bool told_of_growth = false;
+    double taken_back = taken_back_in(state);
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
       const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
@@ -438,7 +463,13 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
         saving.attempt([&] { metrics->write(row); });
         progress->iteration_done(row.iteration, row.amplitude_error, row.positions_per_second);
       }
-      const Course course = course_of(state.history, problem, highest);
+      // an error that was answered by taking steps back says nothing of where the run is now
+      const bool went_back = row.taken_back.value_or(0.0) > taken_back;
+      taken_back = row.taken_back.value_or(0.0);
+      const Course course = went_back || own_loss_falls(config, state.history)
+                                ? Course::kFine
+                                : course_of(state.history, problem, highest);
+      if (course == Course::kDiverged && engine.retreat(state)) continue;
       if (course == Course::kDiverged) {
         throw Diverged(words_of_divergence(config, problem, state.history, highest, last));
       }
@@ -457,11 +488,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     }
     // What the last updates made counts, not the errors on the way there.
     if (state.iteration >= last) {
-      remarks.fit = engine.residuals(state);
+      remarks.fit = engine.settle(state);
       History whole = state.history;
       whole.amplitude_error.push_back(remarks.fit->amplitude_error);
-      if (state.iteration > 0 && (course_of(whole, problem, highest) == Course::kDiverged ||
-                                  (config.priors.empty() && ended_diverged(whole, problem)))) {
+      if (state.iteration > 0 && !own_loss_falls(config, state.history) &&
+          (course_of(whole, problem, highest) == Course::kDiverged ||
+           (config.priors.empty() && ended_diverged(whole, problem)))) {
         throw Diverged(words_of_divergence(config, problem, whole, highest, state.iteration));
       }
     }
@@ -557,6 +589,7 @@ void run(Config config, const RunOptions& options) {
     problem = load_geometry(config, [&](const Problem& outline) {
       if (can_tell) refuse_too_much_memory(config, outline, cut_up(outline), launch, device);
     });
+    settle_updates(config, problem);
     cut = cut_up(problem);
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
     load_patterns(config, problem, cut.positions_of_rank(launch.rank, problem.positions));

@@ -27,6 +27,7 @@ struct State {
   at::Tensor probe;                             // [modes, h, w] complex
   std::map<std::string, at::Tensor> optimizer;  // the probe's
   std::map<std::string, double> numbers;        // the optimiser's scalars
+  std::map<std::string, std::vector<double>> lists;
 
   std::int64_t iteration = 0;  // complete ones
   std::int64_t batch = 0;      // batches done of the iteration that is under way
@@ -37,6 +38,9 @@ struct State {
   double start_power = 0.0;  // of the probe
 
   History history;
+  // What was changed on a restart, a line each: "after iteration 12: reconstruct.step = 0.5,
+  // was 1.0".
+  std::vector<std::string> changes;
 
   void move_to(const at::Device& device);
 };

@@ -8,7 +8,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include "csrc/updates.h"
@@ -61,7 +60,11 @@ void apply(const at::Tensor& image, const Formula& formula) {
     return;
   }
   for_each_row(size, [&size, formula](std::int64_t plane, std::int64_t row) {
-    for (std::int64_t column = 0; column < size.columns; ++column) formula(plane, row, column);
+    if constexpr (requires { formula.row(plane, row, size.columns); }) {
+      formula.row(plane, row, size.columns);
+    } else {
+      for (std::int64_t column = 0; column < size.columns; ++column) formula(plane, row, column);
+    }
   });
 }
 
@@ -84,6 +87,13 @@ double sum_of(const at::Tensor& image, const Term& term) {
     });
   }
   return total(sums);
+}
+
+// One number for each plane, as [planes, 1, 1].
+at::Tensor by_plane(const std::vector<double>& numbers, const at::Tensor& like) {
+  const at::Tensor here = at::empty({static_cast<std::int64_t>(numbers.size()), 1, 1}, at::kDouble);
+  std::copy(numbers.begin(), numbers.end(), here.data_ptr<double>());
+  return here.to(like.options());
 }
 
 }  // namespace
@@ -115,17 +125,39 @@ double largest(const at::Tensor& a) {
   });
 }
 
-double largest(const std::vector<at::Tensor>& images) {
-  double most = 0;
-  std::vector<at::Tensor> on_device;
-  for (const at::Tensor& image : images) {
-    if (image.device().is_cpu()) {
-      most = std::max(most, largest(image));
-    } else if (image.numel() > 0) {
-      on_device.push_back(image.max());
-    }
+std::vector<double> largest_by_plane(const at::Tensor& image) {
+  const ImageSize size = size_of(image);
+  std::vector<double> most(static_cast<std::size_t>(size.planes), 0.0);
+  if (image.numel() == 0) return most;
+  if (!image.device().is_cpu()) {
+    const at::Tensor all = image.amax({1, 2}).cpu().to(at::kDouble).clamp_min(0);
+    std::copy_n(all.const_data_ptr<double>(), size.planes, most.begin());
+    return most;
   }
-  return on_device.empty() ? most : std::max(most, largest(at::stack(on_device)));
+  with_real_type(image, [&]<typename T>() {
+    const auto x = image_of<const T>(image);
+    at::parallel_for(0, size.planes, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t p = begin; p < end; ++p) {
+        constexpr std::int64_t kLanes = 16;  // maxima that do not wait for one another
+        std::array<T, kLanes> lane{};
+        for (std::int64_t r = 0; r < size.rows; ++r) {
+          const T* row = &x.at(p, r, 0);
+          std::int64_t c = 0;
+          for (; c + kLanes <= size.columns; c += kLanes) {
+            for (std::int64_t l = 0; l < kLanes; ++l) {
+              T& most_here = lane[static_cast<std::size_t>(l)];
+              most_here = row[c + l] > most_here ? row[c + l] : most_here;
+            }
+          }
+          for (; c < size.columns; ++c) lane[0] = row[c] > lane[0] ? row[c] : lane[0];
+        }
+        most[static_cast<std::size_t>(p)] =
+            static_cast<double>(*std::max_element(lane.begin(), lane.end()));
+      }
+    });
+    return 0;
+  });
+  return most;
 }
 
 std::int64_t checksum(const at::Tensor& tensor) {
@@ -158,35 +190,46 @@ void multiply(at::Tensor y, const at::Tensor& weight) {
   });
 }
 
-at::Tensor preconditioner(const at::Tensor& illumination, double most, double step) {
-  at::Tensor weight = at::empty_like(illumination);
+at::Tensor preconditioner(const at::Tensor& illumination, const std::vector<double>& most,
+                          double step) {
+  at::Tensor weight = at::empty(illumination.sizes(), illumination.options());
+  const at::Tensor floor = by_plane(most, illumination).mul_(kLeastIllumination);
   with_real_type(illumination, [&]<typename T>() {
-    apply<T>(weight,
-             Precondition<T>{image_of<const T>(illumination), image_of<T>(weight),
-                             static_cast<T>(kLeastIllumination * most), static_cast<T>(step)});
+    apply<T>(weight, Precondition<T>{image_of<const T>(illumination), image_of<const T>(floor),
+                                     image_of<T>(weight), static_cast<T>(step)});
     return 0;
   });
   return weight;
 }
 
-Moved lit_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
-               const at::Tensor& illumination) {
-  return with_real_type(x, [&]<typename T>() {
-    const auto light = image_of<const T>(illumination);
-    return Moved{sum_of<T>(x, LitPower<T>{image_of<const Complex<T>>(gradient),
-                                          image_of<const T>(weight), light}),
-                 sum_of<T>(x, LitPower<T>{image_of<const Complex<T>>(x), {nullptr, 0, 0}, light})};
+void illuminated_step(at::Tensor x, const at::Tensor& gradient, const at::Tensor& illumination,
+                      const at::Tensor& before, const std::vector<double>& floors, at::Tensor sum,
+                      const StepOptions& options) {
+  const at::Tensor floor = by_plane(floors, illumination);
+  with_real_type(x, [&]<typename T>() {
+    const auto known = before.defined() ? image_of<const T>(before) : Image<const T>{nullptr, 0, 0};
+    apply<T>(x, IlluminatedStep<T>{image_of<Complex<T>>(x), image_of<const Complex<T>>(gradient),
+                                   image_of<const T>(illumination), known, image_of<const T>(floor),
+                                   image_of<T>(sum), static_cast<T>(options.step),
+                                   static_cast<T>(options.share), static_cast<T>(options.amplitude),
+                                   static_cast<T>(options.longest)});
+    return 0;
   });
 }
 
-void descend(at::Tensor x, at::Tensor velocity, const at::Tensor& gradient,
-             const at::Tensor& weight, double momentum) {
+void extrapolate(at::Tensor x, at::Tensor begin, const at::Tensor& last, double beta) {
   with_real_type(x, [&]<typename T>() {
-    apply<T>(x,
-             Descend<T>{image_of<Complex<T>>(x), image_of<Complex<T>>(momentum > 0 ? velocity : x),
-                        image_of<const Complex<T>>(gradient), image_of<const T>(weight),
-                        static_cast<T>(momentum)});
+    apply<T>(x, Extrapolate<T>{image_of<Complex<T>>(x), image_of<Complex<T>>(begin),
+                               image_of<const Complex<T>>(last), static_cast<T>(beta)});
     return 0;
+  });
+}
+
+double overshoot(const at::Tensor& begin, const at::Tensor& x, const at::Tensor& last) {
+  return with_real_type(x, [&]<typename T>() {
+    return sum_of<T>(x,
+                     Overshoot<T>{image_of<const Complex<T>>(begin), image_of<const Complex<T>>(x),
+                                  image_of<const Complex<T>>(last)});
   });
 }
 

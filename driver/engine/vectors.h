@@ -21,9 +21,9 @@ double total(const at::Tensor& numbers);
 double real_inner_product(const at::Tensor& a, const at::Tensor& b);
 // sum |a|^2 in double.
 double power(const at::Tensor& a);
-// max of a real contiguous tensor; 0 where it has no element.
+// max of a real contiguous tensor, at least 0.
 double largest(const at::Tensor& a);
-double largest(const std::vector<at::Tensor>& images);  // of all of them
+std::vector<double> largest_by_plane(const at::Tensor& image);  // [planes, rows, columns]
 
 // FNV-1a hash of a tensor's bytes, as the signed integer that an HDF5 attribute can hold.
 std::int64_t checksum(const at::Tensor& tensor);
@@ -32,28 +32,33 @@ std::int64_t checksum(const at::Tensor& tensor);
 void add_scaled(at::Tensor y, double factor, const at::Tensor& x);
 // y = factor y
 void scale(at::Tensor y, double factor);
-// y = weight y elementwise; weight real, [rows, columns] contiguous, shared by the leading axis.
+// y = weight y elementwise; weight real, of y's size, or [rows, columns] shared by the leading
+// axis.
 void multiply(at::Tensor y, const at::Tensor& weight);
 
 // Pixels with less than this share of the largest illumination move as those with it.
 inline constexpr double kLeastIllumination = 0.05;
 
-// How much illumination damps a step: weight = step / (2 (i + 0.05 most)), 0 where most = 0.
-// `illumination` real and contiguous, `most` its largest value, here or anywhere; -> real.
-at::Tensor preconditioner(const at::Tensor& illumination, double most, double step);
+// How much illumination damps a step: weight = step / (2 (illumination + 0.05 most)), 0 where most
+// = 0. `illumination` real, [rows, columns] or [planes, rows, columns]; `most`: the largest of each
+// plane, here or anywhere; -> real.
+at::Tensor preconditioner(const at::Tensor& illumination, const std::vector<double>& most,
+                          double step);
 
-// How far a step would move x where it is lit: (sum illumination |weight gradient|^2, sum
-// illumination |x|^2). weight and illumination [rows, columns], shared by the leading axis.
-struct Moved {
-  double step = 0.0, x = 0.0;
+// x -= step gradient / (illumination + share before + floor) where floor > 0, its part along x
+// shortened to `amplitude` of it, no element moved by more than `longest`; illumination is added to
+// `sum`, which stands for `before` where that is undefined. All [planes, rows, columns] of x, real
+// but x and gradient; one floor for each plane.
+struct StepOptions {
+  double step = 1.0, share = 0.0, amplitude = 1.0, longest = 0.5;
 };
-Moved lit_step(const at::Tensor& x, const at::Tensor& gradient, const at::Tensor& weight,
-               const at::Tensor& illumination);
-
-// velocity = momentum velocity - weight gradient; x += velocity. weight [rows, columns] is shared
-// by the leading axis; velocity contiguous, undefined without momentum.
-void descend(at::Tensor x, at::Tensor velocity, const at::Tensor& gradient,
-             const at::Tensor& weight, double momentum);
+void illuminated_step(at::Tensor x, const at::Tensor& gradient, const at::Tensor& illumination,
+                      const at::Tensor& before, const std::vector<double>& floors, at::Tensor sum,
+                      const StepOptions& options);
+// begin = x, and x += beta (x - last).
+void extrapolate(at::Tensor x, at::Tensor begin, const at::Tensor& last, double beta);
+// sum Re(conj(begin - x) (x - last)) in double.
+double overshoot(const at::Tensor& begin, const at::Tensor& x, const at::Tensor& last);
 
 // One Adam step (Kingma & Ba 2015) with the second moment of a complex number taken as |g|^2, so
 // that a rotation of the phase rotates the step. `t` counts from 1; moments contiguous.

@@ -71,6 +71,9 @@ void MetricsWriter::write(const IterationMetrics& metrics) {
   const auto optional = [&json](const char* key, const std::optional<double>& value) {
     if (value) json[key] = number(*value);
   };
+  optional("held_out_error", metrics.held_out_error);
+  optional("step", metrics.step);
+  optional("taken_back", metrics.taken_back);
   optional("prior_seconds", metrics.prior_seconds);
   optional("prior_error_before", metrics.prior_error_before);
   optional("prior_error_after", metrics.prior_error_after);

@@ -25,6 +25,10 @@ struct IterationMetrics {
   // two are balanced.
   std::optional<double> prior_seconds, prior_error_before, prior_error_after, prior_left;
   std::optional<double> prior_descent;
+  // Of descent: its common step, and how often steps were taken back since the start.
+  std::optional<double> step, taken_back;
+  // After the iteration's last update, of the positions in no batch (data.hold_out).
+  std::optional<double> held_out_error;
   // Largest over ranks: of the process since its start, and of all tensors during the iterations.
   std::int64_t peak_bytes = 0, tensor_bytes = 0;
 };

@@ -285,8 +285,9 @@ Problem load_geometry(const Config& config, const OutlineCheck& fits) {
   return problem;
 }
 
-Problem load_problem(const Config& config) {
-  Problem problem = load_geometry(config, [&config](const Problem& outline) {
+Problem load_problem(const Config& config, const OutlineCheck& fits) {
+  Problem problem = load_geometry(config, [&](const Problem& outline) {
+    if (fits) fits(outline);
     Layout layout;
     layout.window = outline.window;
     layout.per_pixel = config.detector.bin[0] * config.detector.bin[1];

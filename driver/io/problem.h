@@ -141,16 +141,15 @@ std::optional<at::Tensor> probe_ramp(const Problem& problem);
 // A probe of the problem [modes, h, w], as the world knows it: what /probe of a result holds.
 at::Tensor without_ramp(const Problem& problem, const at::Tensor& probe);
 
-// Reads and checks everything, on one rank. ConfigError where a key is at fault (a path, a missing
-// sampling), DataError where the data is.
-Problem load_problem(const Config& config);
-
 // In three steps, for ranks that each read the patterns of their own tiles: all but the patterns;
 // patterns of the positions in `held` (ascending) and their statistics; what these mean together,
 // once `statistics` and `good_patterns` are those of all positions.
 // `fits` is asked once all sizes are known, before anything large is made: what it is given has
 // shapes in place of probe, patterns and propagators (device meta), and no mask.
 using OutlineCheck = std::function<void(const Problem& outline)>;
+// Reads and checks everything, on one rank. ConfigError where a key is at fault (a path, a missing
+// sampling), DataError where the data is.
+Problem load_problem(const Config& config, const OutlineCheck& fits = {});
 Problem load_geometry(const Config& config, const OutlineCheck& fits = {});
 void load_patterns(const Config& config, Problem& problem, std::vector<std::int64_t> held);
 void summarise_patterns(const Config& config, Problem& problem);

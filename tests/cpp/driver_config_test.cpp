@@ -116,8 +116,8 @@ TEST(Config, DefaultsAreThoseOfTheDesign) {
   EXPECT_EQ(config.probe.dataset, "probe");
   EXPECT_EQ(config.probe.power, "data");
   EXPECT_EQ(config.reconstruct.iterations, 30);
-  EXPECT_EQ(config.reconstruct.batches, 8);
-  EXPECT_EQ(config.reconstruct.optimizer, "descent");
+  EXPECT_FALSE(config.reconstruct.batches);
+  EXPECT_EQ(config.reconstruct.optimizer, "auto");
   EXPECT_EQ(*config.tiles.grid, (IntegerPair{1, 1}));
   EXPECT_FALSE(config.tiles.halo.has_value());
   EXPECT_EQ(config.output.folder, "/somewhere/star");
@@ -159,7 +159,8 @@ TEST(Config, AWrongTypeOrValueNamesFileKeyRuleAndValue) {
       {"[reconstruct]\nrefine = [\"positions\"]",
        {"reconstruct.refine", "\"object\"", "positions"}},
       {"[reconstruct]\nrefine = \"object\"", {"reconstruct.refine", "a list"}},
-      {"[reconstruct]\noptimizer = \"lbfgs\"", {"reconstruct.batches", "must be 1", "got 8"}},
+      {"[reconstruct]\nbatches = 8\noptimizer = \"lbfgs\"",
+       {"reconstruct.batches", "must be 1", "got 8"}},
       {"[tiles]\ngrid = [0, 1]", {"tiles.grid", "from 1 to"}},
       {"[object]\nshape = [3]", {"object.shape", "[row, column]"}},
       {"[object]\nslices = 4", {"object.thickness_nm", "greater than 0", "0.0"}},
