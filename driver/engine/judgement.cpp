@@ -242,7 +242,10 @@ std::vector<std::string> likely_causes(const Config& config, const Problem& prob
   };
   const std::vector<double> patterns = as_vector(residuals.error - residuals.expected);
   const double misfit = positive_sum(patterns);
-  const Outliers bad = outliers_of(patterns);
+  Outliers bad = outliers_of(patterns);
+  // neighbours of a bad frame fit worse than the rest, and are none
+  const double worst = patterns.empty() ? 0.0 : *std::max_element(patterns.begin(), patterns.end());
+  std::erase_if(bad.places, [&](std::size_t k) { return patterns[k] < 0.05 * worst; });
   if (!bad.places.empty() && bad.places.size() * 5 <= patterns.size() &&
       bad.above > kMuchOfMisfit * misfit) {
     add(bad.above / misfit, Doubt::kFrames,
