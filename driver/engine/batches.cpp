@@ -73,7 +73,8 @@ std::vector<std::int64_t> hilbert_order(const at::Tensor& positions) {
   return order;
 }
 
-std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& probe) {
+std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& probe,
+                              std::int64_t fewest) {
   const auto n = static_cast<double>(positions.size(0));
   const at::Tensor intensity = probe.abs().to(at::kDouble).square().sum(0);
   const double square = intensity.square().sum().item<double>();
@@ -84,15 +85,17 @@ std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& pro
   const double* side = extent.const_data_ptr<double>();
   const double scanned = (side[0] + std::sqrt(lit)) * (side[1] + std::sqrt(lit));
   const double wanted = std::max(16.0, std::ceil(4 * n * lit / scanned));
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(wanted, n / 4)));
+  return std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(std::min(wanted, n / static_cast<double>(fewest))));
 }
 
 void settle_updates(Config& config, const Problem& problem) {
   if (config.reconstruct.optimizer == "auto") config.reconstruct.optimizer = "descent";
   if (config.reconstruct.batches) return;
-  config.reconstruct.batches = config.reconstruct.optimizer == "lbfgs"
-                                   ? 1
-                                   : good_batch_count(problem.positions, problem.probe);
+  config.reconstruct.batches =
+      config.reconstruct.optimizer == "lbfgs"
+          ? 1
+          : good_batch_count(problem.positions, problem.probe, problem.detector ? 16 : 4);
 }
 
 namespace {
