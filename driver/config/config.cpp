@@ -530,7 +530,7 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<WordOrCodec<Integer, kAuto>>(
       "reconstruct.batches", c.reconstruct.batches, optionally(at_least<std::int64_t>(1)),
       "updates per iteration; \"auto\": four for each position that lights a pixel of the scanned "
-      "area on average, at least 16 and at most one for every 4 positions (near field: 16); 1 for "
+      "area on average, at least 16 and at most one for every 4 positions (near field: 24); 1 for "
       "L-BFGS");
   v.template key<String>(
       "reconstruct.optimizer", c.reconstruct.optimizer,

@@ -95,7 +95,7 @@ void settle_updates(Config& config, const Problem& problem) {
   config.reconstruct.batches =
       config.reconstruct.optimizer == "lbfgs"
           ? 1
-          : good_batch_count(problem.positions, problem.probe, problem.detector ? 16 : 4);
+          : good_batch_count(problem.positions, problem.probe, problem.detector ? 24 : 4);
 }
 
 namespace {

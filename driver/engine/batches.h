@@ -15,7 +15,7 @@ namespace ptyle::driver {
 // How many batches suit positions [n, 2] of a probe [modes, h, w]: four for each window that lights
 // a pixel of the scanned area on average. An update then moves what a few positions see, so that
 // they hardly pull against one another, and an iteration holds many updates. At least 16, at most
-// one for every `fewest` positions (4 in the far field; 16 in the near field, where a pattern tells
+// one for every `fewest` positions (4 in the far field; 24 in the near field, where a pattern tells
 // of all that its probe covers), at least 1.
 std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& probe,
                               std::int64_t fewest = 4);

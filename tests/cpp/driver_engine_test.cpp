@@ -212,7 +212,7 @@ TEST(Batches, TheirNumberFollowsTheOverlap) {
   EXPECT_EQ(good_batch_count(raster(100, 4), probe), 61);  // 4 x 15.2 windows
   EXPECT_EQ(good_batch_count(raster(100, 16), probe), 16);
   EXPECT_EQ(good_batch_count(raster(6, 4), probe), 9);
-  EXPECT_EQ(good_batch_count(raster(6, 4), probe, 16), 2);
+  EXPECT_EQ(good_batch_count(raster(6, 4), probe, 24), 1);
   EXPECT_EQ(good_batch_count(raster(1, 4), probe), 1);
   EXPECT_EQ(good_batch_count(raster(0, 4), probe), 1);
   EXPECT_EQ(good_batch_count(raster(20, 0), probe), 100);
