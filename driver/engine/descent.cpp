@@ -23,12 +23,9 @@
 // steps back at once, in an iteration's first batch to where the iteration before began.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <ATen/ops/zeros.h>
 
 #include "driver/engine/optimizer.h"
 #include "driver/engine/vectors.h"
@@ -48,13 +45,6 @@ struct Parts {
   std::vector<at::Tensor> values;  // views of what is updated
   std::vector<std::map<std::string, at::Tensor>*> memory;
 };
-
-at::Tensor& remembered(std::map<std::string, at::Tensor>& memory, const std::string& name,
-                       const at::Tensor& like, at::ScalarType type) {
-  at::Tensor& tensor = memory[name];
-  if (!tensor.defined()) tensor = at::zeros(like.sizes(), like.options().dtype(type));
-  return tensor;
-}
 
 class Descent final : public Optimizer {
  public:
@@ -82,8 +72,8 @@ class Descent final : public Optimizer {
     const bool first = state.numbers["iterations"] == 0;
     for (std::size_t k = 0; k < parts.values.size(); ++k) {
       const at::Tensor& x = parts.values[k];
-      const at::Tensor last = remembered(*parts.memory[k], "last", x, x.scalar_type());
-      const at::Tensor begin = remembered(*parts.memory[k], "begin", x, x.scalar_type());
+      const at::Tensor last = tensor_like(*parts.memory[k], "last", x, x.scalar_type());
+      const at::Tensor begin = tensor_like(*parts.memory[k], "begin", x, x.scalar_type());
       if (first) last.copy_(x);
       extrapolate(x, begin, last, beta);
     }
@@ -243,10 +233,10 @@ class Descent final : public Optimizer {
       const at::Tensor& light = at.object_illumination[k];
       // what follows is added nowhere: most of it was counted before
       const at::Tensor sum =
-          at.follows ? remembered(memory, "illumination_sum", light, light.scalar_type()).clone()
-                     : remembered(memory, "illumination_sum", light, light.scalar_type());
+          at.follows ? tensor_like(memory, "illumination_sum", light, light.scalar_type()).clone()
+                     : tensor_like(memory, "illumination_sum", light, light.scalar_type());
       const at::Tensor all =
-          first ? at::Tensor() : remembered(memory, "illumination", light, light.scalar_type());
+          first ? at::Tensor() : tensor_like(memory, "illumination", light, light.scalar_type());
       illuminated_step(workplace_.view(k, state.tiles[k].object), at.object[k], light, all, floors,
                        sum, options);
     }
@@ -270,7 +260,7 @@ class Descent final : public Optimizer {
       auto& memory = state.tiles[k].optimizer;
       const auto sum = memory.find("illumination_sum");
       if (sum == memory.end()) continue;
-      at::Tensor& all = remembered(memory, "illumination", sum->second, sum->second.scalar_type());
+      at::Tensor& all = tensor_like(memory, "illumination", sum->second, sum->second.scalar_type());
       if (!retreated) std::swap(all, sum->second);
       sum->second.zero_();
       if (retreated) continue;

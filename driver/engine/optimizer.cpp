@@ -13,7 +13,6 @@
 #include "driver/tiles/decomposition.h"
 
 namespace ptyle::driver {
-namespace {
 
 at::Tensor& tensor_like(std::map<std::string, at::Tensor>& tensors, const std::string& name,
                         const at::Tensor& like, at::ScalarType type) {
@@ -21,6 +20,8 @@ at::Tensor& tensor_like(std::map<std::string, at::Tensor>& tensors, const std::s
   if (!tensor.defined()) tensor = at::zeros(like.sizes(), like.options().dtype(type));
   return tensor;
 }
+
+namespace {
 
 void scale_if_present(std::map<std::string, at::Tensor>& tensors, const std::string& name,
                       double factor) {

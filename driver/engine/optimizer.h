@@ -6,7 +6,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -82,6 +84,10 @@ class Optimizer {
 // descent are divided by it. `workplace` must outlive the optimiser.
 std::unique_ptr<Optimizer> make_optimizer(const Config::Reconstruct& settings, double curvature,
                                           const Workplace& workplace, BatchFacts facts);
+
+// What an optimiser remembers under a name, of the size of `like`; zeros at first.
+at::Tensor& tensor_like(std::map<std::string, at::Tensor>& tensors, const std::string& name,
+                        const at::Tensor& like, at::ScalarType type);
 
 // The default rule (descent.cpp).
 std::unique_ptr<Optimizer> make_descent(const Config::Reconstruct& settings, double curvature,
