@@ -98,14 +98,17 @@ Meeting::Meeting(const Launch& launch, const std::string& agreement, std::chrono
   }
   come();
   agree(agreement);
+  // Gloo waits as long as it has patience for a rank that ends now: the watch notices it.
   try {
-    group_ = gloo_group(store_, launch.rank, launch.size, kPatience, own_address(launch.address));
     watch_store_ = open_store(launch, false, timeout);
+    watch_ = std::thread([this] { watch(); });
+    if (!serves(launch_)) guard_ = std::thread([this] { guard(); });
+    group_ = gloo_group(store_, launch.rank, launch.size, kPatience, own_address(launch.address));
   } catch (const std::exception& error) {
-    throw PeerError("the ranks could not be connected (" + first_line(error) + ")");
+    const std::string failure = find_failure(error.what());
+    end_watch();
+    throw PeerError("the ranks could not be connected: " + failure);
   }
-  watch_ = std::thread([this] { watch(); });
-  if (!serves(launch_)) guard_ = std::thread([this] { guard(); });
 }
 
 void Meeting::connect(const at::Device& device) {
@@ -333,6 +336,10 @@ Meeting::~Meeting() {
       // What failed first is what counts.
     }
   }
+  end_watch();
+}
+
+void Meeting::end_watch() {
   over_ = true;
   for (std::thread* thread : {&watch_, &guard_}) {
     if (thread->joinable()) thread->join();

@@ -50,6 +50,7 @@ class Meeting {
   void watch();
   // Looks after the watch: an operation of the store may never return.
   void guard();
+  void end_watch();
   std::string failure_written();
   [[noreturn]] void end_with(const std::string& failure) const;
 

@@ -357,6 +357,31 @@ def test_ranks_that_do_not_come_are_named(film):
     assert "rank 2 did" in ends[0][1] and "WORLD_SIZE" in ends[0][1]
 
 
+# Rank 1 as far as the agreement, and not a step farther.
+ENDS_AFTER_THE_AGREEMENT = """
+import os
+from datetime import timedelta
+from torch.distributed import PrefixStore, TCPStore
+
+port, patience = int(os.environ["MASTER_PORT"]), timedelta(seconds=30)
+store = PrefixStore("/ptyle", TCPStore("127.0.0.1", port, is_master=False, timeout=patience))
+store.add("came/1", 1)
+store.set("here/1", "1")
+store.get("agreement")
+store.add("agreed", 1)
+os._exit(9)
+"""
+
+
+def test_a_rank_that_ends_before_all_are_connected_is_named(film):
+    port = free_port()
+    real = begin(film, 1, options_of("connecting"), world=2, port=port)
+    fake = start([sys.executable, "-c", ENDS_AFTER_THE_AGREEMENT], 2, first=1, port=port)
+    (code, message), (killed, said) = finish([*real, *fake])
+    assert killed == 9, said
+    assert code == 75 and "rank 1" in message.splitlines()[-1], message
+
+
 def test_a_master_that_is_not_there_is_named(film):
     ((code, message),) = finish(begin(film, 2, options_of("alone"), first=1))
     assert code == 75 and "rank 0 must be reached at 127.0.0.1:" in message
