@@ -18,7 +18,7 @@
 
 #include "driver/check/check.h"
 #include "driver/config/config.h"
-#include "driver/engine/run.h"
+#include "driver/run/run.h"
 #include "driver/errors.h"
 #include "driver/log.h"
 #include "driver/simulate/simulate.h"

@@ -22,6 +22,13 @@ inline std::string exact(double value) {
   return text;
 }
 
+// "object, probe".
+inline std::string listed(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
 // "[3, 64, 64]".
 template <typename Sizes = std::vector<std::int64_t>>
 std::string shape(const Sizes& sizes) {

@@ -15,18 +15,17 @@
 
 #include <ptyle/ops.h>
 
-#include "csrc/cpu/layout.h"
 #include "driver/check/doubts.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
-#include "driver/engine/folder.h"
+#include "driver/engine/footprint.h"
 #include "driver/engine/priors.h"
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
-#include "driver/memory.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
+#include "driver/run/folder.h"
 #include "driver/words.h"
 
 namespace ptyle::driver {
@@ -37,10 +36,6 @@ using words::bytes;
 using words::counted;
 using words::length;
 using words::number;
-
-// What the program and its libraries take before any data: measured as the peak of `ptyle check`
-// on a few kilobytes of patterns.
-constexpr std::int64_t kBaseBytes = std::int64_t{140} << 20;
 
 const char* type_name(at::ScalarType type) {
   switch (type) {
@@ -57,10 +52,6 @@ const char* type_name(at::ScalarType type) {
   }
 }
 
-std::int64_t complex_bytes(const Config& config) {
-  return config.reconstruct.precision == "double" ? 16 : 8;
-}
-
 // What the fractions of positions move, in words.
 std::string what_moves(const Config& config, const Problem& problem) {
   const std::string share = number(100.0 * problem.probe_at_edge, 2) +
@@ -73,171 +64,6 @@ std::string what_moves(const Config& config, const Problem& problem) {
   if (config.detector.subpixel != "auto") return text + ", as detector.subpixel says; " + share;
   return text + ": " + share;
 }
-
-}  // namespace
-
-DecompositionOptions decomposition_options(const Config& config, const Problem& problem) {
-  return {config.tiles.grid,
-          config.tiles.halo,
-          config.tiles.exchange,
-          config.tiles.extra_rows,
-          config.tiles.voxels == "mean",
-          problem.reach};
-}
-
-std::int64_t predicted_bytes(const Config& config, const Problem& problem,
-                             const Decomposition& decomposition, std::int64_t rank) {
-  return kBaseBytes + predicted_tensor_bytes(config, problem, decomposition, rank);
-}
-
-namespace {
-
-// What the kernels hold while they work: `calls` at once, on parts of so many positions.
-template <typename T>
-std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::int64_t calls) {
-  const auto [h, w] = problem.window;
-  const std::int64_t slices = problem.object_shape[0], modes = problem.probe.size(0);
-  const std::int64_t threads = at::get_num_threads();
-  const std::string kernels = cpu_kernels(h, w);
-  if (kernels == "reference") {
-    // Waves of all slices, object patches and transforms of as many positions as the operators
-    // allow a thread.
-    constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
-    const auto unit = static_cast<std::int64_t>(2 * sizeof(T));
-    const std::int64_t probe = modes * h * w * unit;
-    const std::int64_t at_once =
-        std::min({std::max<std::int64_t>(1, kStackBytes / (slices * probe)),
-                  std::max<std::int64_t>(1, kStackBytes / 128 / probe), positions});
-    return threads * at_once * (slices * probe + slices * h * w * unit + 2 * probe);
-  }
-  cpu::Shape<T> shape{};
-  shape.rows.size = h;
-  shape.columns.size = w;
-  const std::int64_t vector_bytes = kernels == "fused v4" ? 64 : kernels == "fused v3" ? 32 : 16;
-  shape.lanes = vector_bytes / static_cast<std::int64_t>(sizeof(T));
-  const bool moves = problem.between_pixels && !problem.moves_object();
-  const cpu::Extent extent{slices,
-                           modes,
-                           problem.propagator && problem.propagator->dim() == 3,
-                           problem.detector.has_value(),
-                           moves,
-                           true,
-                           problem.mask.has_value() || problem.masked_pixels > 0};
-  const std::int64_t every = cpu::kept_every(
-      slices, modes * shape.panel_wave() * static_cast<std::int64_t>(sizeof(T)), cpu::kKeepBytes);
-  const std::int64_t workers = calls > 1 ? threads : std::min(threads, positions);
-  return static_cast<std::int64_t>(sizeof(T)) *
-         (workers * cpu::worker_numbers(shape, extent, every) +
-          calls * cpu::model_numbers(shape, extent));
-}
-
-}  // namespace
-
-std::int64_t predicted_tensor_bytes(const Config& config, const Problem& problem,
-                                    const Decomposition& decomposition, std::int64_t rank) {
-  return predicted_tensors(config, problem, decomposition, rank).all();
-}
-
-TensorBytes predicted_tensors(const Config& config, const Problem& problem,
-                              const Decomposition& decomposition, std::int64_t rank, bool on_gpu) {
-  const std::int64_t unit = complex_bytes(config);
-  const std::int64_t slices = problem.object_shape[0];
-  const std::int64_t probe = problem.probe.numel() * unit;
-  const bool refines_object = config.reconstruct.refines("object");
-  // What the optimiser remembers of each unknown, and what it holds while it works.
-  std::int64_t remembered = 0;
-  if (config.reconstruct.optimizer == "adam") {
-    remembered = 2;
-  } else if (config.reconstruct.optimizer == "lbfgs") {
-    remembered = 2 * config.reconstruct.history + 5;
-  } else {
-    remembered = 3;  // two points, and two sums of illumination, real
-  }
-  const bool preconditioned = config.reconstruct.optimizer != "adam";
-  const bool illuminated = refines_object && (preconditioned || !config.priors.empty());
-  const std::int64_t exchanged =
-      illuminated && decomposition.tiles.size() > 1 ? slices + (slices + 1) / 2 : slices;
-  double tiles = 0.0;  // may be more than an int64 holds
-  std::int64_t most_positions = 0;
-  for (const std::int64_t number : decomposition.tiles_of_rank(rank)) {
-    const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
-    most_positions = std::max(
-        most_positions, static_cast<std::int64_t>(
-                            decomposition.positions_of_tile(number, problem.positions).size()));
-    // Object, what is exchanged of its gradient and illumination, illumination (real), and the
-    // optimiser's memory; the tile's gradient of the probe and its illumination.
-    tiles += static_cast<double>(unit) *
-             static_cast<double>((slices + (refines_object ? exchanged : 0)) * tile.frame.pixels() +
-                                 slices * remembered * tile.updated.pixels());
-    if (illuminated) {
-      tiles += static_cast<double>(slices * unit / 2) * static_cast<double>(tile.frame.pixels());
-    }
-    if (decomposition.exchange == "passes" && config.tiles.exchange_every > 1) {
-      // sums since the last exchange
-      tiles += static_cast<double>(tile.frame.pixels() * exchanged * unit);
-    }
-    tiles += static_cast<double>(probe + (preconditioned ? probe : 0));
-    if (decomposition.exchange == "direct" || decomposition.exchange == "voxels") {
-      const auto elsewhere = [&](std::int64_t other) {
-        return decomposition.owners[static_cast<std::size_t>(other)] != rank;
-      };
-      for (const Piece& piece : borrowed_by(decomposition.grid, number)) {
-        if (elsewhere(piece.owner)) {
-          tiles += static_cast<double>(piece.area.pixels() * exchanged * unit);
-        }
-      }
-      for (const Piece& piece : lent_by(decomposition.grid, number)) {
-        if (elsewhere(piece.borrower)) {
-          tiles += static_cast<double>(piece.area.pixels() * exchanged * unit);
-        }
-      }
-    }
-  }
-  const auto held =
-      static_cast<std::int64_t>(decomposition.positions_of_rank(rank, problem.positions).size());
-  const std::int64_t window = problem.window[0] * problem.window[1];
-  // Streamed patterns: one block at work, three ready, one being read and converted.
-  const std::int64_t all =
-      held * window * static_cast<std::int64_t>(problem.patterns.element_size());
-  const std::int64_t patterns =
-      problem.streams()
-          ? std::min(all, 6 * std::max(kPatternBlockBytes, all / std::max<std::int64_t>(1, held)))
-          : all;
-  const std::int64_t mask = problem.mask ? (problem.mask->dim() == 3 ? held * window : window) : 0;
-  const std::int64_t batches = config.reconstruct.batch_count();
-  const std::int64_t part =  // of a tile's positions in a batch
-      std::max<std::int64_t>(1, (most_positions + batches - 1) / batches);
-  // Threads work on tiles of their own where there are many, each with all that a call holds.
-  const std::int64_t threads = at::get_num_threads();
-  const auto here = static_cast<std::int64_t>(decomposition.tiles_of_rank(rank).size());
-  const std::int64_t calls = here >= 2 * threads ? threads : 1;
-  // A block of patterns once more, as the operators take them.
-  const std::int64_t pattern = window * static_cast<std::int64_t>(problem.patterns.element_size());
-  const std::int64_t block =
-      calls * std::min(part * pattern, std::max(pattern, kPatternBlockBytes));
-  // Positions, their order and what was found in each pattern: on every rank.
-  const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
-  constexpr double kMost = 1e18;
-  TensorBytes bytes{patterns + mask + lists,
-                    static_cast<std::int64_t>(std::min(tiles, kMost)) + (4 + remembered) * probe,
-                    0};
-  if (on_gpu) {
-    // Two blocks and what is copied ahead; one position's waves, a part of them recomputed.
-    const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));
-    bytes.work = 3 * block + (2 * every + 8) * probe + 3 * window * unit;
-  } else {
-    if (problem.moves_object()) {
-      // Patches, the stack of them that the kernels see, its gradient and what is added of it.
-      const std::int64_t patch = slices * window * unit;
-      bytes.work += calls * 4 * std::min(part, block_positions(pattern, patch)) * patch;
-    }
-    bytes.work += block + (unit == 8 ? scratch_bytes<float>(problem, part, calls)
-                                     : scratch_bytes<double>(problem, part, calls));
-  }
-  return bytes;
-}
-
-namespace {
 
 // Relative error of the object's gradient, at the start of a run, that a truncated halo makes.
 double halo_error(const Config& config, const Problem& problem) {
@@ -264,36 +90,6 @@ double halo_error(const Config& config, const Problem& problem) {
   }
   return size > 0.0 ? std::sqrt(difference / size) : 0.0;
 }
-
-}  // namespace
-
-std::string mask_words(const Problem& problem) {
-  const auto pixels =
-      static_cast<double>(problem.positions.size(0) * problem.window[0] * problem.window[1]);
-  return number(100.0 * static_cast<double>(problem.masked_pixels) / pixels, 3) +
-         " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
-         " marked by the largest value of their type, " + std::to_string(problem.saturated_pixels) +
-         " saturated)";
-}
-
-std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,
-                            std::int64_t rank, const at::Device& device) {
-  const TensorBytes tensors = predicted_tensors(config, problem, cut, rank, !device.is_cpu());
-  // Patterns that are in memory already are not counted once more.
-  const auto loaded =
-      static_cast<std::int64_t>(problem.patterns.is_meta() ? 0 : problem.patterns.nbytes());
-  const std::int64_t needed = device.is_cpu() ? predicted_bytes(config, problem, cut, rank) - loaded
-                                              : tensors.unknowns + tensors.work;
-  const std::int64_t available = free_bytes(device);
-  if (needed <= available) return {};
-  return "must fit into the memory that is free" +
-         std::string(device.is_cpu() ? ", " : " on the GPU, ") +
-         gigabytes(static_cast<double>(available)) + ", got a need of about " +
-         gigabytes(static_cast<double>(needed)) +
-         " (object.slices, padding, probe.modes, reconstruct.history; `ptyle check` says what)";
-}
-
-namespace {
 
 // What a run refuses once it has begun, before its first update.
 void require_start(const Config& config, const Problem& problem) {
@@ -422,7 +218,7 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
                                       options.ranks, decomposition_options(config, problem));
   const std::int64_t tiles = cut.grid.tiles();
-  line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + cut.exchange +
+  line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + std::string(cut.exchange.name) +
                         ", on " + counted(options.ranks, "rank"));
   const auto halo = cut.grid.halo();
   if (tiles == 1) {
@@ -446,7 +242,7 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
          (config.tiles.halo ? "truncated, " : "exact, ") + by(halo[0], halo[1]) + " pixels");
     line("energy cut", number(100.0 * worst_energy_cut(problem, cut), 3) +
                            " % of the illumination in the worst tile lies beyond its halo");
-    if (cut.exchange == "direct") {
+    if (cut.exchange.hides) {
       std::int64_t inside = 0;
       const double* p = problem.positions.const_data_ptr<double>();
       for (std::int64_t k = 0; k < n; ++k) {
@@ -463,7 +259,7 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
     }
     if (options.halo_error) {
       // The first gradient knows nothing of what copied voxels do to the next ones.
-      line("halo error", cut.exchange == "voxels"
+      line("halo error", cut.exchange.copies_voxels
                              ? "not known before a run with copied voxels; see energy cut"
                              : number(halo_error(config, problem), 3) +
                                    " of the object's gradient at the start, against exact halos");
@@ -482,7 +278,8 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
            ", of it patterns " +
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
-           bytes(slices * rows * columns * complex_bytes(config)));
+           bytes(slices * rows * columns *
+                    static_cast<std::int64_t>(c10::elementSize(complex_type(config)))));
   double noise = 0.0;  // that the counts leave in a phase
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     const Config::Prior& prior = config.priors[k];
@@ -500,8 +297,10 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
         how += prior.noise ? " (the counts leave " + number(noise, 3) + ")" : " (of the counts)";
       }
     }
-    how += prior.every == 0 ? ", once an iteration" : ", every " + counted(prior.every, "batch");
+    how += prior.every_batches == 0 ? ", once per iteration"
+                                    : ", every " + counted(prior.every_batches, "batch");
     if (prior.start > 0) how += ", after " + counted(prior.start, "iteration");
+    if (prior.end) how += ", until iteration " + std::to_string(*prior.end);
     line("", how);
   }
   line("optimizer",

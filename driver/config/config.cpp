@@ -33,7 +33,9 @@ struct MalformedToml {};
 #include <toml++/toml.h>
 
 #include "csrc/likelihood.h"
+#include "driver/config/modes.h"
 #include "driver/errors.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
@@ -532,21 +534,24 @@ void visit_keys(Config& c, Visitor& v) {
       "updates per iteration; \"auto\": four for each position that lights a pixel of the scanned "
       "area on average, at least 16 and at most one for every 4 positions (near field: 24); 1 for "
       "L-BFGS");
+  std::vector<std::string> optimizers = names_of(kOptimizers);
+  optimizers.insert(optimizers.begin(), "auto");
   v.template key<String>(
       "reconstruct.optimizer", c.reconstruct.optimizer,
-      one_of({"auto", "descent", "adam", "lbfgs"}),
+      one_of(optimizers),
       "preconditioned descent with extrapolation over iterations, Adam, or L-BFGS "
       "(batches = 1); \"auto\": descent");
   v.template key<String>("reconstruct.likelihood", c.reconstruct.likelihood,
                          one_of(likelihood_names()), "what is minimised");
   v.template key<ListCodec<String>>(
       "reconstruct.refine", c.reconstruct.refine,
-      {"name \"object\", \"probe\" or both, each once",
+      {"name unknowns (" + words::listed(unknown_names()) + "), each once",
        [](const std::vector<std::string>& names) {
          const std::set<std::string> unique(names.begin(), names.end());
+         const std::vector<std::string>& known = unknown_names();
          return !names.empty() && unique.size() == names.size() &&
-                std::all_of(names.begin(), names.end(), [](const std::string& name) {
-                  return name == "object" || name == "probe";
+                std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+                  return std::find(known.begin(), known.end(), name) != known.end();
                 });
        }},
       "what is reconstructed");
@@ -560,21 +565,30 @@ void visit_keys(Config& c, Visitor& v) {
   const Rule<double> step_rule{"be greater than 0 and at most 1000",
                                [](const double& value) { return value > 0.0 && value <= 1000.0; }};
   v.template key<Number>("reconstruct.step", c.reconstruct.step, step_rule,
-                         "of descent, for the object, in units of what cannot overshoot");
-  v.template key<Number>("reconstruct.probe_step", c.reconstruct.probe_step, step_rule,
-                         "the same of the probe");
+                         "of descent, in units of what cannot overshoot");
   v.template key<Number>("reconstruct.momentum", c.reconstruct.momentum,
                          {"be at least 0 and less than 1",
                           [](const double& value) { return value >= 0.0 && value < 1.0; }},
                          "of descent: the longest extrapolation over iterations");
-  v.template key<Integer>("reconstruct.probe_start", c.reconstruct.probe_start,
-                          at_least<std::int64_t>(0), "iterations done before the probe is refined");
   v.template key<Number>("reconstruct.learning_rate", c.reconstruct.learning_rate, positive(),
                          "of Adam, for the object");
   v.template key<Number>("reconstruct.probe_learning_rate", c.reconstruct.probe_learning_rate,
                          positive(), "of Adam, for the probe, relative to its largest amplitude");
   v.template key<Integer>("reconstruct.history", c.reconstruct.history,
                           within<std::int64_t>(1, 1000), "steps that L-BFGS remembers");
+  for (const std::string& name : unknown_names()) {
+    Config::Refine& refine = c.refine[name];
+    const std::string table = "refine." + name + ".";
+    v.template key<Integer>(table + "start", refine.start, at_least<std::int64_t>(0),
+                            "iterations done before the " + name + " is refined");
+    v.template key<OptionalCodec<Integer>>(table + "end", refine.end,
+                                           optionally(at_least<std::int64_t>(0)),
+                                           "iterations after which it is not refined any more");
+    v.template key<Integer>(table + "every", refine.every, at_least<std::int64_t>(1),
+                            "iterations from one in which it is refined to the next");
+    v.template key<Number>(table + "step", refine.step, step_rule,
+                           "its steps (descent, Adam), in units of the optimiser's");
+  }
 
   v.template key<WordOrCodec<PairCodec<Integer>, kAuto>>(
       "tiles.grid", c.tiles.grid, optionally(both(within<std::int64_t>(1, 100000))),
@@ -583,7 +597,7 @@ void visit_keys(Config& c, Visitor& v) {
                                                optionally(within<std::int64_t>(0, 1000000)),
                                                "pixels around a tile");
   v.template key<String>("tiles.exchange", c.tiles.exchange,
-                         one_of({"direct", "passes", "allreduce", "voxels"}),
+                         one_of(names_of(kExchanges)),
                          "how tiles share gradients");
   v.template key<String>(
       "tiles.voxels", c.tiles.voxels, one_of({"copy", "mean"}),
@@ -621,10 +635,14 @@ void visit_keys(Config& c, Visitor& v) {
         "standard deviation that a denoiser takes for noise, radians (of a probe: in "
         "units of its largest amplitude, not set: the middle of what it was trained with); not "
         "set: what the counts leave in a phase, 1 / sqrt(counts that light a pixel)");
-    v.template key<Integer>(table + "every", prior.every, within<std::int64_t>(0, 1'000'000),
-                            "batches from one use to the next; 0 = once an iteration");
+    v.template key<Integer>(table + "every_batches", prior.every_batches,
+                            within<std::int64_t>(0, 1'000'000),
+                            "batches from one use to the next; 0 = once per iteration");
     v.template key<Integer>(table + "start", prior.start, at_least<std::int64_t>(0),
                             "iterations done before it is first used");
+    v.template key<OptionalCodec<Integer>>(table + "end", prior.end,
+                                           optionally(at_least<std::int64_t>(0)),
+                                           "iterations after which it is not used any more");
   }
 
   v.template key<String>("output.folder", c.output.folder, any<std::string>(),
@@ -670,6 +688,14 @@ std::string last_part(const std::string& key) { return key.substr(key.rfind('.')
 
 // The known key that was most probably meant: one of the same name in another table, or the one
 // that the fewest edits lead to. Empty where none is near.
+// What a key of earlier versions is called; empty where there was none of that name.
+std::string renamed(const std::string& key) {
+  if (key == "reconstruct.probe_start") return "refine.probe.start";
+  if (key == "reconstruct.probe_step") return "refine.probe.step";
+  if (key.starts_with("prior[") && key.ends_with("].every")) return key + "_batches";
+  return {};
+}
+
 std::string nearest_key(const std::string& key, const std::vector<std::string>& known) {
   std::string best;
   std::size_t best_distance = std::numeric_limits<std::size_t>::max();
@@ -746,6 +772,9 @@ struct Parser {
         if (inner == nullptr) source.fail(name, &value, "be a table");
         refuse_unknown(*inner, name + ".");
         continue;
+      }
+      if (const std::string now = renamed(name); !now.empty()) {
+        throw ConfigError(source.place(name, &value) + ": " + name + " is called " + now + " now");
       }
       // A misspelt table is named by its first key, which says more than the table alone.
       const toml::table* inner = value.as_table();
@@ -912,19 +941,21 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
                                     std::to_string(c.object.slices) + ", got " +
                                     write_number(c.object.thickness_nm));
   }
-  if (c.reconstruct.optimizer == "lbfgs" && c.reconstruct.batches.value_or(1) != 1) {
-    fail("reconstruct.batches", "must be 1 with reconstruct.optimizer = \"lbfgs\", got " +
+  const OptimizerKind& optimizer = optimizer_kind(c.reconstruct.optimizer);
+  const ExchangeKind& exchange = exchange_kind(c.tiles.exchange);
+  if (optimizer.one_batch && c.reconstruct.batches.value_or(1) != 1) {
+    fail("reconstruct.batches", "must be 1 with reconstruct.optimizer = \"" +
+                                    c.reconstruct.optimizer + "\", got " +
                                     std::to_string(*c.reconstruct.batches));
   }
-  if (c.tiles.exchange_every > 1 && c.tiles.exchange != "passes" && c.tiles.exchange != "voxels") {
+  if (c.tiles.exchange_every > 1 && !exchange.sums_later && !exchange.copies_voxels) {
     fail("tiles.exchange_every", "must be 1 with tiles.exchange = \"" + c.tiles.exchange +
                                      "\", got " + std::to_string(c.tiles.exchange_every));
   }
-  if (c.tiles.exchange_every > 1 && c.tiles.exchange == "passes" &&
-      (c.reconstruct.optimizer == "adam" || c.reconstruct.optimizer == "lbfgs")) {
+  if (c.tiles.exchange_every > 1 && exchange.sums_later && optimizer.every_batch) {
     fail("tiles.exchange_every",
-         "must be 1 with tiles.exchange = \"passes\" and an optimiser that remembers every batch "
-         "(reconstruct.optimizer = \"" +
+         "must be 1 with tiles.exchange = \"" + c.tiles.exchange +
+             "\" and an optimiser that remembers every batch (reconstruct.optimizer = \"" +
              c.reconstruct.optimizer + "\"), got " + std::to_string(c.tiles.exchange_every));
   }
   for (std::size_t k = 0; k < c.priors.size(); ++k) {
@@ -939,10 +970,10 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
       fail(table + "kind",
            "must be \"plug-and-play\" for on = \"probe\", got \"" + prior.kind + "\"");
     }
-    if (prior.on == "probe" ? !c.reconstruct.refines("probe") : !c.reconstruct.refines("object")) {
+    if (!c.reconstruct.refines(prior.on == "probe" ? "probe" : "object")) {
       fail(table + "on", "must be what reconstruct.refine names, got \"" + prior.on + "\"");
     }
-    if (prior.kind == "red" && c.reconstruct.optimizer == "lbfgs") {
+    if (prior.kind == "red" && optimizer.one_batch) {
       fail(
           table + "kind",
           "must not be \"red\" with reconstruct.optimizer = \"lbfgs\": a residual has no energy to "
@@ -952,7 +983,7 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
       fail(table + "noise", "must not be given for kind = \"gradient\": a regulariser takes none");
     }
   }
-  if (c.tiles.exchange == "voxels" && c.reconstruct.optimizer == "lbfgs") {
+  if (exchange.copies_voxels && optimizer.one_batch) {
     fail("tiles.exchange",
          "must not be \"voxels\" with reconstruct.optimizer = \"lbfgs\": its tiles have no common "
          "loss to search a line for");
@@ -1073,8 +1104,18 @@ bool names_a_place(const std::string& key) {
   return found;
 }
 
+const std::vector<std::string>& unknown_names() {
+  static const std::vector<std::string> names{"object", "probe"};
+  return names;
+}
+
 bool Config::Reconstruct::refines(const std::string& what) const {
   return std::find(refine.begin(), refine.end(), what) != refine.end();
+}
+
+bool Config::refines(const std::string& unknown, std::int64_t iteration) const {
+  const auto found = refine.find(unknown);
+  return reconstruct.refines(unknown) && (found == refine.end() || found->second.due(iteration));
 }
 
 Config parse_config(const std::string& text, const std::string& path,

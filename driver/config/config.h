@@ -101,13 +101,25 @@ struct Config {
     bool deterministic = true;  // on GPUs
     std::int64_t seed = 0;
     double step = 1.0;
-    double probe_step = 1.0;
     double momentum = 0.9;
-    std::int64_t probe_start = 0;
     double learning_rate = 0.01;        // Adam, object
     double probe_learning_rate = 0.01;  // Adam, probe
     std::int64_t history = 10;          // pairs that L-BFGS keeps
     bool refines(const std::string& what) const;
+    bool in_double() const { return precision == "double"; }
+  };
+  // In which iterations something acts.
+  struct Schedule {
+    std::int64_t start = 0;                         // iterations done before
+    std::optional<std::int64_t> end = std::nullopt;  // the first in which it does not act again
+    std::int64_t every = 1;                         // iterations
+    bool due(std::int64_t iteration) const {
+      return iteration >= start && (!end || iteration < *end) && (iteration - start) % every == 0;
+    }
+  };
+  // How an unknown that reconstruct.refine names is refined: one [refine.NAME] table.
+  struct Refine : Schedule {
+    double step = 1.0;  // in units of the optimiser's
   };
   struct Tiles {
     std::optional<IntegerPair> grid = IntegerPair{1, 1};  // nullopt: "auto"
@@ -131,9 +143,13 @@ struct Config {
     std::string on = "phase";            // phase | object | probe
     double strength = 1.0;
     std::optional<double> noise = std::nullopt;  // of a denoiser; absent: of the counts
-    std::int64_t every = 0;                      // batches; 0: once an iteration
+    std::int64_t every_batches = 0;              // 0: once per iteration
     std::int64_t start = 0;                      // iterations before
+    std::optional<std::int64_t> end = std::nullopt;
   };
+
+  // Whether reconstruct.refine names an unknown and its table lets it be refined in an iteration.
+  bool refines(const std::string& unknown, std::int64_t iteration) const;
 
   std::string path;             // of the file it was read from
   std::string device = "auto";  // auto | cpu | cuda
@@ -143,10 +159,14 @@ struct Config {
   Probe probe;
   Object object;
   Reconstruct reconstruct;
+  std::map<std::string, Refine> refine;  // of every unknown, by name
   Tiles tiles;
   std::vector<Prior> priors;
   Output output;
 };
+
+// What can be refined, in the order in which it is updated.
+const std::vector<std::string>& unknown_names();
 
 // A dataset of some file, as keys name it.
 struct DatasetName {

@@ -11,6 +11,9 @@
 #include <ATen/ops/max.h>
 #include <ATen/ops/min.h>
 
+#include "driver/config/modes.h"
+#include "driver/engine/vectors.h"
+
 namespace ptyle::driver {
 namespace {
 
@@ -90,21 +93,15 @@ std::int64_t good_batch_count(const at::Tensor& positions, const at::Tensor& pro
 }
 
 void settle_updates(Config& config, const Problem& problem) {
-  if (config.reconstruct.optimizer == "auto") config.reconstruct.optimizer = "descent";
+  config.reconstruct.optimizer = optimizer_kind(config.reconstruct.optimizer).name;  // of "auto"
   if (config.reconstruct.batches) return;
   config.reconstruct.batches =
-      config.reconstruct.optimizer == "lbfgs"
+      optimizer_kind(config.reconstruct.optimizer).one_batch
           ? 1
           : good_batch_count(problem.positions, problem.probe, problem.detector ? 24 : 4);
 }
 
 namespace {
-
-at::Tensor as_tensor(const std::vector<std::int64_t>& list) {
-  at::Tensor tensor = at::empty({static_cast<std::int64_t>(list.size())}, at::kLong);
-  std::copy(list.begin(), list.end(), tensor.data_ptr<std::int64_t>());
-  return tensor;
-}
 
 // Takes that share out of a list, at even distances from a place that the seed draws.
 std::vector<std::int64_t> take_out(std::vector<std::int64_t>& list, double share,

@@ -13,17 +13,12 @@
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/words.h"
 
 namespace ptyle::driver {
 namespace {
 
-constexpr std::int64_t kFormat = 4;
-
-at::Tensor as_tensor(const std::vector<double>& values) {
-  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kDouble);
-  std::copy(values.begin(), values.end(), tensor.data_ptr<double>());
-  return tensor;
-}
+constexpr std::int64_t kFormat = 5;
 
 void write_checked(hdf5::File& file, const std::string& name, const at::Tensor& values) {
   const at::Tensor tensor = values.cpu();
@@ -51,17 +46,15 @@ std::vector<double> read_numbers(const hdf5::File& file, const std::string& name
   return {values, values + tensor.numel()};
 }
 
-// Object or probe: three axes, complex, in the precision of the run.
-at::Tensor read_waves(const hdf5::File& file, const std::string& name, const Config& config) {
+// Of that size and type.
+at::Tensor read_like(const hdf5::File& file, const std::string& name, const at::Tensor& like) {
   at::Tensor tensor = read_checked(file, name);
-  const bool twice = config.reconstruct.precision == "double";
-  if (tensor.dim() != 3 ||
-      tensor.scalar_type() != (twice ? at::kComplexDouble : at::kComplexFloat)) {
-    throw DataError(file.path() + ": " + name + " must have 3 axes and be " +
-                    (twice ? "complex128" : "complex64") + ", got " + file.info(name).stored_type +
-                    " with " + std::to_string(tensor.dim()) + " axes");
+  if (tensor.sizes() != like.sizes() || tensor.scalar_type() != like.scalar_type()) {
+    throw DataError(file.path() + ": " + name + " must be " + words::shape(like.sizes()) + " of " +
+                    std::string(at::toString(like.scalar_type())) + ", got " +
+                    words::shape(tensor.sizes()) + " of " + file.info(name).stored_type);
   }
-  return tensor;
+  return tensor.to(like.device());
 }
 
 // The resolved config line by line, without what may change on a restart. Where the data lies is of
@@ -94,8 +87,9 @@ void check_same_data(const std::string& path, const std::string& then, const std
 
 // What may change with a word: how the unknowns are updated, not what they are.
 bool is_of_updates(const std::string& key) {
-  return key.starts_with("reconstruct.") && key != "reconstruct.precision" &&
-         key != "reconstruct.seed";
+  return key.starts_with("refine.") ||
+         (key.starts_with("reconstruct.") && key != "reconstruct.precision" &&
+          key != "reconstruct.seed");
 }
 
 // The keys of updates that are not what they were, "reconstruct.step = 0.5, was 1.0". ConfigError
@@ -123,8 +117,8 @@ std::vector<std::string> changed_keys(const std::string& path, const std::string
       }
       throw ConfigError(
           key + ": must be what " + path + " was made with," + before + ", to resume, got" + after +
-          "; only device, data.stream, [reconstruct] without precision and seed, tiles.timeout_s, "
-          "[output] and names of files and datasets may change");
+          "; only device, data.stream, [reconstruct] without precision and seed, [refine], "
+          "tiles.timeout_s, [output] and names of files and datasets may change");
     }
   }
   return changes;
@@ -134,12 +128,16 @@ std::vector<std::string> changed_keys(const std::string& path, const std::string
 
 namespace {
 
-std::string tile_name(std::int64_t tile) { return "/tiles/" + std::to_string(tile); }
+// Of a part of an unknown: the number of its tile, 0 for what all ranks share.
+std::string part_name(const std::string& unknown, std::int64_t part) {
+  return "/unknowns/" + unknown + "/" + std::to_string(part) + "/";
+}
 
 // The unknowns stay; what the updates remember, and a batch that was under way, do not.
 void begin_updates_anew(State& state, const std::vector<std::string>& changes) {
-  for (TileState& tile : state.tiles) tile.optimizer.clear();
-  state.optimizer.clear();
+  for (auto& [name, values] : state.unknowns) {
+    for (Memory& memory : values.memory) memory.clear();
+  }
   state.numbers.clear();
   state.lists.clear();
   state.batch = 0;
@@ -160,42 +158,44 @@ hdf5::File open_checkpoint(const std::string& path) {
 
 }  // namespace
 
-void write_checkpoint(const std::string& path, const State& state, const Config& config,
-                      const std::string& data, const Decomposition& decomposition,
-                      const Ranks& ranks) {
-  const auto write = [&](hdf5::File* file) {
-    const TileState& like = state.tiles.front();
-    const auto gather = [&](const std::string& name, const at::Tensor& first, Extent extent,
-                            const std::function<at::Tensor(std::size_t)>& mine) {
-      gather_tiles(decomposition, ranks, extent, first.size(0), first.scalar_type(), mine,
-                   [&](const Tile& tile, const at::Tensor& tensor) {
-                     file->attempt([&] {
-                       write_checked(*file, tile_name(tile.number) + "/" + name, tensor);
-                     });
-                   });
+void write_checkpoint(const std::string& path, const State& state, const Unknowns& unknowns,
+                      const Config& config, const std::string& data,
+                      const Decomposition& decomposition, const Ranks& ranks) {
+  // Called by all ranks, of a part's tensors: mine(number among this rank's).
+  const auto write_parts = [&](hdf5::File* file, const Unknown& unknown, const std::string& name,
+                               const at::Tensor& like, Extent extent,
+                               const std::function<at::Tensor(std::size_t)>& mine) {
+    const auto write = [&](std::int64_t part, const at::Tensor& tensor) {
+      file->attempt(
+          [&] { write_checked(*file, part_name(unknown.name(), part) + name, tensor); });
     };
-    gather("object", like.object, Extent::kFrame,
-           [&](std::size_t k) { return state.tiles[k].object; });
-    for (const auto& [name, tensor] : like.optimizer) {
-      const std::string& key = name;
-      gather("optimizer/" + name, tensor, Extent::kUpdated,
-             [&](std::size_t k) { return state.tiles[k].optimizer.at(key); });
+    if (unknown.tiled()) {
+      gather_tiles(
+          decomposition, ranks, extent, like.size(0), like.scalar_type(), mine,
+          [&](const Tile& tile, const at::Tensor& tensor) { write(tile.number, tensor); });
+    } else if (file != nullptr) {
+      write(0, mine(0));
+    }
+  };
+  const auto write = [&](hdf5::File* file) {
+    for (const auto& unknown : unknowns) {
+      const Values& values = state.unknowns.at(unknown->name());
+      write_parts(file, *unknown, "value", values.parts.front(), Extent::kFrame,
+                  [&](std::size_t k) { return values.parts[k]; });
+      for (const auto& [name, tensor] : values.memory.front()) {
+        const std::string& key = name;
+        write_parts(file, *unknown, "optimizer/" + name, tensor, Extent::kUpdated,
+                    [&](std::size_t k) { return values.memory[k].at(key); });
+      }
     }
     if (file == nullptr) return;
     file->set_attribute("/", "format", kFormat);
     file->set_attribute("/", "config", to_toml(config));
     file->set_attribute("/", "data", data);
-    std::string changes;
-    for (const std::string& line : state.changes) changes += line + "\n";
-    file->set_attribute("/", "changes", changes);
+    file->set_attribute("/", "changes", state.change_lines());
     file->set_attribute(
         "/", "grid",
         std::vector<std::int64_t>{decomposition.grid.rows(), decomposition.grid.columns()});
-    write_checked(*file, "/probe", state.probe);
-    file->create_group("/optimizer");
-    for (const auto& [name, tensor] : state.optimizer) {
-      if (tensor.defined()) write_checked(*file, "/optimizer/" + name, tensor);
-    }
     // Scalars as one dataset, so that a checksum guards them too.
     std::string names;
     std::vector<double> numbers{static_cast<double>(state.iteration),
@@ -231,39 +231,33 @@ Pair checkpoint_grid(const std::string& path) {
   return {static_cast<std::int64_t>(grid[0]), static_cast<std::int64_t>(grid[1])};
 }
 
-State read_checkpoint(const std::string& path, const Config& config, const std::string& data,
+State read_checkpoint(const std::string& path, State state, const Unknowns& unknowns,
+                      const Config& config, const std::string& data,
                       const Decomposition& decomposition, const Ranks& ranks) {
   const hdf5::File file = open_checkpoint(path);
   const std::vector<std::string> changes =
       changed_keys(path, file.string_attribute("/", "config"), to_toml(config));
-  const std::string then = file.string_attribute("/", "data");
-  check_same_data(path, then, data);
-  State state;
-  state.probe = read_waves(file, "/probe", config);
+  check_same_data(path, file.string_attribute("/", "data"), data);
   constexpr std::size_t kMostNames = 10'000'000;
-  const std::vector<std::string> all_names = file.dataset_names(kMostNames);
-  const auto below = [&](const std::string& prefix) {
-    std::map<std::string, at::Tensor> found;
-    for (std::string name : all_names) {
-      if (name.front() != '/') name = "/" + name;
-      if (name.compare(0, prefix.size(), prefix) == 0) {
-        found[name.substr(prefix.size())] = read_checked(file, name);
+  std::vector<std::string> names_in_file = file.dataset_names(kMostNames);
+  for (std::string& name : names_in_file) {
+    if (name.front() != '/') name = "/" + name;
+  }
+  const std::vector<std::int64_t> mine = decomposition.tiles_of_rank(ranks.rank());
+  for (const auto& unknown : unknowns) {
+    Values& values = state.unknowns.at(unknown->name());
+    for (std::size_t k = 0; k < values.parts.size(); ++k) {
+      // Where every rank has the whole object, it has what rank 0 has.
+      const bool shared = !unknown->tiled() || decomposition.exchange.whole_object;
+      const std::string part = part_name(unknown->name(), shared ? 0 : mine[k]);
+      values.parts[k] = read_like(file, part + "value", values.parts[k]);
+      const std::string memory = part + "optimizer/";
+      for (const std::string& name : names_in_file) {
+        if (!name.starts_with(memory)) continue;
+        values.memory[k][name.substr(memory.size())] =
+            read_checked(file, name).to(values.parts[k].device());
       }
     }
-    return found;
-  };
-  state.optimizer = below("/optimizer/");
-  for (const std::int64_t number : decomposition.tiles_of_rank(ranks.rank())) {
-    // With `allreduce` every rank has what rank 0 has.
-    const std::string name = tile_name(decomposition.exchange == "allreduce" ? 0 : number);
-    const Tile& tile = decomposition.tiles[static_cast<std::size_t>(number)];
-    TileState one;
-    one.object = read_waves(file, name + "/object", config);
-    if (one.object.size(1) != tile.frame.rows || one.object.size(2) != tile.frame.columns) {
-      throw DataError(path + ": " + name + "/object must have the size of its tile, got another");
-    }
-    one.optimizer = below(name + "/optimizer/");
-    state.tiles.push_back(std::move(one));
   }
   const std::vector<double> numbers = read_numbers(file, "/numbers");
   std::istringstream names(file.string_attribute("/numbers", "names"));
@@ -273,7 +267,7 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
     state.numbers[name] = numbers[count];
   }
   if (count < kFixed || count != numbers.size()) {
-    throw DataError(path + ": /numbers must have one entry a name, got " +
+    throw DataError(path + ": /numbers must have one entry per name, got " +
                     std::to_string(numbers.size()));
   }
   constexpr double kMost = 1e15;  // of iterations and batches: a double holds it exactly
@@ -287,11 +281,11 @@ State read_checkpoint(const std::string& path, const Config& config, const std::
   state.squared_error = numbers[3];
   state.seconds = numbers[4];
   state.start_power = numbers[5];
-  for (std::string name : all_names) {
-    if (name.front() != '/') name = "/" + name;
-    constexpr std::string_view kLists = "/lists/";
-    if (name.starts_with(kLists))
+  constexpr std::string_view kLists = "/lists/";
+  for (const std::string& name : names_in_file) {
+    if (name.starts_with(kLists)) {
       state.lists[name.substr(kLists.size())] = read_numbers(file, name);
+    }
   }
   state.history.loss = read_numbers(file, "/history/loss");
   state.history.amplitude_error = read_numbers(file, "/history/amplitude_error");

@@ -35,30 +35,25 @@
 namespace ptyle::driver {
 namespace {
 
-constexpr double kAmplitudeShare = 0.1, kLongestMove = 0.5, kLongestProbeMove = 0.2;
 constexpr double kLongestStep = 1.5, kShortestStep = 1e-6;
-constexpr double kRise = 1.5, kBatchRise = 4.0;
+constexpr double kBatchRise = 4.0;
 constexpr double kHardly = 0.03, kSettledStep = 0.1;
-
-// An unknown's tensors on this rank and what the rule remembers of each.
-struct Parts {
-  std::vector<at::Tensor> values;  // views of what is updated
-  std::vector<std::map<std::string, at::Tensor>*> memory;
-};
 
 class Descent final : public Optimizer {
  public:
-  Descent(const Config::Reconstruct& settings, double curvature, const Workplace& workplace,
+  Descent(const Config::Reconstruct& settings, double curvature, const Unknowns& unknowns,
           BatchFacts facts)
-      : workplace_(workplace),
+      : Optimizer(unknowns),
         facts_(std::move(facts)),
         curvature_(curvature),
         first_step_(settings.step),
-        probe_share_(settings.probe_step),
-        most_extrapolation_(settings.momentum),
-        object_(settings.refines("object")),
-        probe_(settings.refines("probe")) {
+        most_extrapolation_(settings.momentum) {
     for (const double n : facts_.positions) positions_ += n;
+    double shares = 1;
+    for (const auto& unknown : unknowns) {
+      if (unknown->refined()) shares = std::max(shares, unknown->shares());
+    }
+    longest_step_ = first_step_ * std::min(kLongestStep, 2 * shares / (shares + 1));
   }
 
   bool keeps_order() const override { return true; }
@@ -68,47 +63,55 @@ class Descent final : public Optimizer {
     state.numbers.try_emplace("step", first_step_);
     const double calm = state.numbers["calm_iterations"];
     const double beta = std::min(most_extrapolation_, calm / (calm + 3));
-    const Parts parts = parts_of(state);
     const bool first = state.numbers["iterations"] == 0;
-    for (std::size_t k = 0; k < parts.values.size(); ++k) {
-      const at::Tensor& x = parts.values[k];
-      const at::Tensor last = tensor_like(*parts.memory[k], "last", x, x.scalar_type());
-      const at::Tensor begin = tensor_like(*parts.memory[k], "begin", x, x.scalar_type());
+    bool moved = false;
+    each_part(state, [&](const Unknown& unknown, std::size_t, const at::Tensor& x, Memory& memory) {
+      const at::Tensor last = tensor_like(memory, "last", x, x.scalar_type());
+      const at::Tensor begin = tensor_like(memory, "begin", x, x.scalar_type());
       if (first) last.copy_(x);
-      extrapolate(x, begin, last, beta);
-    }
+      const double here = unknown.refined(state.iteration) ? beta : 0;
+      extrapolate(x, begin, last, here);
+      moved = moved || (unknown.tiled() && here > 0);
+    });
     state.numbers["unproven"] = 1;
-    return object_ && beta > 0;
+    return moved;
   }
 
   void update(State& state, const Evaluation& at, const std::function<Evaluation()>&) override {
-    const double counts = facts_.counts[static_cast<std::size_t>(at.batch)];
-    const double eps = counts > 0 ? at.squared_error / counts : 1.0;
-    const bool accepted = at.follows || accepts(state, at, eps);
+    const auto batch = static_cast<std::size_t>(at.batch);
+    const double counts = facts_.counts[batch];
+    Stride stride;
+    stride.error = counts > 0 ? at.squared_error / counts : 1.0;
+    const bool accepted = at.follows || accepts(state, at, stride.error);
     if (std::exchange(state.numbers["unproven"], 0.0) > 0 && accepted) prove(state);
     if (!accepted) {
-      take_back(state, "a batch's error rose to " + std::to_string(eps) + " of its counts");
+      take_back(state,
+                "a batch's error rose to " + std::to_string(stride.error) + " of its counts");
       return;
     }
+    stride.here = facts_.positions[batch];
+    stride.all = positions_;
     if (state.numbers["first_loss"] == 0) {
-      state.numbers["first_loss"] =
-          at.loss * positions_ / facts_.positions[static_cast<std::size_t>(at.batch)];
+      state.numbers["first_loss"] = at.loss * stride.all / stride.here;
     }
-    const double step = state.numbers["step"];
-    if (object_) move_object(state, at, eps, step);
-    if (at.probe.defined()) move_probe(state, at, probe_share_ * std::min(step, 1.0));
+    stride.step = state.numbers["step"];
+    stride.curvature = curvature_;
+    stride.follows = at.follows;
+    each(state, at, [&](const Unknown& unknown, Values&, const Slopes& slopes) {
+      unknown.descend(state, slopes, stride);
+    });
   }
 
   void end_iteration(State& state) override {
     state.numbers["iterations"] += 1;
     const bool retreated = std::exchange(state.numbers["taken_back_now"], 0.0) > 0;
-    if (object_) count_illumination(state, retreated);
+    each(state, [&](const Unknown& unknown, Values&) { unknown.end_iteration(state, retreated); });
     if (retreated) return;
     const auto known = state.numbers.find("loss");
     const double before = known == state.numbers.end() ? 0.0 : known->second;
     // Before the first iteration the loss is what its first batch had, if all are like that one.
     const double measure = before > 0 ? before : state.numbers["first_loss"];
-    if (measure > 0 && !(state.loss < kRise * measure)) {
+    if (measure > 0 && !(state.loss < kMuchMore * measure)) {
       take_back(state, "the loss rose from " + std::to_string(measure) + " to " +
                            std::to_string(state.loss));
       state.numbers["taken_back_now"] = 0;
@@ -133,40 +136,34 @@ class Descent final : public Optimizer {
   }
 
   // What is remembered are points, at which the power was what it is.
-  void rescale(State&, double, double) override {}
+  void rescale(State&, const std::string&, double) override {}
 
  private:
+  // use(unknown, number of the part, what is updated of it, what is remembered of it)
+  template <typename Use>
+  void each_part(State& state, const Use& use) const {
+    each(state, [&](const Unknown& unknown, Values& values) {
+      for (std::size_t k = 0; k < values.parts.size(); ++k) {
+        use(unknown, k, unknown.updated(values.parts[k], k), values.memory[k]);
+      }
+    });
+  }
+
   // Longer steps while the loss falls fast, half the step where it hardly falls: batches pull
   // against one another then.
   void follow_loss(State& state, double fell) const {
     double& step = state.numbers["step"];
-    const auto slices = static_cast<double>(workplace_.slices);
-    const double longest = first_step_ * std::min(kLongestStep, 2 * slices / (slices + 1));
     if (fell < kHardly) step = std::max(step / 2, std::min(step, kSettledStep));
-    if (fell > 0.1) step = std::min(1.3 * step, longest);
-  }
-
-  Parts parts_of(State& state) const {
-    Parts parts;
-    for (std::size_t k = 0; object_ && k < state.tiles.size(); ++k) {
-      parts.values.push_back(workplace_.view(k, state.tiles[k].object));
-      parts.memory.push_back(&state.tiles[k].optimizer);
-    }
-    if (probe_) {
-      parts.values.push_back(state.probe);
-      parts.memory.push_back(&state.optimizer);
-    }
-    return parts;
+    if (fell > 0.1) step = std::min(1.3 * step, longest_step_);
   }
 
   // The steps that led to the end of the iteration before are seen by the first batch of this one;
   // until then `last` is the point before them, and `begin` holds that end.
   void prove(State& state) const {
-    const Parts parts = parts_of(state);
-    for (std::size_t k = 0; k < parts.values.size(); ++k) {
-      std::swap(parts.memory[k]->at("last"), parts.memory[k]->at("begin"));
-      parts.memory[k]->at("begin").copy_(parts.values[k]);
-    }
+    each_part(state, [](const Unknown&, std::size_t, const at::Tensor& x, Memory& memory) {
+      std::swap(memory.at("last"), memory.at("begin"));
+      memory.at("begin").copy_(x);
+    });
   }
 
   // Whether the batch's error is one that steps of this length may leave.
@@ -175,7 +172,7 @@ class Descent final : public Optimizer {
     errors.resize(facts_.positions.size(), -1.0);
     const double most = *std::max_element(errors.begin(), errors.end());
     const bool good = std::isfinite(at.loss) && std::isfinite(eps) &&
-                      (most < 0 || eps <= (errors.size() > 1 ? kBatchRise : kRise) * most + 1e-12);
+                      (most < 0 || eps <= (errors.size() > 1 ? kBatchRise : kMuchMore) * most + 1e-12);
     if (good) errors[static_cast<std::size_t>(at.batch)] = eps;
     return good;
   }
@@ -199,101 +196,38 @@ class Descent final : public Optimizer {
     state.numbers["went_back"] = 1;
     state.numbers["taken_back"] += 1;
     state.lists["batch_errors"].clear();  // what it is there is the measure from now on
-    const Parts parts = parts_of(state);
-    for (std::size_t k = 0; k < parts.values.size(); ++k) {
-      const at::Tensor& last = parts.memory[k]->at("last");
-      parts.values[k].copy_(last);
-      parts.memory[k]->at("begin").copy_(last);
-    }
+    each_part(state, [](const Unknown&, std::size_t, const at::Tensor& x, Memory& memory) {
+      x.copy_(memory.at("last"));
+      memory.at("begin").copy_(memory.at("last"));
+    });
   }
 
-  void move_object(State& state, const Evaluation& at, double eps, double step) {
-    const auto slices = static_cast<double>(workplace_.slices);
-    const double floor = std::min(0.05, std::max(eps, 0.003) / std::min(step, 1.0));
-    StepOptions options;
-    options.step = step / (2 * slices * curvature_ * workplace_.moves);
-    options.amplitude = kAmplitudeShare;
-    options.longest = kLongestMove * std::min(step, 1.0);
-    options.share = std::min(0.1, 0.2 * std::sqrt(eps));
-    // In the first iteration what is known of E_s so far stands for all of it.
-    const double here = facts_.positions[static_cast<std::size_t>(at.batch)];
-    double& done = state.numbers["positions_done"];
-    if (!at.follows) done += here;
-    std::vector<double>& before = state.lists["most_illumination"];
-    const bool first = before.empty();
-    if (first) options.share *= positions_ / done;
-    std::vector<double> floors;
-    for (std::size_t s = 0; s < at.most_illumination.size(); ++s) {
-      const double most = at.most_illumination[s];
-      const double all = first ? most * done / here : before[s];
-      floors.push_back(floor * (most + options.share * all));
-    }
-    for (std::size_t k = 0; k < at.object.size(); ++k) {
-      auto& memory = state.tiles[k].optimizer;
-      const at::Tensor& light = at.object_illumination[k];
-      // what follows is added nowhere: most of it was counted before
-      const at::Tensor sum =
-          at.follows ? tensor_like(memory, "illumination_sum", light, light.scalar_type()).clone()
-                     : tensor_like(memory, "illumination_sum", light, light.scalar_type());
-      const at::Tensor all =
-          first ? at::Tensor() : tensor_like(memory, "illumination", light, light.scalar_type());
-      illuminated_step(workplace_.view(k, state.tiles[k].object), at.object[k], light, all, floors,
-                       sum, options);
-    }
-  }
-
-  void move_probe(State& state, const Evaluation& at, double step) const {
-    const at::Tensor weight =
-        preconditioner(at.probe_illumination, {largest(at.probe_illumination)}, step / curvature_);
-    multiply(at.probe, weight);
-    const double moved = std::sqrt(power(at.probe) / power(state.probe));
-    if (!std::isfinite(moved)) return;
-    const double longest = kLongestProbeMove * std::min(step, 1.0);
-    add_scaled(state.probe, moved > longest ? -longest / moved : -1.0, at.probe);
-  }
-
-  // The iteration's illumination becomes E_s.
-  void count_illumination(State& state, bool retreated) const {
-    state.numbers["positions_done"] = 0;
-    std::vector<double> most(static_cast<std::size_t>(workplace_.slices), 0.0);
-    for (std::size_t k = 0; k < state.tiles.size(); ++k) {
-      auto& memory = state.tiles[k].optimizer;
-      const auto sum = memory.find("illumination_sum");
-      if (sum == memory.end()) continue;
-      at::Tensor& all = tensor_like(memory, "illumination", sum->second, sum->second.scalar_type());
-      if (!retreated) std::swap(all, sum->second);
-      sum->second.zero_();
-      if (retreated) continue;
-      const std::vector<double> here = largest_by_plane(workplace_.counted_view(k, all));
-      for (std::size_t s = 0; s < most.size(); ++s) most[s] = std::max(most[s], here[s]);
-    }
-    if (!retreated) state.lists["most_illumination"] = workplace_.maximum(most);
-  }
-
+  // Whether the iteration's moves point against those of the one before.
   bool overshot(State& state) const {
-    if (!object_) return false;
-    std::vector<double> parts;
-    for (std::size_t k = 0; k < state.tiles.size(); ++k) {
-      const auto counted = [&](const at::Tensor& part) { return workplace_.counted_view(k, part); };
-      const auto& memory = state.tiles[k].optimizer;
-      parts.push_back(overshoot(counted(memory.at("begin")),
-                                counted(workplace_.view(k, state.tiles[k].object)),
-                                counted(memory.at("last"))));
-    }
-    return workplace_.sum(parts) > 0;
+    double sum = 0;
+    each(state, [&](const Unknown& unknown, Values& values) {
+      if (!unknown.tiled()) return;
+      std::vector<double> by_part;
+      for (std::size_t k = 0; k < values.parts.size(); ++k) {
+        const auto counted = [&](const at::Tensor& part) { return unknown.counted(part, k); };
+        by_part.push_back(overshoot(counted(values.memory[k].at("begin")),
+                                    counted(unknown.updated(values.parts[k], k)),
+                                    counted(values.memory[k].at("last"))));
+      }
+      sum += unknown.sum(by_part);
+    });
+    return sum > 0;
   }
 
-  const Workplace& workplace_;
   BatchFacts facts_;
-  double curvature_, first_step_, probe_share_, most_extrapolation_, positions_ = 0;
-  bool object_, probe_;
+  double curvature_, first_step_, most_extrapolation_, longest_step_ = 0, positions_ = 0;
 };
 
 }  // namespace
 
 std::unique_ptr<Optimizer> make_descent(const Config::Reconstruct& settings, double curvature,
-                                        const Workplace& workplace, BatchFacts facts) {
-  return std::make_unique<Descent>(settings, curvature, workplace, std::move(facts));
+                                        const Unknowns& unknowns, BatchFacts facts) {
+  return std::make_unique<Descent>(settings, curvature, unknowns, std::move(facts));
 }
 
 }  // namespace ptyle::driver

@@ -44,12 +44,6 @@ constexpr double kLeastAmplitude = 0.5;
 
 std::string place(std::size_t number) { return "prior[" + std::to_string(number) + "]"; }
 
-std::string list_of(const std::vector<std::string>& words) {
-  std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
-
 std::vector<std::string> channels_of(const std::string& on) {
   if (on == "phase") return {"phase"};
   if (on == "object") return {"phase", "amplitude"};
@@ -90,8 +84,8 @@ std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
   if (card.channels != channels_of(settings.on)) {
     refuse(
         "file",
-        "be a model of " + list_of(channels_of(settings.on)) + " for on = \"" + settings.on + "\"",
-        "one of " + list_of(card.channels));
+        "be a model of " + words::listed(channels_of(settings.on)) + " for on = \"" + settings.on + "\"",
+        "one of " + words::listed(card.channels));
   }
   if (wanted == "denoiser" && settings.noise) {
     const double noise = *settings.noise;
@@ -122,13 +116,12 @@ std::vector<std::string> never_used(const Config& config) {
   const std::int64_t batches = config.reconstruct.batch_count();
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     const Config::Prior& one = config.priors[k];
-    const std::int64_t every = one.every > 0 ? one.every : batches;
-    const std::int64_t last = config.reconstruct.iterations * batches;
-    if (one.start < config.reconstruct.iterations && last / every > one.start * batches / every) {
-      continue;
-    }
+    const std::int64_t every = one.every_batches > 0 ? one.every_batches : batches;
+    const std::int64_t end =
+        std::min(config.reconstruct.iterations, one.end.value_or(config.reconstruct.iterations));
+    if (one.start < end && end * batches / every > one.start * batches / every) continue;
     std::string text = place(k);
-    text += " is never used: every = " + std::to_string(one.every);
+    text += " is never used: every_batches = " + std::to_string(one.every_batches);
     text += ", start = " + std::to_string(one.start) + ", and the run has ";
     text += words::counted(config.reconstruct.iterations, "iteration") + " of ";
     text += words::counted(batches, "batch");
@@ -238,9 +231,9 @@ Priors::Priors(const Config& config, const Problem& problem, const Decomposition
     one->whole = card.receptive_field < 0;
     // A pixel's gradient has the energies of all that see it.
     one->reach = one->whole ? 0 : card.receptive_field * (card.kind == "regulariser" ? 2 : 1);
-    if (cut.exchange != "allreduce" && one->settings.on != "probe") {
+    if (!cut.exchange.whole_object && one->settings.on != "probe") {
       Pair halo{one->reach, one->reach};
-      if (cut.exchange != "direct") {  // tiles update all of their frames
+      if (cut.exchange.updates_frames) {  // tiles update all of their frames
         halo[0] += cut.grid.halo()[0];
         halo[1] += cut.grid.halo()[1];
       }
@@ -279,43 +272,45 @@ void Priors::try_out(at::IntArrayRef probe) const {
   }
 }
 
-bool Priors::due(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
-                 bool replaces) const {
-  if (one.replaces() != replaces || iteration < one.settings.start) return false;
-  const std::int64_t every = one.settings.every > 0 ? one.settings.every : batches;
+bool Priors::uses(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
+                  bool replaces) const {
+  if (one.replaces() != replaces || iteration < one.settings.start ||
+      iteration >= one.settings.end.value_or(iteration + 1)) {
+    return false;
+  }
+  const std::int64_t every =
+      one.settings.every_batches > 0 ? one.settings.every_batches : batches;
   // `done` batches of the iteration are done; gradients join the last of every so many.
   return (iteration * batches + done + (replaces ? 0 : 1)) % every == 0;
 }
 
-bool Priors::due(const One& one, const State& state, std::int64_t batches, bool replaces) const {
-  return due(one, state.iteration, state.batch, batches, replaces);
-}
-
-bool Priors::join_gradients(const State& state, std::int64_t batches) const {
+bool Priors::any_uses(const State& state, std::int64_t batches, bool replaces) const {
   return std::any_of(list_.begin(), list_.end(), [&](const std::unique_ptr<One>& one) {
-    return due(*one, state, batches, false);
+    return uses(*one, state.iteration, state.batch, batches, replaces);
   });
 }
 
-bool Priors::replace(const State& state, std::int64_t batches) const {
-  return std::any_of(list_.begin(), list_.end(), [&](const std::unique_ptr<One>& one) {
-    return due(*one, state, batches, true);
-  });
+bool Priors::joins(const State& state, std::int64_t batches) const {
+  return config_.refines("object", state.iteration) && any_uses(state, batches, false);
 }
 
-bool Priors::replace_phases_alone() const {
+bool Priors::due(const State& state, std::int64_t batches) const {
+  return any_uses(state, batches, true);
+}
+
+bool Priors::due_again(const State& state, std::int64_t batches) const {
+  State later;
+  later.iteration = state.iteration;
+  for (later.batch = state.batch + 1; later.batch <= batches; ++later.batch) {
+    if (due(later, batches)) return true;
+  }
+  return false;
+}
+
+bool Priors::phases_alone() const {
   return std::all_of(list_.begin(), list_.end(), [](const std::unique_ptr<One>& one) {
     return !one->replaces() || one->settings.on == "phase";
   });
-}
-
-bool Priors::replace_again(const State& state, std::int64_t batches) const {
-  for (std::int64_t done = state.batch + 1; done <= batches; ++done) {
-    for (const auto& one : list_) {
-      if (due(*one, state.iteration, done, batches, true)) return true;
-    }
-  }
-  return false;
 }
 
 std::int64_t Priors::messages() const {
@@ -335,12 +330,12 @@ std::vector<at::Tensor> Priors::images(One& one, const State& state) {
   for (std::size_t k = 0; k < mine_.size(); ++k) {
     const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
     if (!one.halos) {
-      const at::Tensor all = image_of(state.tiles[k].object, one.with_amplitude());
+      const at::Tensor all = image_of(state.object(k), one.with_amplitude());
       extended.push_back(all.flatten(0, 1));
       continue;
     }
     owned.push_back(
-        image_of(cut_out(state.tiles[k].object, tile.frame, tile.owned), one.with_amplitude())
+        image_of(cut_out(state.object(k), tile.frame, tile.owned), one.with_amplitude())
             .flatten(0, 1));
     const Rectangle frame = one.halos->grid().extended(tile.number);
     extended.push_back(
@@ -400,9 +395,9 @@ void Priors::run(const std::vector<Task>& all, std::int64_t slices, const Work& 
   }
 }
 
-void Priors::apply(State& state, std::int64_t batches) {
+void Priors::act(State& state, std::int64_t batches, Optimizer&) {
   for (const auto& one : list_) {
-    if (!due(*one, state, batches, true)) continue;
+    if (!uses(*one, state.iteration, state.batch, batches, true)) continue;
     const auto begin = std::chrono::steady_clock::now();
     if (one->settings.on == "probe") {
       apply_to_probe(*one, state);
@@ -419,7 +414,7 @@ void Priors::apply_to_object(One& one, State& state) {
     return images(one, state);
   }();
   const std::int64_t channels = one.with_amplitude() ? 2 : 1;
-  const std::int64_t slices = state.tiles.front().object.size(0);
+  const std::int64_t slices = state.object(0).size(0);
   const double strength = one.settings.strength;
   const std::vector<Task> all = tasks(one);
   run(all, slices, [&](std::size_t number, std::int64_t slice) {
@@ -435,7 +430,7 @@ void Priors::apply_to_object(One& one, State& state) {
         cut_out(one.model->denoised(x, one.noise).sub(x).squeeze(0), task.seen, task.area)
             .mul(strength);
     at::Tensor object =
-        cut_out(state.tiles[task.tile].object, tile.frame, task.area).select(0, slice);
+        cut_out(state.object(task.tile), tile.frame, task.area).select(0, slice);
     const at::ScalarType real = at::toRealValueType(object.scalar_type());
     const at::Tensor turn = change.select(0, 0).to(real);
     if (channels == 1) {
@@ -452,51 +447,60 @@ void Priors::apply_to_probe(One& one, State& state) const {
   if (ranks_.first()) {
     const OneThread one_thread;
     const c10::InferenceMode no_autograd;
-    const double most = largest(state.probe.abs().to(at::kDouble).contiguous());
+    const double most = largest(state.probe().abs().to(at::kDouble).contiguous());
     if (most > 0) {
       at::Tensor ramp;
-      if (probe_ramp_) ramp = probe_ramp_->to(device_, state.probe.scalar_type());
-      const at::Tensor seen = probe_ramp_ ? state.probe * at::conj_physical(ramp) : state.probe;
+      if (probe_ramp_) ramp = probe_ramp_->to(device_, state.probe().scalar_type());
+      const at::Tensor seen = probe_ramp_ ? state.probe() * at::conj_physical(ramp) : state.probe();
       const at::Tensor x =
           at::view_as_real(seen).permute({0, 3, 1, 2}).div(most).to(at::kFloat).contiguous();
       const at::Tensor change = one.model->denoised(x, one.noise)
                                     .sub(x)
                                     .permute({0, 2, 3, 1})
-                                    .to(at::toRealValueType(state.probe.scalar_type()))
+                                    .to(at::toRealValueType(state.probe().scalar_type()))
                                     .mul(most * one.settings.strength)
                                     .contiguous();
       const at::Tensor moved = at::view_as_complex(change);
-      state.probe.add_(probe_ramp_ ? moved * ramp : moved);
+      state.probe().add_(probe_ramp_ ? moved * ramp : moved);
     }
   }
-  ranks_.broadcast(state.probe);
+  ranks_.broadcast(state.probe());
 }
 
-Priors::Joined Priors::add_gradients(const State& state, std::int64_t batches,
-                                     const std::vector<at::Tensor>& gradients,
-                                     double most_illumination) {
-  Joined joined{std::vector<double>(mine_.size(), 0.0), std::vector<double>(mine_.size(), 0.0),
-                std::vector<double>(mine_.size(), 0.0)};
-  const auto count = std::count_if(list_.begin(), list_.end(), [&](const auto& one) {
-    return due(*one, state, batches, false);
-  });
-  std::vector<at::Tensor> data = gradients;  // the data's own
-  if (count > 1) {
+double Priors::most_illumination(const Slopes& object) const {
+  double most = 0.0;
+  for (std::size_t k = 0; k < mine_.size(); ++k) {
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
+    if (tile.owned.empty()) continue;
+    const at::Tensor owned = cut_out(object.illumination[k], tile.updated, tile.owned);
+    most = std::max(most, largest_by_plane(owned).front());
+  }
+  const at::Tensor all = as_tensor(std::vector<double>{most});
+  ranks_.maximum(all);
+  return as_vector(all).front();
+}
+
+void Priors::add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) {
+  const Slopes& object = at.of.at("object");
+  const double most = most_illumination(object);
+  const auto now = [&](const auto& one) {
+    return uses(*one, state.iteration, state.batch, batches, false);
+  };
+  std::vector<at::Tensor> data = object.gradients;  // the data's own
+  if (std::count_if(list_.begin(), list_.end(), now) > 1) {
     for (at::Tensor& tensor : data) tensor = tensor.clone();
   }
   bool first = true;
   for (const auto& one : list_) {
-    if (!due(*one, state, batches, false)) continue;
+    if (!now(one)) continue;
     const auto begin = std::chrono::steady_clock::now();
     // The likelihood's second derivative with respect to a pixel is 2 I. A model whose own is at
     // most 1 converges with strength 1, also where there is no light.
-    add_gradient(*one, state, data, gradients,
-                 2 * one->settings.strength * kLeastIllumination * most_illumination, first,
-                 joined);
+    add_gradient(*one, state, data, object.gradients,
+                 2 * one->settings.strength * kLeastIllumination * most, first, joined);
     first = false;
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
-  return joined;
 }
 
 void Priors::add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
@@ -507,7 +511,7 @@ void Priors::add_gradient(One& one, const State& state, const std::vector<at::Te
     return images(one, state);
   }();
   const std::int64_t channels = one.with_amplitude() ? 2 : 1;
-  const std::int64_t slices = state.tiles.front().object.size(0);
+  const std::int64_t slices = state.object(0).size(0);
   const std::vector<Task> all = tasks(one);
   struct Part {
     double energy = 0.0, along = 0.0, square = 0.0;
@@ -546,7 +550,7 @@ void Priors::add_gradient(One& one, const State& state, const std::vector<at::Te
     }
     const c10::InferenceMode no_autograd;
     const at::Tensor object =
-        cut_out(state.tiles[task.tile].object, tile.frame, task.area).select(0, slice);
+        cut_out(state.object(task.tile), tile.frame, task.area).select(0, slice);
     const at::ScalarType real = at::toRealValueType(object.scalar_type());
     slope = cut_out(slope.squeeze(0), task.seen, task.area).to(real).mul(scale);
     // L(arg O): i O / |O|^2 dL/darg; L(|O|): O / |O| dL/d|O|. The first is without bound where an

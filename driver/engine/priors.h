@@ -17,6 +17,7 @@
 
 #include "driver/config/config.h"
 #include "driver/engine/state.h"
+#include "driver/engine/terms.h"
 #include "driver/io/problem.h"
 #include "driver/priors/prior.h"
 #include "driver/tiles/decomposition.h"
@@ -49,39 +50,31 @@ std::vector<std::string> too_much_noise(const Config& config, double counting_no
 // restart.
 std::string checksums_of_priors(const Config& config);
 
-class Priors {
+class Priors final : public Term, public Step {
  public:
   // Loads them all. ConfigError where one does not fit its table. All must outlive it.
   Priors(const Config& config, const Problem& problem, const Decomposition& cut, const Ranks& ranks,
          const at::Device& device);
-  ~Priors();
+  ~Priors() override;
 
   bool any() const { return !list_.empty(); }
   double counting_noise() const { return counting_noise_; }  // 0 without priors
   // Runs each once on a made-up image of the size that it will see, so that a model which fails
   // does so before hours of work. ConfigError with its reason. probe: [modes, rows, columns].
   void try_out(at::IntArrayRef probe) const;
-  // Whether one joins gradients in the batch that is `done` batches after the start.
-  bool join_gradients(const State& state, std::int64_t batches) const;
-  bool replace(const State& state, std::int64_t batches) const;
-  // Of those of kind "plug-and-play": whether all work on phases.
-  bool replace_phases_alone() const;
-  // Whether one does so after a later batch of this iteration.
-  bool replace_again(const State& state, std::int64_t batches) const;
+  // kind = "red" | "gradient": adds to the gradients of what each tile updates of the object.
+  // Strengths are in units of what the data weighs at 5 % of the largest illumination.
+  bool joins(const State& state, std::int64_t batches) const override;
+  void add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) override;
 
-  // kind = "plug-and-play": moves object and probe towards what the prior makes of them. After an
-  // update; in frames what is not `updated` is stale afterwards as after any update.
-  void apply(State& state, std::int64_t batches);
-  // What joined the gradients, tile by tile.
-  struct Joined {
-    std::vector<double> energies;  // "red" has none
-    // Of the pixels that the tile owns: Re <data's gradient, what joined it>, |data's gradient|^2.
-    std::vector<double> along, squares;
-  };
-  // kind = "red" | "gradient": adds to the gradients of what each tile updates. Strengths are in
-  // units of what the data weighs at 5 % of `most_illumination`.
-  Joined add_gradients(const State& state, std::int64_t batches,
-                       const std::vector<at::Tensor>& gradients, double most_illumination);
+  // kind = "plug-and-play": moves object and probe towards what the prior makes of them. In frames
+  // what is not `updated` is stale afterwards as after any update.
+  bool due(const State& state, std::int64_t batches) const override;
+  void act(State& state, std::int64_t batches, Optimizer& optimizer) override;
+  // Whether one does so after a later batch of this iteration.
+  bool due_again(const State& state, std::int64_t batches) const;
+  // Of those: whether all work on phases.
+  bool phases_alone() const;
 
   // Since the start.
   double seconds() const { return seconds_; }
@@ -91,9 +84,11 @@ class Priors {
  private:
   struct One;
   struct Task;
-  bool due(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
-           bool replaces) const;
-  bool due(const One& one, const State& state, std::int64_t batches, bool replaces) const;
+  // Whether one is used when `done` batches of an iteration are.
+  bool uses(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
+            bool replaces) const;
+  // Whether any that replaces, or joins gradients, is used now.
+  bool any_uses(const State& state, std::int64_t batches, bool replaces) const;
   // x [slices x channels, rows, columns] float32 of every tile, extended.
   std::vector<at::Tensor> images(One& one, const State& state);
   std::vector<Task> tasks(const One& one) const;
@@ -104,6 +99,8 @@ class Priors {
   void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
                     const std::vector<at::Tensor>& gradients, double scale, bool first,
                     Joined& joined);
+  // The largest of what lights the first slice, of all tiles.
+  double most_illumination(const Slopes& object) const;
 
   const Config& config_;
   const Decomposition& cut_;

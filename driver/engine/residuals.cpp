@@ -14,7 +14,7 @@
 #include <ptyle/ops.h>
 
 #include "csrc/likelihood.h"
-#include "driver/engine/engine.h"
+#include "driver/engine/sweep.h"
 #include "driver/engine/vectors.h"
 
 namespace ptyle::driver {
@@ -50,47 +50,19 @@ double pixel_loss(Likelihood likelihood, double expected, double count) {
 
 }  // namespace
 
-Residuals Engine::settle(State& state) {
-  Residuals fit = residuals(state);
-  if (state.history.loss.empty()) return fit;
-  const double share = static_cast<double>(positions_in_batches()) /
-                       static_cast<double>(std::max<std::int64_t>(1, positions()));
-  constexpr double kRise = 1.5;
-  const double before = state.history.loss.back();
-  if (fit.loss * share * unmasked_pixels_ <= kRise * before) return fit;
-  return retreat(state) ? residuals(state) : fit;
-}
-
-bool Engine::retreat(State& state) {
-  const c10::InferenceMode no_autograd;
-  if (!optimizer_->retreat(state)) return false;
-  refresh_halos(state);
-  return true;
-}
-
-double Engine::highest_error(const State& state) const {
-  // |psi - m|^2 summed over a pattern is at most (|psi| + |m|)^2.
-  const double counts = problem_.mean_counts_per_pattern;
-  const double model = std::max(counts, state.start_power);
-  const double most = std::sqrt(counts) + std::sqrt(model);
-  return unmasked_pixels_ > 0 ? most * most * static_cast<double>(positions()) / unmasked_pixels_
-                              : 0.0;
-}
-
-at::Tensor Engine::intensities(const at::Tensor& object, const at::Tensor& probe, const Tile& tile,
-                               const at::Tensor& positions) const {
+at::Tensor Sweep::intensities(const State& state, std::size_t tile,
+                              const at::Tensor& positions) const {
   ModelOptions options;
   options.detector = detector_;
-  const Windows seen = windows(object, tile, positions);
+  const Windows seen = windows(state.object(tile), tiles_[tile], positions);
   options.origin = seen.origin;
-  return diffraction(seen.object, probe, seen.positions, propagator_, options);
+  return diffraction(seen.object, state.probe(), seen.positions, propagator_, options);
 }
 
-Residuals Engine::residuals(const State& state) {
+Residuals Sweep::residuals(const State& state) {
   const c10::InferenceMode no_autograd;
-  refresh_halos(state);
-  const Likelihood own = likelihood_named(config_.reconstruct.likelihood).value();
-  const NoiseTable noise(Likelihood::kAmplitude), own_noise(own);
+  refresh(state);
+  const NoiseTable noise(Likelihood::kAmplitude), own_noise(likelihood_);
   const std::int64_t pixels = problem_.window[0] * problem_.window[1];
   // [5, positions]: error, expected, loss, expected loss, unmasked pixels
   at::Tensor sums = at::zeros({5, positions()}, at::kDouble);
@@ -100,11 +72,7 @@ Residuals Engine::residuals(const State& state) {
   }
   std::vector<at::Tensor> all;
   for (const std::vector<TileBatch>& batch : plan_) {
-    for (const TileBatch& tile : batch) {
-      for (const Part* part : {&tile.before, &tile.boundary, &tile.after}) {
-        for (const Block& block : part->blocks) all.push_back(block.rows);
-      }
-    }
+    each_block(batch, [&](std::size_t, const Block& block) { all.push_back(block.rows); });
   }
   expect(-1);
   feed_.expect(all);
@@ -122,14 +90,14 @@ Residuals Engine::residuals(const State& state) {
       const double from_noise = noise(model);
       error += here;
       expected += from_noise;
-      if (own != Likelihood::kAmplitude) {
-        loss += pixel_loss(own, model, count[i]);
+      if (likelihood_ != Likelihood::kAmplitude) {
+        loss += pixel_loss(likelihood_, model, count[i]);
         expected_own += own_noise(model);
       }
       intensity[i] = here - from_noise;
       good += 1.0;
     }
-    if (own == Likelihood::kAmplitude) {
+    if (likelihood_ == Likelihood::kAmplitude) {
       loss = error;
       expected_own = expected;
     }
@@ -143,49 +111,41 @@ Residuals Engine::residuals(const State& state) {
   };
   constexpr std::int64_t kPieceBytes = std::int64_t{4} << 20;
   const std::int64_t piece = std::max<std::int64_t>(1, kPieceBytes / (8 * pixels));
-  for (const std::vector<TileBatch>& batch : plan_) {
-    for (std::size_t tile = 0; tile < batch.size(); ++tile) {
-      for (const Part* part : {&batch[tile].before, &batch[tile].boundary, &batch[tile].after}) {
-        for (const Block& block : part->blocks) {
-          const PatternBlock measured = feed_.take(block.rows);
-          const auto* row = block.rows.const_data_ptr<std::int64_t>();
-          for (std::int64_t first = 0; first < block.rows.numel(); first += piece) {
-            const std::int64_t count = std::min(piece, block.rows.numel() - first);
-            const at::Tensor model =
-                intensities(state.tiles[tile].object, state.probe, tiles_[tile],
-                            block.positions.narrow(0, first, count))
-                    .cpu()
-                    .to(at::kDouble)
-                    .contiguous();
-            const at::Tensor counts =
-                measured.patterns.narrow(0, first, count).cpu().to(at::kDouble).contiguous();
-            const bool each = measured.mask && measured.mask->dim() == 3;
-            at::Tensor mask;
-            if (measured.mask) {
-              mask = (each ? measured.mask->narrow(0, first, count) : *measured.mask)
-                         .cpu()
-                         .contiguous();
-            }
-            const auto* bad =
-                mask.defined() ? static_cast<const std::uint8_t*>(mask.const_data_ptr()) : nullptr;
-            double* modelled = model.data_ptr<double>();
-            const double* n = counts.const_data_ptr<double>();
-            at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
-              for (std::int64_t k = begin; k < end; ++k) {
-                judge(modelled + k * pixels, n + k * pixels,
-                      bad == nullptr ? nullptr : bad + (each ? k * pixels : 0),
-                      problem_.held[static_cast<std::size_t>(row[first + k])]);
-              }
-            });
-            double* sum = excess[tile].data_ptr<double>();
-            for (std::int64_t k = 0; k < count; ++k) {
-              for (std::int64_t i = 0; i < pixels; ++i) sum[i] += modelled[k * pixels + i];
-            }
-          }
+  const auto judge_block = [&](std::size_t tile, const Block& block) {
+    const PatternBlock measured = feed_.take(block.rows);
+    const auto* row = block.rows.const_data_ptr<std::int64_t>();
+    for (std::int64_t first = 0; first < block.rows.numel(); first += piece) {
+      const std::int64_t count = std::min(piece, block.rows.numel() - first);
+      const at::Tensor model =
+          intensities(state, tile, block.positions.narrow(0, first, count))
+              .cpu()
+              .to(at::kDouble)
+              .contiguous();
+      const at::Tensor counts =
+          measured.patterns.narrow(0, first, count).cpu().to(at::kDouble).contiguous();
+      const bool each = measured.mask && measured.mask->dim() == 3;
+      at::Tensor mask;
+      if (measured.mask) {
+        mask = (each ? measured.mask->narrow(0, first, count) : *measured.mask).cpu().contiguous();
+      }
+      const auto* bad =
+          mask.defined() ? static_cast<const std::uint8_t*>(mask.const_data_ptr()) : nullptr;
+      double* modelled = model.data_ptr<double>();
+      const double* n = counts.const_data_ptr<double>();
+      at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t k = begin; k < end; ++k) {
+          judge(modelled + k * pixels, n + k * pixels,
+                bad == nullptr ? nullptr : bad + (each ? k * pixels : 0),
+                problem_.held[static_cast<std::size_t>(row[first + k])]);
         }
+      });
+      double* sum = excess[tile].data_ptr<double>();
+      for (std::int64_t k = 0; k < count; ++k) {
+        for (std::int64_t i = 0; i < pixels; ++i) sum[i] += modelled[k * pixels + i];
       }
     }
-  }
+  };
+  for (const std::vector<TileBatch>& batch : plan_) each_block(batch, judge_block);
   feed_.forget();
   ranks_.gather(sums);
   Residuals result;

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "driver/check/doubts.h"
+#include "driver/io/doubt.h"
 #include "driver/config/config.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/state.h"
@@ -23,8 +23,8 @@ struct Remarks {
 
 // /object, /probe (modes made orthogonal), /positions and /history, units as attributes. Called by
 // all ranks; rank 0 writes.
-void write_result(const std::string& path, const State& state, const Config& config,
-                  const Problem& problem, const Decomposition& decomposition, const Ranks& ranks,
+void write_result(const std::string& path, const State& state, const Unknowns& unknowns,
+                  const Config& config, const Problem& problem, const Ranks& ranks,
                   const Remarks& remarks);
 // object_phase.png, object_amplitude.png and probe.png into `folder`, of the result that was
 // written there.

@@ -2,16 +2,15 @@
 
 namespace ptyle::driver {
 
-void State::move_to(const at::Device& device) {
-  const auto move = [&](at::Tensor& tensor) {
-    if (tensor.defined()) tensor = tensor.to(device);
-  };
-  for (TileState& tile : tiles) {
-    move(tile.object);
-    for (auto& [name, tensor] : tile.optimizer) move(tensor);
-  }
-  move(probe);
-  for (auto& [name, tensor] : optimizer) move(tensor);
+double State::number(const std::string& name) const {
+  const auto found = numbers.find(name);
+  return found == numbers.end() ? 0.0 : found->second;
+}
+
+std::string State::change_lines() const {
+  std::string lines;
+  for (const std::string& line : changes) lines += line + "\n";
+  return lines;
 }
 
 }  // namespace ptyle::driver

@@ -2,6 +2,7 @@
 // all ranks. Tensors lie where the rank computes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -12,21 +13,24 @@
 namespace ptyle::driver {
 
 struct History {
-  std::vector<double> loss, amplitude_error, seconds;  // one entry an iteration
+  std::vector<double> loss, amplitude_error, seconds;  // one entry per iteration
 };
 
-struct TileState {
-  at::Tensor object;  // [slices, rows, columns] complex transmission of the tile's frame
-  // The optimiser's tensors by name (velocity, moments, pairs of L-BFGS), of what it works on.
-  std::map<std::string, at::Tensor> optimizer;
+// What an optimiser remembers of a part of an unknown, by name (moments, pairs of L-BFGS): of the
+// size of what it updates.
+using Memory = std::map<std::string, at::Tensor>;
+
+// An unknown: one part for each of this rank's tiles, ascending, or one that is the same on every
+// rank (engine/unknown.h).
+struct Values {
+  std::vector<at::Tensor> parts;
+  std::vector<Memory> memory;  // as many
 };
 
 struct State {
-  std::vector<TileState> tiles;  // this rank's, ascending
-  // The same on every rank:
-  at::Tensor probe;                             // [modes, h, w] complex
-  std::map<std::string, at::Tensor> optimizer;  // the probe's
-  std::map<std::string, double> numbers;        // the optimiser's scalars
+  std::map<std::string, Values> unknowns;  // by name
+  // The optimiser's, the same on every rank.
+  std::map<std::string, double> numbers;
   std::map<std::string, std::vector<double>> lists;
 
   std::int64_t iteration = 0;  // complete ones
@@ -42,7 +46,15 @@ struct State {
   // was 1.0".
   std::vector<std::string> changes;
 
-  void move_to(const at::Device& device);
+  // What every model takes.
+  at::Tensor& object(std::size_t tile) { return unknowns.at("object").parts[tile]; }
+  const at::Tensor& object(std::size_t tile) const { return unknowns.at("object").parts[tile]; }
+  const std::vector<at::Tensor>& objects() const { return unknowns.at("object").parts; }
+  at::Tensor& probe() { return unknowns.at("probe").parts.front(); }
+  const at::Tensor& probe() const { return unknowns.at("probe").parts.front(); }
+
+  double number(const std::string& name) const;  // 0 where there is none
+  std::string change_lines() const;              // `changes`, a line each
 };
 
 }  // namespace ptyle::driver

@@ -7,13 +7,27 @@
 // it. The formulae are those of csrc/updates.h.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 namespace ptyle::driver {
+
+template <typename Number>
+at::Tensor as_tensor(const std::vector<Number>& values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())},
+                                c10::CppTypeToScalarType<Number>::value);
+  std::copy(values.begin(), values.end(), tensor.data_ptr<Number>());
+  return tensor;
+}
+inline std::vector<double> as_vector(const at::Tensor& numbers) {
+  const double* first = numbers.const_data_ptr<double>();
+  return {first, first + numbers.numel()};
+}
 
 // Their sum, in order; float64.
 double total(const at::Tensor& numbers);

@@ -308,4 +308,13 @@ Problem load_problem(const Config& config, const OutlineCheck& fits) {
   return problem;
 }
 
+std::string mask_words(const Problem& problem) {
+  const auto pixels =
+      static_cast<double>(problem.positions.size(0) * problem.window[0] * problem.window[1]);
+  return words::number(100.0 * static_cast<double>(problem.masked_pixels) / pixels, 3) +
+         " % of the pixels (" + std::to_string(problem.sentinel_pixels) +
+         " marked by the largest value of their type, " + std::to_string(problem.saturated_pixels) +
+         " saturated)";
+}
+
 }  // namespace ptyle::driver

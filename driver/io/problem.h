@@ -80,6 +80,11 @@ struct Problem {
   NumberPair zero_at = {0.0, 0.0}, zero_offset = {0.0, 0.0};
 
   std::optional<double> pixel_row_A, pixel_column_A;  // the object's pixel
+  // [row, column], where it is known.
+  std::optional<std::vector<double>> pixel_nm() const {
+    if (!pixel_row_A || !pixel_column_A) return std::nullopt;
+    return std::vector<double>{*pixel_row_A / 10, *pixel_column_A / 10};
+  }
   std::optional<double> wavelength_A;
   double slice_distance_A = 0.0;         // between slices; 0 for one slice
   std::optional<at::Tensor> propagator;  // [h, w] complex128; more than one slice
@@ -171,5 +176,8 @@ struct ObjectFrame {
 };
 ObjectFrame object_frame(const at::Tensor& positions, IntegerPair window, std::int64_t padding,
                          std::optional<IntegerPair> shape);
+
+// "3.1 % of the pixels (...)": what is masked, and by what.
+std::string mask_words(const Problem& problem);
 
 }  // namespace ptyle::driver

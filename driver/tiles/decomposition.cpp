@@ -145,7 +145,7 @@ std::vector<std::int64_t> Decomposition::tiles_of_rank(std::int64_t rank) const 
 std::vector<std::int64_t> Decomposition::positions_of_tile(std::int64_t tile,
                                                            const at::Tensor& positions) const {
   std::vector<std::int64_t> needed;
-  if (exchange != "voxels") {
+  if (!exchange.copies_voxels) {
     for (std::size_t n = 0; n < tile_of.size(); ++n) {
       if (tile_of[n] == tile) needed.push_back(static_cast<std::int64_t>(n));
     }
@@ -179,7 +179,7 @@ std::vector<std::int64_t> Decomposition::positions_of_rank(std::int64_t rank,
 Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, std::int64_t ranks,
                         const DecompositionOptions& options) {
   Decomposition cut;
-  cut.exchange = options.exchange;
+  cut.exchange = exchange_kind(options.exchange);
   cut.window = window;
   cut.averages = options.averages;
   const Pair tiles = options.grid.value_or(grid_for(ranks, object));
@@ -195,7 +195,7 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
   for (const Point& centre : centres_of(positions, window)) {
     cut.tile_of.push_back(cut.grid.tile_at(centre.row, centre.column));
   }
-  if (cut.exchange == "voxels") {
+  if (cut.exchange.copies_voxels) {
     const double step = positions.size(0) < 2 ? 1.0 : neighbour_distance(positions);
     const auto reach =
         static_cast<std::int64_t>(std::ceil(static_cast<double>(options.extra_rows) * step));
@@ -205,7 +205,7 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
         TileGrid(cut.grid.row_cuts(), cut.grid.column_cuts(), {halo[0] + reach, halo[1] + reach});
   }
   cut.owners = assign(cut.tile_of, count, ranks);
-  if (cut.exchange == "allreduce") {
+  if (cut.exchange.whole_object) {
     // Every rank holds all of the object and the positions of its tiles; rank 0's copy counts.
     const std::vector<std::int64_t> ranks_of = cut.owners;
     for (std::int64_t& tile : cut.tile_of) tile = ranks_of[static_cast<std::size_t>(tile)];
@@ -219,7 +219,7 @@ Decomposition decompose(const at::Tensor& positions, Pair window, Pair object, s
   }
   for (std::int64_t tile = 0; tile < count; ++tile) {
     const Rectangle owned = cut.grid.owned(tile), frame = cut.grid.extended(tile);
-    cut.tiles.push_back({tile, owned, frame, cut.exchange == "direct" ? owned : frame});
+    cut.tiles.push_back({tile, owned, frame, cut.exchange.updates_frames ? frame : owned});
   }
   return cut;
 }

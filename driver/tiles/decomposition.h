@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "csrc/tiles.h"
+#include "driver/config/modes.h"
 
 namespace ptyle::driver {
 
@@ -42,7 +43,7 @@ struct Tile {
 };
 
 struct Decomposition {
-  std::string exchange;  // direct | passes | allreduce | voxels
+  ExchangeKind exchange = kExchanges[0];
   TileGrid grid{{0, 0}, {0, 0}, {0, 0}};
   std::vector<Tile> tiles;            // all
   std::vector<std::int64_t> owners;   // the rank of every tile: ascending, each rank has one

@@ -337,14 +337,27 @@ class Passes final : public Exchange {
 
 }  // namespace
 
-std::unique_ptr<Exchange> make_exchange(const Decomposition& decomposition, const Ranks& ranks) {
-  if (decomposition.exchange == "allreduce") return std::make_unique<Allreduce>(ranks);
-  if (decomposition.exchange == "voxels" && decomposition.averages) {
-    return std::make_unique<AveragedVoxels>(decomposition, ranks);
+std::unique_ptr<Exchange> make_exchange(const Decomposition& cut, const Ranks& ranks) {
+  if (cut.exchange.whole_object) return std::make_unique<Allreduce>(ranks);
+  if (cut.exchange.copies_voxels && cut.averages) {
+    return std::make_unique<AveragedVoxels>(cut, ranks);
   }
-  if (decomposition.exchange == "voxels") return std::make_unique<Voxels>(decomposition, ranks);
-  if (decomposition.exchange == "passes") return std::make_unique<Passes>(decomposition, ranks);
-  return std::make_unique<Direct>(decomposition, ranks);
+  if (cut.exchange.copies_voxels) return std::make_unique<Voxels>(cut, ranks);
+  if (cut.exchange.sums_later) return std::make_unique<Passes>(cut, ranks);
+  return std::make_unique<Direct>(cut, ranks);
+}
+
+std::int64_t exchange_pixels(const Decomposition& cut, std::int64_t rank) {
+  if (cut.exchange.whole_object || cut.exchange.sums_later) return 0;
+  std::int64_t pixels = 0;
+  const auto count = [&](std::int64_t other, const Rectangle& area) {
+    if (cut.owners[static_cast<std::size_t>(other)] != rank) pixels += area.pixels();
+  };
+  for (const std::int64_t tile : cut.tiles_of_rank(rank)) {
+    for (const Piece& piece : borrowed_by(cut.grid, tile)) count(piece.owner, piece.area);
+    for (const Piece& piece : lent_by(cut.grid, tile)) count(piece.borrower, piece.area);
+  }
+  return pixels;
 }
 
 }  // namespace ptyle::driver

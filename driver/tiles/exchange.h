@@ -41,5 +41,7 @@ class Exchange {
 
 // `decomposition` and `ranks` must outlive it.
 std::unique_ptr<Exchange> make_exchange(const Decomposition& decomposition, const Ranks& ranks);
+// Pixels of a plane that a rank holds packed, for other ranks and from them.
+std::int64_t exchange_pixels(const Decomposition& decomposition, std::int64_t rank);
 
 }  // namespace ptyle::driver

@@ -24,7 +24,7 @@
 
 #include "driver/check/check.h"
 #include "driver/config/config.h"
-#include "driver/engine/run.h"
+#include "driver/run/run.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "tests/cpp/vacuum.h"

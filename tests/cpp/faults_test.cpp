@@ -23,7 +23,7 @@
 #include <ATen/ATen.h>
 
 #include "driver/config/config.h"
-#include "driver/engine/run.h"
+#include "driver/run/run.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "driver/simulate/simulate.h"

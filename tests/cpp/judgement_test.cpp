@@ -1,6 +1,6 @@
 // Whether a run is judged rightly: what noise leaves of the fit, what counts as divergence, and
 // which cause is named.
-#include "driver/engine/judgement.h"
+#include "driver/run/judgement.h"
 
 #include <cmath>
 #include <numeric>

@@ -1,4 +1,4 @@
-#include "driver/engine/judgement.h"
+#include "driver/run/judgement.h"
 
 #include <algorithm>
 #include <array>
@@ -8,6 +8,7 @@
 
 #include <ATen/TensorOperators.h>
 
+#include "driver/check/doubts.h"
 #include "driver/io/pixels.h"
 #include "driver/words.h"
 
@@ -208,18 +209,17 @@ std::string words_of_divergence(const Config& config, const Problem& problem,
             " positions (reconstruct.batches = " +
             std::to_string(std::max<std::int64_t>(1, positions / (2 * kFewPositions))) + ")");
   }
-  if (config.reconstruct.optimizer != "adam" && config.reconstruct.optimizer != "lbfgs") {
+  if (!optimizer_kind(config.reconstruct.optimizer).every_batch) {
     if (config.reconstruct.momentum > 0.0) suggest("less reconstruct.momentum");
-    suggest("shorter steps (reconstruct.step and probe_step, half of " +
-            number(config.reconstruct.step) + " and " + number(config.reconstruct.probe_step) +
-            ")");
-  } else if (config.reconstruct.optimizer == "adam") {
+    suggest("shorter steps (reconstruct.step, half of " + number(config.reconstruct.step) +
+            ", refine.NAME.step)");
+  } else if (!optimizer_kind(config.reconstruct.optimizer).one_batch) {
     suggest("a smaller reconstruct.learning_rate and probe_learning_rate than " +
             number(config.reconstruct.learning_rate) + " and " +
             number(config.reconstruct.probe_learning_rate));
   }
   if (config.reconstruct.refines("probe") && config.reconstruct.refines("object")) {
-    suggest("the probe fixed at first (reconstruct.probe_start)");
+    suggest("the probe fixed at first (refine.probe.start)");
   }
   return text + "; try " + change;
 }
@@ -296,7 +296,7 @@ std::string words_of_fit(const Config& config, const Residuals& residuals) {
   std::string text = "amplitude_error " + number(residuals.amplitude_error) +
                      " (counting noise alone would leave " +
                      number(residuals.expected_amplitude_error) + ")";
-  if (config.reconstruct.likelihood != "amplitude") {
+  if (likelihood_named(config.reconstruct.likelihood) != Likelihood::kAmplitude) {
     text += ", loss a pixel of the " + config.reconstruct.likelihood + " likelihood " +
             number(residuals.loss) + " (" + number(residuals.expected_loss) + ")";
   }

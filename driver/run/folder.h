@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "driver/engine/run.h"
+#include "driver/run/run.h"
 
 namespace ptyle::driver {
 

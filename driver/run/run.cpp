@@ -1,4 +1,4 @@
-#include "driver/engine/run.h"
+#include "driver/run/run.h"
 
 #include <algorithm>
 #include <array>
@@ -24,13 +24,11 @@
 
 #include <ptyle/ops.h>
 
-#include "driver/check/check.h"
 #include "driver/check/doubts.h"
 #include "driver/device.h"
 #include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
-#include "driver/engine/folder.h"
-#include "driver/engine/judgement.h"
+#include "driver/engine/footprint.h"
 #include "driver/engine/result.h"
 #include "driver/engine/vectors.h"
 #include "driver/errors.h"
@@ -40,6 +38,8 @@
 #include "driver/log.h"
 #include "driver/memory.h"
 #include "driver/progress.h"
+#include "driver/run/folder.h"
+#include "driver/run/judgement.h"
 #include "driver/threads.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/launch.h"
@@ -96,13 +96,8 @@ class Signals {
 // asked to.
 bool own_loss_falls(const Config& config, const History& history) {
   const std::vector<double>& loss = history.loss;
-  return config.reconstruct.likelihood != "amplitude" && !loss.empty() &&
-         loss.back() <= 1.5 * *std::min_element(loss.begin(), loss.end());
-}
-
-double taken_back_in(const State& state) {
-  const auto found = state.numbers.find("taken_back");
-  return found == state.numbers.end() ? 0.0 : found->second;
+  return likelihood_named(config.reconstruct.likelihood) != Likelihood::kAmplitude &&
+         !loss.empty() && loss.back() <= kMuchMore * *std::min_element(loss.begin(), loss.end());
 }
 
 // Of all ranks.
@@ -136,7 +131,7 @@ IterationMetrics metrics_of(const Engine& engine, const State& state, const Rank
   if (with_priors) row.prior_seconds = m[5];
   if (const auto step = state.numbers.find("step"); step != state.numbers.end()) {
     row.step = step->second;
-    row.taken_back = taken_back_in(state);
+    row.taken_back = state.number("taken_back");
   }
   row.held_out_error = work.held_out_error;
   row.prior_error_before = work.error_before_priors;
@@ -170,7 +165,7 @@ void warn_of_growth(const Config& config, const State& state, const IterationMet
     text << "the amplitude error was " << least << " and is " << error.back() << " after iteration "
          << row.iteration << ": do the priors work against the data?";
   }
-  if (!text.str().empty()) log_warning() << text.str() << " (prior.strength, noise, every)";
+  if (!text.str().empty()) log_warning() << text.str() << " (prior.strength, noise, every_batches)";
 }
 
 // A prior that leaves little of what the object explains beyond what vacuum does: what it takes off
@@ -186,7 +181,7 @@ void warn_of_wiping_out(const Config& config, const IterationMetrics& row) {
   warned = true;
   log_warning() << "priors wipe the object out: of what they work on and explains a batch "
                 << 100 * std::max(0.0, *row.prior_left) << " % is left after them in iteration "
-                << row.iteration << " (prior.strength, noise, every)";
+                << row.iteration << " (prior.strength, noise, every_batches)";
 }
 
 // A run that does not fit would drag the whole machine down before it is killed.
@@ -278,11 +273,11 @@ std::string keep_last_good(const Config& config, const std::string& data, const 
   State good;
   {
     const OneThread one_thread;
-    good = read_checkpoint(checkpoint, config, data, cut, ranks);
+    good = read_checkpoint(checkpoint, engine.start(), engine.unknowns(), config, data, cut, ranks);
   }
   remarks.fit = engine.residuals(good);
   const OneThread one_thread;
-  write_result(folder + "/result.h5", good, config, problem, cut, ranks, remarks);
+  write_result(folder + "/result.h5", good, engine.unknowns(), config, problem, ranks, remarks);
   if (ranks.first() && config.output.png) write_pictures(folder, good, problem);
   return "; " + folder + " keeps the result of iteration " + std::to_string(good.iteration);
 }
@@ -390,16 +385,20 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     for (const Doubt& doubt : remarks.doubts) log_warning() << "doubtful: " << doubt.text;
   }
   State state;
+  {
+    const OneThread one_thread;
+    state = engine.start();
+  }
   if (options.resume && fs::exists(checkpoint)) {
-    state = read_checkpoint(checkpoint, config, data, cut, ranks);
-    state.move_to(device);
+    state = read_checkpoint(checkpoint, std::move(state), engine.unknowns(), config, data, cut,
+                            ranks);
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + words::counted(state.batch, "batch") : "");
       const std::string now = "after iteration " + std::to_string(state.iteration) + ": ";
       for (const std::string& change : state.changes) {
         if (change.starts_with(now)) {
-          log_info() << "updates begin anew, object and probe stay: " << change.substr(now.size());
+          log_info() << "updates begin anew, unknowns stay: " << change.substr(now.size());
         }
       }
       if (state.iteration >= config.reconstruct.iterations) {
@@ -411,8 +410,6 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     if (options.resume && ranks.first()) {
       log_info() << "no checkpoint in " << folder << " yet: starting anew";
     }
-    const OneThread one_thread;
-    state = engine.start();
   }
   // Everything about config and data has been checked: only now is something written.
   ranks.barrier();
@@ -451,7 +448,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       if (progress) progress->positions_done(positions);
     };
     bool told_of_growth = false;
-    double taken_back = taken_back_in(state);
+    double taken_back = state.number("taken_back");
     while (state.iteration < last && !engine.stopped()) {
       if (!engine.iterate(state, stop, batch_done)) break;
       const IterationMetrics row = metrics_of(engine, state, ranks, device, !config.priors.empty());
@@ -482,7 +479,7 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       if (course == Course::kFine && checkpoint_is_due(config, state.iteration) &&
           state.iteration < last) {
         const bool saved =
-            saving.attempt([&] { write_checkpoint(checkpoint, state, config, data, cut, ranks); });
+            saving.attempt([&] { write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks); });
         if (saved && ranks.first()) remove_set_aside(folder);
       }
     }
@@ -504,12 +501,12 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   if (ranks.first()) saving.attempt([&] { metrics->close(); });
   if (trace) saving.attempt([&] { trace->write(options.trace); });
   const bool checkpoint_saved =
-      saving.attempt([&] { write_checkpoint(checkpoint, state, config, data, cut, ranks); });
+      saving.attempt([&] { write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks); });
   const bool complete = state.iteration >= last;
   {
     const OneThread one_thread;
     const bool result_saved = saving.attempt(
-        [&] { write_result(folder + "/result.h5", state, config, problem, cut, ranks, remarks); });
+        [&] { write_result(folder + "/result.h5", state, engine.unknowns(), config, problem, ranks, remarks); });
     if (ranks.first() && (checkpoint_saved || result_saved)) remove_set_aside(folder);
     if (ranks.first() && result_saved && config.output.png) {
       saving.attempt([&] { write_pictures(folder, state, problem); });

@@ -1,4 +1,4 @@
-#include "driver/engine/folder.h"
+#include "driver/run/folder.h"
 
 #include <algorithm>
 #include <array>

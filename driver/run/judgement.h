@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "driver/check/doubts.h"
+#include "driver/io/doubt.h"
 #include "driver/config/config.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/state.h"
