@@ -155,6 +155,30 @@ struct AdamStep {
   }
 };
 
+// gradient += weight (x - 1)
+template <typename T>
+struct PullToVacuum {
+  Image<Complex<T>> gradient;
+  Image<const Complex<T>> x;
+  T weight;
+  PTYLE_HOST_DEVICE void operator()(int64_t p, int64_t r, int64_t c) const {
+    const Complex<T> from = x.at(p, r, c);
+    gradient.at(p, r, c) += weight * Complex<T>{from.re - T(1), from.im};
+  }
+};
+
+// x = x / |x|, or `share` of the way there; 0 stays.
+template <typename T>
+struct PurePhase {
+  Image<Complex<T>> x;
+  T share;
+  PTYLE_HOST_DEVICE void operator()(int64_t p, int64_t r, int64_t c) const {
+    const T amplitude = ptyle::sqrt(abs_squared(x.at(p, r, c)));
+    const T factor = select(amplitude > T(0), T(1) - share + share / amplitude, T(1));
+    x.at(p, r, c) = factor * x.at(p, r, c);
+  }
+};
+
 // sum [h, w] = sum over windows, in order, of |transmission|^2, vacuum (1) outside it. corners
 // [windows, 2] in its array.
 template <typename T>
@@ -177,7 +201,8 @@ struct WindowedPower {
 
 template <typename T>
 using Update = std::variant<AddScaled<T>, Scale<T>, Multiply<T>, Precondition<T>,
-                            IlluminatedStep<T>, Extrapolate<T>, AdamStep<T>, WindowedPower<T>>;
+                            IlluminatedStep<T>, Extrapolate<T>, AdamStep<T>, PullToVacuum<T>,
+                            PurePhase<T>, WindowedPower<T>>;
 
 // ---- terms of sums, added in double ----
 
@@ -204,7 +229,18 @@ struct Overshoot {
   }
 };
 
+// |x - 1|^2
 template <typename T>
-using SumOf = std::variant<InnerProduct<T>, Overshoot<T>>;
+struct DistanceToVacuum {
+  Image<const Complex<T>> x;
+  PTYLE_HOST_DEVICE double operator()(int64_t p, int64_t r, int64_t c) const {
+    const double re = static_cast<double>(x.at(p, r, c).re) - 1.0;
+    const double im = static_cast<double>(x.at(p, r, c).im);
+    return re * re + im * im;
+  }
+};
+
+template <typename T>
+using SumOf = std::variant<InnerProduct<T>, Overshoot<T>, DistanceToVacuum<T>>;
 
 }  // namespace ptyle

@@ -23,9 +23,9 @@ inline std::string exact(double value) {
 }
 
 // "object, probe".
-inline std::string listed(const std::vector<std::string>& words) {
+inline std::string listed(const std::vector<std::string>& words, const char* between = ", ") {
   std::string text;
-  for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
+  for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
   return text;
 }
 

@@ -545,7 +545,7 @@ void visit_keys(Config& c, Visitor& v) {
                          one_of(likelihood_names()), "what is minimised");
   v.template key<ListCodec<String>>(
       "reconstruct.refine", c.reconstruct.refine,
-      {"name unknowns (" + words::listed(unknown_names()) + "), each once",
+      {"name any of \"" + words::listed(unknown_names(), "\", \"") + "\", each once",
        [](const std::vector<std::string>& names) {
          const std::set<std::string> unique(names.begin(), names.end());
          const std::vector<std::string>& known = unknown_names();
@@ -645,6 +645,32 @@ void visit_keys(Config& c, Visitor& v) {
                                            "iterations after which it is not used any more");
   }
 
+  const auto conditions = [&](const std::string& name, std::vector<Config::Condition>& list,
+                              const std::vector<std::string>& kinds, const Rule<double>& weight,
+                              const std::string& meaning) {
+    for (std::size_t k = 0; k < list.size(); ++k) {
+      const std::string table = name + "[" + std::to_string(k) + "].";
+      v.template key<String>(table + "kind", list[k].kind, one_of(kinds), meaning);
+      v.template key<String>(table + "on", list[k].on, one_of({"object"}), "the unknown");
+      v.template key<Integer>(table + "start", list[k].start, at_least<std::int64_t>(0),
+                              "iterations done before it first acts");
+      v.template key<OptionalCodec<Integer>>(table + "end", list[k].end,
+                                             optionally(at_least<std::int64_t>(0)),
+                                             "iterations after which it does not act any more");
+      v.template key<Integer>(table + "every", list[k].every, at_least<std::int64_t>(1),
+                              "iterations from one in which it acts to the next");
+      v.template key<Number>(table + "weight", list[k].weight, weight,
+                             name == "constraint"
+                                 ? "share of the way"
+                                 : "against that of the data at 5 % of the largest illumination");
+    }
+  };
+  conditions("constraint", c.constraints, names_of(kConstraints),
+             {"be greater than 0 and at most 1", [](double x) { return x > 0.0 && x <= 1.0; }},
+             "at the end of an iteration; pure_phase: amplitudes become 1");
+  conditions("regulariser", c.regularisers, names_of(kRegularisers), positive(),
+             "in every batch; tikhonov: half the sum of |O - 1|^2 over all voxels");
+
   v.template key<String>("output.folder", c.output.folder, any<std::string>(),
                          "where everything goes; default: the config's name without .toml");
   v.template key<Integer>("output.checkpoint_every", c.output.checkpoint_every,
@@ -686,8 +712,6 @@ std::string within_table(const std::string& key) {
 
 std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
 
-// The known key that was most probably meant: one of the same name in another table, or the one
-// that the fewest edits lead to. Empty where none is near.
 // What a key of earlier versions is called; empty where there was none of that name.
 std::string renamed(const std::string& key) {
   if (key == "reconstruct.probe_start") return "refine.probe.start";
@@ -696,6 +720,8 @@ std::string renamed(const std::string& key) {
   return {};
 }
 
+// The known key that was most probably meant: one of the same name in another table, or the one
+// that the fewest edits lead to. Empty where none is near.
 std::string nearest_key(const std::string& key, const std::vector<std::string>& known) {
   std::string best;
   std::size_t best_distance = std::numeric_limits<std::size_t>::max();
@@ -753,13 +779,13 @@ struct Parser {
   void refuse_unknown(const toml::table& table, const std::string& prefix) const {
     for (const auto& [key_node, value] : table) {
       const std::string name = prefix + std::string(key_node.str());
-      if (name == "prior") {
+      if (name == "prior" || name == "constraint" || name == "regulariser") {
         const toml::array* tables = value.as_array();
         if (tables == nullptr || !tables->is_array_of_tables()) {
-          source.fail(name, &value, "be tables, each headed [[prior]]");
+          source.fail(name, &value, "be tables, each headed [[" + name + "]]");
         }
         for (std::size_t k = 0; k < tables->size(); ++k) {
-          refuse_unknown(*tables->get_as<toml::table>(k), "prior[" + std::to_string(k) + "].");
+          refuse_unknown(*tables->get_as<toml::table>(k), name + "[" + std::to_string(k) + "].");
         }
         continue;
       }
@@ -983,6 +1009,16 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
       fail(table + "noise", "must not be given for kind = \"gradient\": a regulariser takes none");
     }
   }
+  for (const auto& [name, list] :
+       {std::pair("constraint", &c.constraints), std::pair("regulariser", &c.regularisers)}) {
+    for (std::size_t k = 0; k < list->size(); ++k) {
+      const std::string table = std::string(name) + "[" + std::to_string(k) + "].";
+      if ((*list)[k].kind.empty()) fail(table + "kind", "must be given");
+      if (!c.reconstruct.refines((*list)[k].on)) {
+        fail(table + "on", "must be what reconstruct.refine names, got \"" + (*list)[k].on + "\"");
+      }
+    }
+  }
   if (exchange.copies_voxels && optimizer.one_batch) {
     fail("tiles.exchange",
          "must not be \"voxels\" with reconstruct.optimizer = \"lbfgs\": its tiles have no common "
@@ -1139,7 +1175,13 @@ Config parse_config(const std::string& text, const std::string& path,
   Config config;
   config.path = path;
   Parser parser{root, source, {}, {}};
-  if (const toml::array* priors = root["prior"].as_array()) config.priors.resize(priors->size());
+  const auto count = [&](const char* name) {
+    const toml::array* tables = root[name].as_array();
+    return tables == nullptr ? 0 : tables->size();
+  };
+  config.priors.resize(count("prior"));
+  config.constraints.resize(count("constraint"));
+  config.regularisers.resize(count("regulariser"));
   visit_keys(config, parser);
   parser.refuse_unknown(root, "");
   if (config.detector.geometry == "near" && parser.given.count("data.zero_frequency") == 0) {
@@ -1225,6 +1267,8 @@ std::string to_toml(const Config& config, const std::string& folder) {
 std::vector<KeyDescription> describe_keys() {
   Config defaults;
   defaults.priors.resize(1);
+  defaults.constraints.resize(1);
+  defaults.regularisers.resize(1);
   Describer describer;
   visit_keys(defaults, describer);
   return describer.rows;

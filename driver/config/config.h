@@ -151,6 +151,13 @@ struct Config {
   // Whether reconstruct.refine names an unknown and its table lets it be refined in an iteration.
   bool refines(const std::string& unknown, std::int64_t iteration) const;
 
+  // What acts on an unknown between updates, or joins loss and gradient: one [[constraint]] or
+  // [[regulariser]] table.
+  struct Condition : Schedule {
+    std::string kind, on = "object";
+    double weight = 1.0;
+  };
+
   std::string path;             // of the file it was read from
   std::string device = "auto";  // auto | cpu | cuda
   Data data;
@@ -162,6 +169,7 @@ struct Config {
   std::map<std::string, Refine> refine;  // of every unknown, by name
   Tiles tiles;
   std::vector<Prior> priors;
+  std::vector<Condition> constraints, regularisers;
   Output output;
 };
 

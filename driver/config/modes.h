@@ -39,6 +39,12 @@ inline constexpr ExchangeKind kExchanges[] = {
     {"voxels", true, false, true, false, false},
 };
 
+struct NamedKind {
+  std::string_view name;
+};
+inline constexpr NamedKind kConstraints[] = {{"pure_phase"}};
+inline constexpr NamedKind kRegularisers[] = {{"tikhonov"}};
+
 template <typename Kind, std::size_t kCount>
 std::vector<std::string> names_of(const Kind (&table)[kCount]) {
   std::vector<std::string> names;

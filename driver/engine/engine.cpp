@@ -45,8 +45,8 @@ BatchFacts batch_facts(const Batches& batches, const Problem& problem) {
 }  // namespace
 
 Needs needs_of(const Config& config) {
-  const bool light =
-      optimizer_kind(config.reconstruct.optimizer).illuminated || !config.priors.empty();
+  const bool light = optimizer_kind(config.reconstruct.optimizer).illuminated ||
+                     !config.priors.empty() || !config.regularisers.empty();
   return {config.reconstruct.refines("object"), config.reconstruct.refines("probe"), light};
 }
 
@@ -72,6 +72,13 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
           batch_facts(batches_, problem))) {
   priors_.try_out(problem.probe.sizes());
   if (priors_.any()) terms_.push_back(&priors_);
+  for (const Config::Condition& one : config.regularisers) {
+    regularisers_.push_back(make_regulariser(one, unknowns_));
+    terms_.push_back(regularisers_.back().get());
+  }
+  for (const Config::Condition& one : config.constraints) {
+    steps_.push_back(make_constraint(one, unknowns_));
+  }
   steps_.push_back(make_power_step(unknowns_));
 }
 
@@ -154,14 +161,32 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, const Stop& 
                     needs_.probe && config_.refines("probe", state.iteration), needs_.illumination};
   chain(state, sweep_.gradients(state, batch, needs, next), at);
   std::optional<Joined> joined;
+  double most = 0.0;
   for (Term* term : terms_) {
     if (!term->joins(state, batches_.count())) continue;
-    const Trace::Box box(trace_, "priors");
-    if (!joined) joined.emplace(workplace_.tiles.size());
-    term->add(state, batches_.count(), at, *joined);
+    const Trace::Box box(trace_, "terms");
+    if (!joined) {
+      joined.emplace(workplace_.tiles.size());
+      for (const auto& unknown : unknowns_) {
+        const auto found = at.of.find(unknown->name());
+        if (!unknown->tiled() || found == at.of.end()) continue;
+        most = workplace_.maximum({most_of(*unknown, found->second).front()}).front();
+      }
+    }
+    term->add(state, batches_.count(), at, most, *joined);
   }
   join(joined ? &*joined : nullptr, stop, at);
   return at;
+}
+
+std::vector<double> Engine::most_of(const Unknown& unknown, const Slopes& slopes) const {
+  std::vector<double> most;
+  for (std::size_t k = 0; k < slopes.illumination.size(); ++k) {
+    const std::vector<double> here = largest_by_plane(unknown.counted(slopes.illumination[k], k));
+    most.resize(here.size(), 0.0);
+    for (std::size_t s = 0; s < here.size(); ++s) most[s] = std::max(most[s], here[s]);
+  }
+  return most;
 }
 
 void Engine::join(const Joined* joined, const Stop& stop, Evaluation& at) {
@@ -182,15 +207,12 @@ void Engine::join(const Joined* joined, const Stop& stop, Evaluation& at) {
   for (const auto& unknown : unknowns_) {
     const auto found = at.of.find(unknown->name());
     if (!unknown->tiled() || found == at.of.end()) continue;
-    Slopes& slopes = found->second;
-    for (std::size_t k = 0; k < slopes.illumination.size(); ++k) {
-      const std::vector<double> most =
-          largest_by_plane(unknown->counted(slopes.illumination[k], k));
-      slopes.most.resize(most.size());
-      if (k == 0) rows.resize(rows.size() + most.size(), std::vector<double>(tiles.size(), 0.0));
-      for (std::size_t s = 0; s < most.size(); ++s) rows[rows.size() - most.size() + s][k] = most[s];
+    std::vector<double>& most = found->second.most;
+    most = most_of(*unknown, found->second);
+    for (double& one : most) {
+      rows.emplace_back(tiles.size(), 0.0).front() = one;
+      maxima.push_back(&one);
     }
-    for (double& most : slopes.most) maxima.push_back(&most);
   }
   const at::Tensor numbers = at::zeros(
       {static_cast<std::int64_t>(rows.size()), workplace_.all_tiles}, at::kDouble);
@@ -206,7 +228,7 @@ void Engine::join(const Joined* joined, const Stop& stop, Evaluation& at) {
   stopped_ = stopped_ || total(numbers[2]) > 0;
   if (joined != nullptr) {
     const double square = total(numbers[4]);
-    work_.prior_descent = square > 0 ? total(numbers[3]) / square : 0.0;
+    if (square > 0) work_.prior_descent = total(numbers[3]) / square;
   }
   for (std::size_t s = 0; s < maxima.size(); ++s) {
     const double* row = to + static_cast<std::int64_t>(sums + s) * workplace_.all_tiles;
@@ -350,15 +372,7 @@ void Engine::follow_others(State& state, const Evaluation& at) {
   for (const auto& unknown : unknowns_) {
     if (!unknown->tiled()) continue;
     Slopes slopes = unknown->slopes(found);
-    for (std::size_t k = 0; k < slopes.illumination.size(); ++k) {
-      const std::vector<double> here =
-          largest_by_plane(unknown->counted(slopes.illumination[k], k));
-      slopes.most.resize(here.size(), 0.0);
-      for (std::size_t s = 0; s < here.size(); ++s) {
-        slopes.most[s] = std::max(slopes.most[s], here[s]);
-      }
-    }
-    slopes.most = workplace_.maximum(slopes.most);
+    slopes.most = workplace_.maximum(most_of(*unknown, slopes));
     others.of[unknown->name()] = std::move(slopes);
   }
   optimizer_->update(state, others, {});

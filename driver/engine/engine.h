@@ -88,6 +88,8 @@ class Engine {
   Evaluation evaluate(const State& state, std::int64_t batch, const Stop& stop, std::int64_t next);
   // The slopes of what is refined in this iteration.
   void chain(const State& state, const KernelGradients& kernel, Evaluation& at) const;
+  // The largest illumination by plane of what is this rank's.
+  std::vector<double> most_of(const Unknown& unknown, const Slopes& slopes) const;
   // Loss, squared error, whether a rank was asked to stop, what terms added, and the largest
   // illuminations: of all tiles, in one message.
   void join(const Joined* joined, const Stop& stop, Evaluation& at);
@@ -114,6 +116,7 @@ class Engine {
   Batches batches_;
   Sweep sweep_;
   Priors priors_;
+  std::vector<std::unique_ptr<Term>> regularisers_;
   std::vector<Term*> terms_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::unique_ptr<Optimizer> optimizer_;

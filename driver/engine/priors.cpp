@@ -467,22 +467,9 @@ void Priors::apply_to_probe(One& one, State& state) const {
   ranks_.broadcast(state.probe());
 }
 
-double Priors::most_illumination(const Slopes& object) const {
-  double most = 0.0;
-  for (std::size_t k = 0; k < mine_.size(); ++k) {
-    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
-    if (tile.owned.empty()) continue;
-    const at::Tensor owned = cut_out(object.illumination[k], tile.updated, tile.owned);
-    most = std::max(most, largest_by_plane(owned).front());
-  }
-  const at::Tensor all = as_tensor(std::vector<double>{most});
-  ranks_.maximum(all);
-  return as_vector(all).front();
-}
-
-void Priors::add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) {
+void Priors::add(const State& state, std::int64_t batches, Evaluation& at, double most,
+                 Joined& joined) {
   const Slopes& object = at.of.at("object");
-  const double most = most_illumination(object);
   const auto now = [&](const auto& one) {
     return uses(*one, state.iteration, state.batch, batches, false);
   };

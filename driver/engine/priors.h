@@ -65,7 +65,8 @@ class Priors final : public Term, public Step {
   // kind = "red" | "gradient": adds to the gradients of what each tile updates of the object.
   // Strengths are in units of what the data weighs at 5 % of the largest illumination.
   bool joins(const State& state, std::int64_t batches) const override;
-  void add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) override;
+  void add(const State& state, std::int64_t batches, Evaluation& at, double most_illumination,
+           Joined& joined) override;
 
   // kind = "plug-and-play": moves object and probe towards what the prior makes of them. In frames
   // what is not `updated` is stale afterwards as after any update.
@@ -99,8 +100,6 @@ class Priors final : public Term, public Step {
   void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
                     const std::vector<at::Tensor>& gradients, double scale, bool first,
                     Joined& joined);
-  // The largest of what lights the first slice, of all tiles.
-  double most_illumination(const Slopes& object) const;
 
   const Config& config_;
   const Decomposition& cut_;

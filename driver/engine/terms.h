@@ -29,7 +29,9 @@ class Term {
   // Whether it joins the batch that comes next, of so many in an iteration.
   virtual bool joins(const State& state, std::int64_t batches) const = 0;
   // Adds to the gradients in `at`, and to what it tells of itself.
-  virtual void add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) = 0;
+  // most_illumination: the largest of what lights the first slice, of all tiles.
+  virtual void add(const State& state, std::int64_t batches, Evaluation& at,
+                   double most_illumination, Joined& joined) = 0;
 };
 
 class Step {
@@ -39,6 +41,10 @@ class Step {
   virtual bool due(const State& state, std::int64_t batches) const = 0;
   virtual void act(State& state, std::int64_t batches, Optimizer& optimizer) = 0;
 };
+
+// Of [[constraint]] and [[regulariser]] tables.
+std::unique_ptr<Step> make_constraint(const Config::Condition& settings, const Unknowns& unknowns);
+std::unique_ptr<Term> make_regulariser(const Config::Condition& settings, const Unknowns& unknowns);
 
 // Keeps the probe's power at its start by one scalar at the end of an iteration, moved into the
 // object: where both are refined, only their product is measured.

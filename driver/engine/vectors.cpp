@@ -233,6 +233,27 @@ double overshoot(const at::Tensor& begin, const at::Tensor& x, const at::Tensor&
   });
 }
 
+void pull_to_vacuum(at::Tensor gradient, const at::Tensor& x, double weight) {
+  with_real_type(x, [&]<typename T>() {
+    apply<T>(gradient, PullToVacuum<T>{image_of<Complex<T>>(gradient),
+                                       image_of<const Complex<T>>(x), static_cast<T>(weight)});
+    return 0;
+  });
+}
+
+double distance_to_vacuum(const at::Tensor& x) {
+  return with_real_type(x, [&]<typename T>() {
+    return sum_of<T>(x, DistanceToVacuum<T>{image_of<const Complex<T>>(x)});
+  });
+}
+
+void pure_phase(at::Tensor x, double share) {
+  with_real_type(x, [&]<typename T>() {
+    apply<T>(x, PurePhase<T>{image_of<Complex<T>>(x), static_cast<T>(share)});
+    return 0;
+  });
+}
+
 void adam(at::Tensor x, at::Tensor first, at::Tensor second, const at::Tensor& gradient,
           double rate, std::int64_t t) {
   constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-12;

@@ -74,6 +74,12 @@ void extrapolate(at::Tensor x, at::Tensor begin, const at::Tensor& last, double 
 // sum Re(conj(begin - x) (x - last)) in double.
 double overshoot(const at::Tensor& begin, const at::Tensor& x, const at::Tensor& last);
 
+// gradient += weight (x - 1); and sum |x - 1|^2 in double.
+void pull_to_vacuum(at::Tensor gradient, const at::Tensor& x, double weight);
+double distance_to_vacuum(const at::Tensor& x);
+// x = x / |x|, or `share` of the way there; 0 stays.
+void pure_phase(at::Tensor x, double share);
+
 // One Adam step (Kingma & Ba 2015) with the second moment of a complex number taken as |g|^2, so
 // that a rotation of the phase rotates the step. `t` counts from 1; moments contiguous.
 void adam(at::Tensor x, at::Tensor first, at::Tensor second, const at::Tensor& gradient,

@@ -409,7 +409,7 @@ std::string config_text(const Plan& plan, const SimulateOptions& o) {
       << "\npower = \"data\"\n\n"
       << "[object]\nslices = " << o.slices
       << "\nthickness_nm = " << plan.thickness_A / kAngstromPerNm << "\n\n"
-      << "[reconstruct]\niterations = 50\nbatches = 8\n"
+      << "[reconstruct]\niterations = 50\n"
       << "refine = [\"object\", \"probe\"]\n\n"
       << "[output]\nfolder = " << quoted(output.stem().string()) << "\n";
   return out.str();

@@ -392,6 +392,45 @@ TEST(Config, PriorsAreTablesOfTheirOwn) {
   refused("", {"reconstruct.refine=[\"probe\"]"}, {"prior[0].on", "reconstruct.refine"});
 }
 
+TEST(Config, WhatHasAnotherNameNowIsSaid) {
+  expect_words(refusal(std::string(kLeast) + "\n[reconstruct]\nprobe_start = 3\n"),
+               {"reconstruct.probe_start is called refine.probe.start now"});
+  expect_words(refusal(kLeast, {"reconstruct.probe_step=0.5"}), {"refine.probe.step"});
+  expect_words(refusal(std::string(kLeast) + "\n[[prior]]\nfile = \"a\"\nevery = 3\n"),
+               {"prior[0].every is called prior[0].every_batches now"});
+}
+
+TEST(Config, ConditionsAreTablesOfTheirOwn) {
+  const std::string text = std::string(kLeast) +
+                           "\n[refine.probe]\nstart = 2\nend = 9\nevery = 3\nstep = 0.5\n"
+                           "[[constraint]]\nkind = \"pure_phase\"\nevery = 2\n"
+                           "[[regulariser]]\nkind = \"tikhonov\"\nweight = 0.1\nend = 4\n";
+  const Config config = parse_config(text, "/data/run.toml", {"constraint[0].weight=0.5"});
+  const Config::Refine& probe = config.refine.at("probe");
+  EXPECT_EQ(probe.step, 0.5);
+  std::vector<std::int64_t> due;
+  for (std::int64_t k = 0; k < 12; ++k) {
+    if (config.refines("probe", k)) due.push_back(k);
+  }
+  EXPECT_EQ(due, (std::vector<std::int64_t>{2, 5, 8}));
+  ASSERT_EQ(config.constraints.size(), 1u);
+  EXPECT_EQ(config.constraints[0].weight, 0.5);
+  EXPECT_EQ(config.constraints[0].every, 2);
+  ASSERT_EQ(config.regularisers.size(), 1u);
+  EXPECT_EQ(*config.regularisers[0].end, 4);
+  const std::string written = to_toml(config);
+  EXPECT_EQ(written, to_toml(parse_config(written, "/elsewhere/config.toml")));
+  expect_words(refusal(std::string(kLeast) + "\n[[constraint]]\nweight = 1\n"),
+               {"constraint[0].kind", "must be given"});
+  expect_words(refusal(std::string(kLeast) + "\n[[constraint]]\nkind = \"smooth\"\n"),
+               {"constraint[0].kind", "pure_phase", "smooth"});
+  expect_words(refusal(text, {"constraint[0].weight=2"}), {"at most 1", "2"});
+  expect_words(refusal(text, {"reconstruct.refine=[\"probe\"]"}),
+               {"constraint[0].on", "reconstruct.refine", "object"});
+  expect_words(refusal(std::string(kLeast) + "\n[constraint]\nkind = \"pure_phase\"\n"),
+               {"[[constraint]]"});
+}
+
 TEST(Config, AFileThatIsNotThereIsAConfigError) {
   try {
     load_config("/somewhere/that/is/not.toml");

@@ -192,7 +192,7 @@ TEST(Reconstruction, WhatIsHeldOutJudgesAndDoesNotTeach) {
     other.engine.iterate(same, kNeverStop, kIgnore);
     if (k == 0) before = whole.engine.work().held_out_error.value();
   }
-  EXPECT_TRUE(at::equal(state.tiles[0].object, same.tiles[0].object));
+  EXPECT_TRUE(at::equal(state.object(0), same.object(0)));
   EXPECT_EQ(state.history.amplitude_error, same.history.amplitude_error);
   const double after = whole.engine.work().held_out_error.value();
   EXPECT_LT(after, 0.5 * before);
@@ -293,8 +293,8 @@ TEST(Reconstruction, HasTheSameBitsForAnyNumberOfThreads) {
     }
     at::set_num_threads(threads);
     for (size_t k = 1; k < states.size(); ++k) {
-      EXPECT_TRUE(at::equal(states[0].tiles[0].object, states[k].tiles[0].object)) << optimizer;
-      EXPECT_TRUE(at::equal(states[0].probe, states[k].probe)) << optimizer;
+      EXPECT_TRUE(at::equal(states[0].object(0), states[k].object(0))) << optimizer;
+      EXPECT_TRUE(at::equal(states[0].probe(), states[k].probe())) << optimizer;
       EXPECT_EQ(states[0].history.loss, states[k].history.loss) << optimizer;
     }
   }
@@ -304,7 +304,7 @@ TEST(Reconstruction, KeepsThePowerOfARefinedProbe) {
   const Problem problem = make_problem(4);
   Config config;
   const State state = reconstruct(config, problem, 5);
-  EXPECT_NEAR(power(state.probe) / state.start_power, 1.0, 1e-6);
+  EXPECT_NEAR(power(state.probe()) / state.start_power, 1.0, 1e-6);
   EXPECT_NEAR(state.start_power / problem.mean_counts_per_pattern, 1.0, 1e-5);
 }
 
@@ -314,13 +314,13 @@ TEST(Reconstruction, LeavesAloneWhatIsNotRefined) {
   config.reconstruct.refine = {"object"};
   Whole whole(config, problem);
   const State start = whole.engine.start();
-  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe(), start.probe()));
   config.reconstruct.refine = {"probe"};
-  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).tiles[0].object, start.tiles[0].object));
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).object(0), start.object(0)));
   config.reconstruct.refine = {"object", "probe"};
-  config.reconstruct.probe_start = 2;
-  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe, start.probe));
-  EXPECT_FALSE(at::equal(reconstruct(config, problem, 3).probe, start.probe));
+  config.refine["probe"].start = 2;
+  EXPECT_TRUE(at::equal(reconstruct(config, problem, 2).probe(), start.probe()));
+  EXPECT_FALSE(at::equal(reconstruct(config, problem, 3).probe(), start.probe()));
 }
 
 TEST(Reconstruction, AMaskedPixelHasNoSay) {
@@ -336,7 +336,7 @@ TEST(Reconstruction, AMaskedPixelHasNoSay) {
   problem.masked_pixels = spoilt.masked_pixels = 32 * problem.positions.size(0);
   Config config;
   const State a = reconstruct(config, problem, 2), b = reconstruct(config, spoilt, 2);
-  EXPECT_TRUE(at::equal(a.tiles[0].object, b.tiles[0].object));
+  EXPECT_TRUE(at::equal(a.object(0), b.object(0)));
   EXPECT_EQ(a.history.amplitude_error, b.history.amplitude_error);
 }
 
@@ -346,13 +346,13 @@ TEST(Reconstruction, StepsThatAreTooLongAreTakenBack) {
     const Problem problem = make_problem(3);
     Config config;
     config.reconstruct.batches = batches;
-    config.reconstruct.step = config.reconstruct.probe_step = 20.0;
+    config.reconstruct.step = 20.0;
     Whole whole(config, problem);
     State state = whole.engine.start();
     for (int k = 0; k < 40; ++k) whole.engine.iterate(state, kNeverStop, kIgnore);
     EXPECT_GT(state.numbers.at("taken_back"), 0);
     EXPECT_LT(state.history.loss.back(), 0.3 * state.history.loss.front()) << batches;
-    EXPECT_LT(at::abs(state.tiles[0].object).max().item<double>(), 3.0);
+    EXPECT_LT(at::abs(state.object(0)).max().item<double>(), 3.0);
   }
 }
 
@@ -403,13 +403,13 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
     int batches = 0;
     first.engine.iterate(
         state, [&] { return ++batches == 3; }, kIgnore);
-    write_checkpoint(path_, state, config, "data", first.cut, first.ranks);
+    first.write(path_, state);
 
     Whole second(config, problem);
-    State resumed = read_checkpoint(path_, config, "data", second.cut, second.ranks);
+    State resumed = second.read(path_);
     while (resumed.iteration < 6) second.engine.iterate(resumed, kNeverStop, kIgnore);
-    EXPECT_TRUE(at::equal(whole.tiles[0].object, resumed.tiles[0].object)) << optimizer;
-    EXPECT_TRUE(at::equal(whole.probe, resumed.probe)) << optimizer;
+    EXPECT_TRUE(at::equal(whole.object(0), resumed.object(0))) << optimizer;
+    EXPECT_TRUE(at::equal(whole.probe(), resumed.probe())) << optimizer;
     EXPECT_EQ(whole.history.loss, resumed.history.loss) << optimizer;
     EXPECT_EQ(whole.history.amplitude_error, resumed.history.amplitude_error) << optimizer;
   }
@@ -418,13 +418,13 @@ TEST_F(Checkpoint, GoesOnWithTheBitsOfTheRunThatWasNotInterrupted) {
 TEST_F(Checkpoint, RefusesAnotherConfigAndNamesTheKey) {
   const Problem problem = make_problem(1);
   Config config;
-  const Decomposition cut = whole_object(problem);
-  write_checkpoint(path_, reconstruct(config, problem, 1), config, "data", cut, Ranks());
+  Whole first(config, problem);
+  first.write(path_, reconstruct(config, problem, 1));
   config.reconstruct.iterations = 999;  // may change
-  EXPECT_NO_THROW(read_checkpoint(path_, config, "data", cut, Ranks()));
+  EXPECT_NO_THROW(Whole(config, problem).read(path_));
   config.reconstruct.seed = 1;
   try {
-    read_checkpoint(path_, config, "data", cut, Ranks());
+    Whole(config, problem).read(path_);
     FAIL() << "another seed was accepted";
   } catch (const ConfigError& error) {
     EXPECT_NE(std::string(error.what()).find("reconstruct.seed"), std::string::npos)
@@ -445,15 +445,17 @@ TEST_F(Checkpoint, GoesOnWithOtherUpdates) {
   first.engine.iterate(
       state, [&] { return ++batches == 2; }, kIgnore);
   ASSERT_GT(state.batch, 0);
-  write_checkpoint(path_, state, config, "data", first.cut, first.ranks);
+  first.write(path_, state);
 
   config.reconstruct.optimizer = "adam";
   config.reconstruct.batches = 6;
   Whole second(config, problem);
-  State other = read_checkpoint(path_, config, "data", second.cut, second.ranks);
-  EXPECT_TRUE(at::equal(other.tiles[0].object, state.tiles[0].object));
-  EXPECT_TRUE(at::equal(other.probe, state.probe));
-  EXPECT_TRUE(other.optimizer.empty() && other.tiles[0].optimizer.empty());
+  State other = second.read(path_);
+  EXPECT_TRUE(at::equal(other.object(0), state.object(0)));
+  EXPECT_TRUE(at::equal(other.probe(), state.probe()));
+  for (const auto& [name, values] : other.unknowns) {
+    for (const Memory& memory : values.memory) EXPECT_TRUE(memory.empty()) << name;
+  }
   EXPECT_TRUE(other.numbers.empty() && other.lists.empty());
   EXPECT_EQ(other.batch, 0);
   const std::vector<std::string> changes{
@@ -463,28 +465,28 @@ TEST_F(Checkpoint, GoesOnWithOtherUpdates) {
   const double before = state.history.loss.back();
   for (int k = 0; k < 3; ++k) second.engine.iterate(other, kNeverStop, kIgnore);
   EXPECT_LT(other.history.loss.back(), before);
-  write_checkpoint(path_, other, config, "data", second.cut, second.ranks);
-  const State again = read_checkpoint(path_, config, "data", second.cut, second.ranks);
+  second.write(path_, other);
+  const State again = second.read(path_);
   EXPECT_EQ(again.changes, changes);
-  EXPECT_FALSE(again.optimizer.empty());
+  EXPECT_FALSE(again.unknowns.at("probe").memory[0].empty());
 }
 
 TEST_F(Checkpoint, RefusesDamagedBytes) {
   const Problem problem = make_problem(1);
   const Config config;
   const State state = reconstruct(config, problem, 1);
-  const Decomposition cut = whole_object(problem);
-  write_checkpoint(path_, state, config, "data", cut, Ranks());
+  Whole whole(config, problem);
+  whole.write(path_, state);
   // Find the object's bytes in the file and turn one over.
   std::ifstream in(path_, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
-  const std::string part(static_cast<const char*>(state.tiles[0].object.const_data_ptr()) + 4096,
+  const std::string part(static_cast<const char*>(state.object(0).const_data_ptr()) + 4096,
                          64);
   const size_t at = bytes.find(part);
   ASSERT_NE(at, std::string::npos);
   bytes[at + 5] = static_cast<char>(bytes[at + 5] ^ 1);
   std::ofstream(path_, std::ios::binary) << bytes;
-  EXPECT_THROW(read_checkpoint(path_, config, "data", cut, Ranks()), DataError);
+  EXPECT_THROW(whole.read(path_), DataError);
 }
 
 }  // namespace

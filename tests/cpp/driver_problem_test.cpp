@@ -15,6 +15,7 @@
 #include <ptyle/ops.h>
 
 #include "driver/check/check.h"
+#include "driver/engine/footprint.h"
 #include "driver/config/config.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"

@@ -50,8 +50,8 @@ Known noisy(double dose, double jitter = 0.0) {
 Residuals residuals_of(const Config& config, const Known& known) {
   Whole whole(config, known.problem);
   State state = whole.engine.start();
-  state.probe = known.problem.probe.to(state.probe.scalar_type());
-  state.tiles[0].object = known.object.to(state.probe.scalar_type()).contiguous();
+  state.probe() = known.problem.probe.to(state.probe().scalar_type());
+  state.object(0) = known.object.to(state.probe().scalar_type()).contiguous();
   return whole.engine.residuals(state);
 }
 
@@ -208,10 +208,10 @@ TEST(Course, NoPassiveObjectIsBeyondTheHighestError) {
   const double highest = whole.engine.highest_error(state);
   EXPECT_LT(whole.engine.residuals(state).amplitude_error, highest);
   at::manual_seed(8);
-  const at::Tensor phase = 6.0 * at::rand(state.tiles[0].object.sizes());
-  state.tiles[0].object = at::polar(at::ones_like(phase), phase);
+  const at::Tensor phase = 6.0 * at::rand(state.object(0).sizes());
+  state.object(0) = at::polar(at::ones_like(phase), phase);
   EXPECT_LT(whole.engine.residuals(state).amplitude_error, highest);
-  state.tiles[0].object.mul_(4.0);  // gain
+  state.object(0).mul_(4.0);  // gain
   EXPECT_GT(whole.engine.residuals(state).amplitude_error, highest);
 }
 

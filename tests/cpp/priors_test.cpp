@@ -81,7 +81,7 @@ Config with_prior(const std::string& file, const std::string& kind, const std::s
   prior.on = on;
   prior.strength = kind == "plug-and-play" ? 0.6 : 0.9;
   prior.noise = kind == "gradient" ? std::nullopt : std::optional<double>(0.1);
-  prior.every = 2;
+  prior.every_batches = 2;
   config.priors = {prior};
   return config;
 }
@@ -136,7 +136,7 @@ TEST_F(PriorFiles, EnergyAndSlopeBelongTogether) {
   Config config = with_prior(regulariser("energy.pt", 1), "gradient", "phase");
   config.reconstruct.optimizer = "lbfgs";
   config.reconstruct.batches = 1;
-  config.priors[0].every = 1;
+  config.priors[0].every_batches = 1;
   const Answer one = tiled(config, problem, 1, {Pair{2, 2}, std::nullopt, "direct", 0}, 15);
   for (size_t k = 1; k < one.loss.size(); ++k) EXPECT_LE(one.loss[k], one.loss[k - 1] * 1.0001);
 }
@@ -145,19 +145,23 @@ TEST_F(PriorFiles, EnergyAndSlopeBelongTogether) {
 TEST_F(PriorFiles, WhereAnAmplitudeVanishesNothingGrows) {
   const Problem problem = make_problem(1, 16, 6, 1.5);
   Config config = with_prior(denoiser("phase.pt", 1), "red", "phase");
-  config.priors[0].every = 1;
+  config.priors[0].every_batches = 1;
   const Decomposition cut = cut_up(problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0});
-  Priors priors(config, problem, cut, Ranks(), at::kCPU);
+  const Ranks ranks;
+  Priors priors(config, problem, cut, ranks, at::kCPU);
   const Rectangle size = cut.grid.object();
   torch::manual_seed(5);
   const at::Tensor phase = at::rand({1, size.rows, size.columns}, at::kDouble);
   const at::Tensor amplitude = at::pow(10.0, -8 * at::rand_like(phase));
   const auto slope_of = [&](const at::Tensor& amplitudes) {
     State state;
-    state.tiles = {{at::polar(amplitudes, phase), {}}};
-    std::vector<at::Tensor> gradients{at::zeros_like(state.tiles[0].object)};
-    priors.add_gradients(state, 1, gradients, 3.0);
-    return gradients[0].abs();
+    state.unknowns["object"].parts = {at::polar(amplitudes, phase)};
+    Evaluation at;
+    Slopes& slopes = at.of["object"];
+    slopes.gradients = {at::zeros_like(state.object(0))};
+    Joined joined(1);
+    priors.add(state, 1, at, 3.0, joined);
+    return slopes.gradients[0].abs();
   };
   const at::Tensor bright = slope_of(at::ones_like(phase)), faint = slope_of(amplitude);
   EXPECT_GT(bright.max().item<double>(), 0.01);

@@ -9,6 +9,7 @@
 
 #include <ptyle/ops.h>
 
+#include "driver/engine/checkpoint.h"
 #include "driver/engine/engine.h"
 #include "driver/optics/optics.h"
 
@@ -88,8 +89,16 @@ inline Decomposition whole_object(const Problem& problem) {
 
 // An engine on one rank with one tile.
 struct Whole {
-  Whole(const Config& config, const Problem& problem)
-      : cut(whole_object(problem)), engine(config, problem, cut, ranks) {}
+  Whole(const Config& of_run, const Problem& problem)
+      : config(of_run), cut(whole_object(problem)), engine(config, problem, cut, ranks) {}
+  void write(const std::string& checkpoint, const State& state) const {
+    write_checkpoint(checkpoint, state, engine.unknowns(), config, "data", cut, ranks);
+  }
+  State read(const std::string& checkpoint) const {
+    return read_checkpoint(checkpoint, engine.start(), engine.unknowns(), config, "data", cut,
+                           ranks);
+  }
+  Config config;
   Decomposition cut;
   Ranks ranks;
   Engine engine;

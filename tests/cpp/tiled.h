@@ -42,13 +42,13 @@ inline Answer tiled(const Config& config, const Problem& problem, int64_t ranks,
     for (int64_t k = 0; k < iterations; ++k) engine.iterate(state, kNeverStop, kIgnore);
     const auto mine = cut.tiles_of_rank(rank);
     const auto [slices, rows, columns] = problem.object_shape;
-    Tensor object = at::zeros({slices, rows, columns}, state.probe.options());
+    Tensor object = at::zeros({slices, rows, columns}, state.probe().options());
     gather_tiles(
-        cut, group, Extent::kOwned, slices, state.probe.scalar_type(),
+        cut, group, Extent::kOwned, slices, state.probe().scalar_type(),
         [&](size_t k) {
           const Tile& tile = cut.tiles[size_t(mine[k])];
-          return state.tiles[k]
-              .object.narrow(1, tile.owned.row - tile.frame.row, tile.owned.rows)
+          return state.object(k)
+              .narrow(1, tile.owned.row - tile.frame.row, tile.owned.rows)
               .narrow(2, tile.owned.column - tile.frame.column, tile.owned.columns);
         },
         [&](const Tile& tile, const Tensor& tensor) {
@@ -61,11 +61,11 @@ inline Answer tiled(const Config& config, const Problem& problem, int64_t ranks,
     answer.bytes += engine.work().bytes;
     if (rank == 0) {
       answer.object = object;
-      answer.probe = state.probe;
+      answer.probe = state.probe();
       answer.loss = state.history.loss;
       answer.amplitude_error = state.history.amplitude_error;
     } else {
-      EXPECT_TRUE(state.probe.numel() > 0);
+      EXPECT_TRUE(state.probe().numel() > 0);
     }
   };
   if (grouped) {

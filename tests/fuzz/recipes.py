@@ -120,8 +120,8 @@ DATASETS = (
 )
 SHAPES = {"positions": (30, 2), "data": (30, *WINDOW), "probe": WINDOW, "mask": WINDOW}
 STATE = (
-    "probe numbers tiles/0/object history/loss history/amplitude_error history/seconds"
-    " optimizer tiles tiles/0 history"
+    "unknowns/probe/0/value numbers unknowns/object/0/value history/loss"
+    " history/amplitude_error history/seconds lists unknowns unknowns/object/0 history"
 ).split()
 FIELDS = "config data grid format".split()
 CHECKPOINT = "out/checkpoint.h5"

@@ -20,7 +20,7 @@ PRIOR = """
 [[prior]]
 file = "phase.pt"
 noise = 0.1
-every = 3
+every_batches = 3
 strength = 0.7
 """
 
@@ -106,7 +106,7 @@ def test_a_regulariser_smooths(folder):
     config = (folder / "film.toml").read_text().replace("noise = 0.1\n", "")
     (folder / "huber.toml").write_text(config)
     code, error = run(
-        folder, "huber", *settings, "prior[0].strength=1", "prior[0].every=1", config="huber.toml"
+        folder, "huber", *settings, "prior[0].strength=1", "prior[0].every_batches=1", config="huber.toml"
     )
     assert code == 0, error
 
@@ -124,7 +124,7 @@ def test_a_regulariser_smooths(folder):
 def test_a_prior_that_does_nothing_is_not_blamed(folder):
     settings = ["prior[0].strength=1e-12", "reconstruct.iterations=40"]
     code, error = run(folder, "idle", *settings)
-    assert code == 0 and "prior.strength, noise, every" not in error, error
+    assert code == 0 and "prior.strength, noise, every_batches" not in error, error
 
 
 def test_residuals_at_full_strength_converge_where_amplitudes_are_small(folder):
@@ -141,7 +141,7 @@ def test_residuals_at_full_strength_converge_where_amplitudes_are_small(folder):
         folder / "mean.pt",
     )
     settings = [f"prior[0].file={folder}/mean.pt", "prior[0].kind=red", "prior[0].strength=1"]
-    settings += ["prior[0].every=1", "reconstruct.iterations=30"]
+    settings += ["prior[0].every_batches=1", "reconstruct.iterations=30"]
     code, error = run(folder, "red", *settings)
     assert code == 0, error
     assert np.abs(object_of(folder, "red")).max() < 3
@@ -173,10 +173,10 @@ def test_what_does_not_fit_is_said_in_a_sentence(folder, settings, words):
 
 
 def test_a_prior_that_the_run_ends_before_using_is_reported(folder):
-    for settings in ["prior[0].start=3"], ["prior[0].every=25"]:  # 3 iterations of 8 batches
+    for settings in ["prior[0].start=3"], ["prior[0].every_batches=25"]:  # 3 iterations of 8 batches
         code, error = run(folder, "unused", *settings, more=["--overwrite"])
-        assert code == 0 and "prior[0] is never used: every = " in error, error
-    for settings in ["prior[0].start=2"], ["prior[0].every=24"]:
+        assert code == 0 and "prior[0] is never used: every_batches = " in error, error
+    for settings in ["prior[0].start=2"], ["prior[0].every_batches=24"]:
         code, error = run(folder, "unused", *settings, more=["--overwrite"])
         assert code == 0 and "never used" not in error, error
 
@@ -277,7 +277,7 @@ def test_a_prior_that_wipes_the_object_out_is_reported(folder):
 
     card = files.card("denoiser", ["phase"], 0, noise={"least": 0.01, "most": 0.5})
     files.export(Flat(), card, folder / "flat.pt")
-    settings = [f"prior[0].file={folder}/flat.pt", "prior[0].every=0"]
+    settings = [f"prior[0].file={folder}/flat.pt", "prior[0].every_batches=0"]
     for strength, found in ("1", True), ("0.2", False):
         code, error = run(folder, f"flat_{strength}", *settings, f"prior[0].strength={strength}")
         assert code == 0 and ("warning: priors wipe the object out" in error) == found, error
@@ -294,7 +294,7 @@ def test_a_prior_against_the_data_is_reported(folder):
     card = files.card("denoiser", ["phase"], 0, noise={"least": 0.01, "most": 0.5})
     files.export(Wrong(), card, folder / "wrong.pt")
     for every in 0, 3, 5:  # 8 batches
-        settings = [f"prior[0].file={folder}/wrong.pt", f"prior[0].every={every}"]
+        settings = [f"prior[0].file={folder}/wrong.pt", f"prior[0].every_batches={every}"]
         code, error = run(folder, f"wrong_{every}", *settings)
         assert code == 0, error
         assert "warning: priors work against the data in iteration 1: they took" in error, error

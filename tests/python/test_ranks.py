@@ -468,7 +468,7 @@ def test_more_ranks_than_tiles_are_refused(film):
 def test_doubts_and_the_judgement_of_the_fit_do_not_depend_on_the_ranks(film):
     found = {}
     options = {"detector.center": "[16.7,15]", "probe.power": 1e4}
-    options |= {"reconstruct.step": 0.3, "reconstruct.probe_step": 0.3}
+    options |= {"reconstruct.step": 0.3, "refine.probe.step": 0.3}
     for ranks in (1, 3):
         out = f"doubts{ranks}"
         ends = finish(begin(film, ranks, options_of(out, **options)))

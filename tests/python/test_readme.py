@@ -34,7 +34,7 @@ def test_the_configs_are_ones_that_the_program_knows():
     assert set(tomllib.loads(config)) == {"data", "probe", "reconstruct", "output"}
     assert set(tomllib.loads(tiles)["tiles"]) == {"grid", "halo", "exchange"}
     (table,) = tomllib.loads(prior)["prior"]
-    assert set(table) == {"file", "kind", "on", "strength", "noise", "every"}
+    assert set(table) == {"file", "kind", "on", "strength", "noise", "every_batches"}
 
 
 def test_every_room_is_there():

@@ -404,8 +404,8 @@ def test_a_run_that_explodes_fails_and_keeps_its_checkpoint(star, tmp_path):
     assert "the run diverged" in failed.stderr and "reconstruct.learning_rate" in failed.stderr
     assert "keeps the result of iteration 4" in failed.stderr
     with h5py.File(tmp_path / "star" / "checkpoint.h5") as file:
-        assert np.isfinite(file["tiles/0/object"][()]).all()
-        assert np.isfinite(file["probe"][()]).all()
+        assert np.isfinite(file["unknowns/object/0/value"][()]).all()
+        assert np.isfinite(file["unknowns/probe/0/value"][()]).all()
 
 
 def test_an_error_that_does_not_fall_is_said(star):
