@@ -200,9 +200,9 @@ struct WindowedPower {
 };
 
 template <typename T>
-using Update = std::variant<AddScaled<T>, Scale<T>, Multiply<T>, Precondition<T>,
-                            IlluminatedStep<T>, Extrapolate<T>, AdamStep<T>, PullToVacuum<T>,
-                            PurePhase<T>, WindowedPower<T>>;
+using Update =
+    std::variant<AddScaled<T>, Scale<T>, Multiply<T>, Precondition<T>, IlluminatedStep<T>,
+                 Extrapolate<T>, AdamStep<T>, PullToVacuum<T>, PurePhase<T>, WindowedPower<T>>;
 
 // ---- terms of sums, added in double ----
 

@@ -18,9 +18,9 @@
 
 #include "driver/check/check.h"
 #include "driver/config/config.h"
-#include "driver/run/run.h"
 #include "driver/errors.h"
 #include "driver/log.h"
+#include "driver/run/run.h"
 #include "driver/simulate/simulate.h"
 
 namespace {

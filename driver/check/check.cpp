@@ -23,9 +23,9 @@
 #include "driver/engine/vectors.h"
 #include "driver/io/png.h"
 #include "driver/io/problem.h"
+#include "driver/run/folder.h"
 #include "driver/tiles/decomposition.h"
 #include "driver/tiles/ranks.h"
-#include "driver/run/folder.h"
 #include "driver/words.h"
 
 namespace ptyle::driver {
@@ -218,8 +218,8 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
   const Decomposition cut = decompose(problem.positions, problem.window, {rows, columns},
                                       options.ranks, decomposition_options(config, problem));
   const std::int64_t tiles = cut.grid.tiles();
-  line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " + std::string(cut.exchange.name) +
-                        ", on " + counted(options.ranks, "rank"));
+  line("tile grid", by(cut.grid.rows(), cut.grid.columns()) + ", exchange " +
+                        std::string(cut.exchange.name) + ", on " + counted(options.ranks, "rank"));
   const auto halo = cut.grid.halo();
   if (tiles == 1) {
     line("halo", "none: one tile");
@@ -279,7 +279,7 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
            bytes(most_held * h * w * static_cast<std::int64_t>(problem.patterns.element_size())) +
            (problem.streams() ? " (streamed from the file)" : "") + "; the object has " +
            bytes(slices * rows * columns *
-                    static_cast<std::int64_t>(c10::elementSize(complex_type(config)))));
+                 static_cast<std::int64_t>(c10::elementSize(complex_type(config)))));
   double noise = 0.0;  // that the counts leave in a phase
   for (std::size_t k = 0; k < config.priors.size(); ++k) {
     const Config::Prior& prior = config.priors[k];

@@ -537,8 +537,7 @@ void visit_keys(Config& c, Visitor& v) {
   std::vector<std::string> optimizers = names_of(kOptimizers);
   optimizers.insert(optimizers.begin(), "auto");
   v.template key<String>(
-      "reconstruct.optimizer", c.reconstruct.optimizer,
-      one_of(optimizers),
+      "reconstruct.optimizer", c.reconstruct.optimizer, one_of(optimizers),
       "preconditioned descent with extrapolation over iterations, Adam, or L-BFGS "
       "(batches = 1); \"auto\": descent");
   v.template key<String>("reconstruct.likelihood", c.reconstruct.likelihood,
@@ -596,8 +595,7 @@ void visit_keys(Config& c, Visitor& v) {
   v.template key<WordOrCodec<Integer, kExact>>("tiles.halo", c.tiles.halo,
                                                optionally(within<std::int64_t>(0, 1000000)),
                                                "pixels around a tile");
-  v.template key<String>("tiles.exchange", c.tiles.exchange,
-                         one_of(names_of(kExchanges)),
+  v.template key<String>("tiles.exchange", c.tiles.exchange, one_of(names_of(kExchanges)),
                          "how tiles share gradients");
   v.template key<String>(
       "tiles.voxels", c.tiles.voxels, one_of({"copy", "mean"}),

@@ -110,9 +110,9 @@ struct Config {
   };
   // In which iterations something acts.
   struct Schedule {
-    std::int64_t start = 0;                         // iterations done before
+    std::int64_t start = 0;                          // iterations done before
     std::optional<std::int64_t> end = std::nullopt;  // the first in which it does not act again
-    std::int64_t every = 1;                         // iterations
+    std::int64_t every = 1;                          // iterations
     bool due(std::int64_t iteration) const {
       return iteration >= start && (!end || iteration < *end) && (iteration - start) % every == 0;
     }

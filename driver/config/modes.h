@@ -11,9 +11,9 @@ namespace ptyle::driver {
 
 struct OptimizerKind {
   std::string_view name;
-  bool illuminated;    // asks how strongly a batch constrains each element
-  bool one_batch;      // asks for the same batch again, at points along a line
-  bool every_batch;    // what it remembers is of every batch
+  bool illuminated;  // asks how strongly a batch constrains each element
+  bool one_batch;    // asks for the same batch again, at points along a line
+  bool every_batch;  // what it remembers is of every batch
   std::int64_t fixed, by_history;
   // Tensors of an unknown's size that it remembers or works with; history: reconstruct.history.
   std::int64_t remembered(std::int64_t history) const { return fixed + by_history * history; }

@@ -166,13 +166,11 @@ void write_checkpoint(const std::string& path, const State& state, const Unknown
                                const at::Tensor& like, Extent extent,
                                const std::function<at::Tensor(std::size_t)>& mine) {
     const auto write = [&](std::int64_t part, const at::Tensor& tensor) {
-      file->attempt(
-          [&] { write_checked(*file, part_name(unknown.name(), part) + name, tensor); });
+      file->attempt([&] { write_checked(*file, part_name(unknown.name(), part) + name, tensor); });
     };
     if (unknown.tiled()) {
-      gather_tiles(
-          decomposition, ranks, extent, like.size(0), like.scalar_type(), mine,
-          [&](const Tile& tile, const at::Tensor& tensor) { write(tile.number, tensor); });
+      gather_tiles(decomposition, ranks, extent, like.size(0), like.scalar_type(), mine,
+                   [&](const Tile& tile, const at::Tensor& tensor) { write(tile.number, tensor); });
     } else if (file != nullptr) {
       write(0, mine(0));
     }

@@ -96,6 +96,7 @@ class Descent final : public Optimizer {
     }
     stride.step = state.numbers["step"];
     stride.curvature = curvature_;
+    stride.terms = at.curvature;
     stride.follows = at.follows;
     each(state, at, [&](const Unknown& unknown, Values&, const Slopes& slopes) {
       unknown.descend(state, slopes, stride);
@@ -171,8 +172,9 @@ class Descent final : public Optimizer {
     std::vector<double>& errors = state.lists["batch_errors"];
     errors.resize(facts_.positions.size(), -1.0);
     const double most = *std::max_element(errors.begin(), errors.end());
-    const bool good = std::isfinite(at.loss) && std::isfinite(eps) &&
-                      (most < 0 || eps <= (errors.size() > 1 ? kBatchRise : kMuchMore) * most + 1e-12);
+    const bool good =
+        std::isfinite(at.loss) && std::isfinite(eps) &&
+        (most < 0 || eps <= (errors.size() > 1 ? kBatchRise : kMuchMore) * most + 1e-12);
     if (good) errors[static_cast<std::size_t>(at.batch)] = eps;
     return good;
   }

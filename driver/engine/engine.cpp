@@ -66,10 +66,10 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
                static_cast<std::uint64_t>(config.reconstruct.seed), config.data.hold_out),
       sweep_(config, problem, decomposition, ranks, device, workplace_, batches_, needs_),
       priors_(config, problem, decomposition, ranks, device),
-      optimizer_(make_optimizer(
-          config.reconstruct,
-          relative_curvature(likelihood_, std::max(1e-30, problem.largest_count)), unknowns_,
-          batch_facts(batches_, problem))) {
+      optimizer_(
+          make_optimizer(config.reconstruct,
+                         relative_curvature(likelihood_, std::max(1e-30, problem.largest_count)),
+                         unknowns_, batch_facts(batches_, problem))) {
   priors_.try_out(problem.probe.sizes());
   if (priors_.any()) terms_.push_back(&priors_);
   for (const Config::Condition& one : config.regularisers) {
@@ -214,8 +214,8 @@ void Engine::join(const Joined* joined, const Stop& stop, Evaluation& at) {
       maxima.push_back(&one);
     }
   }
-  const at::Tensor numbers = at::zeros(
-      {static_cast<std::int64_t>(rows.size()), workplace_.all_tiles}, at::kDouble);
+  const at::Tensor numbers =
+      at::zeros({static_cast<std::int64_t>(rows.size()), workplace_.all_tiles}, at::kDouble);
   double* to = numbers.data_ptr<double>();
   for (std::size_t row = 0; row < rows.size(); ++row) {
     for (std::size_t k = 0; k < tiles.size(); ++k) {
@@ -275,8 +275,8 @@ void Engine::apply_priors(State& state, std::int64_t batch) {
   // without what priors work on: the phase alone, or all of the object
   State without = state;
   for (at::Tensor& object : without.unknowns.at("object").parts) {
-    object = priors_.phases_alone() ? at::abs(object).to(object.scalar_type())
-                                    : at::ones_like(object);
+    object =
+        priors_.phases_alone() ? at::abs(object).to(object.scalar_type()) : at::ones_like(object);
   }
   const double nothing = sweep_.error(without, batch, likelihood_);
   priors_.act(state, batches_.count(), *optimizer_);
@@ -348,8 +348,8 @@ void Engine::close_iteration(State& state) {
   const double worked_on = static_cast<double>(positions_in_batches()) /
                            static_cast<double>(std::max<std::int64_t>(1, positions()));
   state.history.loss.push_back(state.loss);
-  state.history.amplitude_error.push_back(
-      pixels > 0 ? state.squared_error / (worked_on * pixels) : 0.0);
+  state.history.amplitude_error.push_back(pixels > 0 ? state.squared_error / (worked_on * pixels)
+                                                     : 0.0);
   state.history.seconds.push_back(state.seconds);
   state.loss = state.squared_error = state.seconds = 0;
   state.batch = 0;

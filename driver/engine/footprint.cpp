@@ -108,8 +108,7 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
   // Positions, their order and what was found in each pattern: on every rank.
   const std::int64_t lists = 100 * problem.positions.size(0) + 40 * held;
   constexpr double kMost = 1e18;
-  TensorBytes bytes{patterns + mask + lists,
-                    static_cast<std::int64_t>(std::min(values, kMost)), 0};
+  TensorBytes bytes{patterns + mask + lists, static_cast<std::int64_t>(std::min(values, kMost)), 0};
   if (on_gpu) {
     // Two blocks and what is copied ahead; one position's waves, a part of them recomputed.
     const auto every = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(slices))));

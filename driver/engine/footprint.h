@@ -31,7 +31,6 @@ TensorBytes predicted_tensors(const Config& config, const Problem& problem,
 std::int64_t predicted_bytes(const Config& config, const Problem& problem,
                              const Decomposition& decomposition, std::int64_t rank);
 
-
 // "must fit into the memory that is free, ..." where a rank of a run would not, on a machine as
 // free as this one is now; empty where it would.
 std::string memory_shortage(const Config& config, const Problem& problem, const Decomposition& cut,

@@ -112,9 +112,8 @@ class Lbfgs final : public Optimizer {
       forget(state);
       return;
     }
-    direction.each([&](const Unknown&, std::size_t u, std::size_t k) {
-      scale(direction.parts[u][k], -step);
-    });
+    direction.each(
+        [&](const Unknown&, std::size_t u, std::size_t k) { scale(direction.parts[u][k], -step); });
     const Point change = copy_of(gradient_of(state, trial));
     add(change, -1, gradient);
     const double curvature = inner(direction, change);
@@ -182,9 +181,8 @@ class Lbfgs final : public Optimizer {
     std::size_t u = 0;
     each(state, at, [&](const Unknown& unknown, const Values&, const Slopes& slopes) {
       for (std::size_t k = 0; k < slopes.gradients.size(); ++k) {
-        driver::multiply(direction.parts[u][k],
-                 preconditioner(slopes.illumination[k], slopes.most,
-                                1 / curvature_ / unknown.shares()));
+        driver::multiply(direction.parts[u][k], preconditioner(slopes.illumination[k], slopes.most,
+                                                               1 / curvature_ / unknown.shares()));
       }
       ++u;
     });

@@ -23,9 +23,10 @@ inline constexpr double kMuchMore = 1.5;
 // Loss and slopes of the positions of one batch, at the state's unknowns.
 struct Evaluation {
   std::int64_t batch = 0;
-  double loss = 0.0;           // of all tiles, with what terms add
-  double squared_error = 0.0;  // sum of (sqrt(I) - sqrt(n))^2, of all tiles
+  double loss = 0.0;                 // of all tiles, with what terms add
+  double squared_error = 0.0;        // sum of (sqrt(I) - sqrt(n))^2, of all tiles
   std::map<std::string, Slopes> of;  // by name, of what is refined in this iteration
+  double curvature = 0.0;  // of what terms add, with respect to each element of the object
   // What other tiles found since the last exchange, behind an update by the tile's own gradients.
   bool follows = false;
 };

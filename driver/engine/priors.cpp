@@ -82,10 +82,10 @@ std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
            "a compiled .pt2, through which no gradient flows");
   }
   if (card.channels != channels_of(settings.on)) {
-    refuse(
-        "file",
-        "be a model of " + words::listed(channels_of(settings.on)) + " for on = \"" + settings.on + "\"",
-        "one of " + words::listed(card.channels));
+    refuse("file",
+           "be a model of " + words::listed(channels_of(settings.on)) + " for on = \"" +
+               settings.on + "\"",
+           "one of " + words::listed(card.channels));
   }
   if (wanted == "denoiser" && settings.noise) {
     const double noise = *settings.noise;
@@ -278,8 +278,7 @@ bool Priors::uses(const One& one, std::int64_t iteration, std::int64_t done, std
       iteration >= one.settings.end.value_or(iteration + 1)) {
     return false;
   }
-  const std::int64_t every =
-      one.settings.every_batches > 0 ? one.settings.every_batches : batches;
+  const std::int64_t every = one.settings.every_batches > 0 ? one.settings.every_batches : batches;
   // `done` batches of the iteration are done; gradients join the last of every so many.
   return (iteration * batches + done + (replaces ? 0 : 1)) % every == 0;
 }
@@ -334,9 +333,8 @@ std::vector<at::Tensor> Priors::images(One& one, const State& state) {
       extended.push_back(all.flatten(0, 1));
       continue;
     }
-    owned.push_back(
-        image_of(cut_out(state.object(k), tile.frame, tile.owned), one.with_amplitude())
-            .flatten(0, 1));
+    owned.push_back(image_of(cut_out(state.object(k), tile.frame, tile.owned), one.with_amplitude())
+                        .flatten(0, 1));
     const Rectangle frame = one.halos->grid().extended(tile.number);
     extended.push_back(
         at::empty({owned.back().size(0), frame.rows, frame.columns}, owned.back().options()));
@@ -429,8 +427,7 @@ void Priors::apply_to_object(One& one, State& state) {
     const at::Tensor change =
         cut_out(one.model->denoised(x, one.noise).sub(x).squeeze(0), task.seen, task.area)
             .mul(strength);
-    at::Tensor object =
-        cut_out(state.object(task.tile), tile.frame, task.area).select(0, slice);
+    at::Tensor object = cut_out(state.object(task.tile), tile.frame, task.area).select(0, slice);
     const at::ScalarType real = at::toRealValueType(object.scalar_type());
     const at::Tensor turn = change.select(0, 0).to(real);
     if (channels == 1) {

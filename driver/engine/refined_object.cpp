@@ -26,8 +26,7 @@ class Object final : public Unknown {
         cut_(cut),
         like_(like),
         learning_rate_(config.reconstruct.learning_rate),
-        moves_(cut.exchange.sums_later && config.tiles.exchange_every > 1 &&
-                       workplace.all_tiles > 1
+        moves_(cut.exchange.sums_later && config.tiles.exchange_every > 1 && workplace.all_tiles > 1
                    ? 2.0
                    : 1.0) {}
 
@@ -57,8 +56,7 @@ class Object final : public Unknown {
   // of the iteration under way as "illumination_sum".
   void descend(State& state, const Slopes& slopes, const Stride& stride) const override {
     const double unit_step = step() * stride.step;
-    const double floor =
-        std::min(0.05, std::max(stride.error, 0.003) / std::min(unit_step, 1.0));
+    const double floor = std::min(0.05, std::max(stride.error, 0.003) / std::min(unit_step, 1.0));
     StepOptions options;
     options.step = unit_step / (2 * shares() * stride.curvature * moves_);
     options.amplitude = kAmplitudeShare;
@@ -74,7 +72,8 @@ class Object final : public Unknown {
     for (std::size_t s = 0; s < slopes.most.size(); ++s) {
       const double most = slopes.most[s];
       const double all = first ? most * done / stride.here : before[s];
-      floors.push_back(floor * (most + options.share * all));
+      // A term's curvature w beside the data's, 2 I.
+      floors.push_back(floor * (most + options.share * all) + stride.terms / 2);
     }
     Values& values = state.unknowns.at(name());
     for (std::size_t k = 0; k < slopes.gradients.size(); ++k) {

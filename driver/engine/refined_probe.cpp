@@ -52,7 +52,7 @@ class Probe final : public Unknown {
     const at::Tensor change = slopes.gradients.front();
     const double unit_step = step() * std::min(stride.step, 1.0);
     driver::multiply(change, preconditioner(slopes.illumination.front(), slopes.most,
-                                    unit_step / stride.curvature));
+                                            unit_step / stride.curvature));
     const double moved = std::sqrt(driver::power(change) / driver::power(probe));
     if (!std::isfinite(moved)) return;
     const double longest = kLongestMove * std::min(unit_step, 1.0);
@@ -63,8 +63,7 @@ class Probe final : public Unknown {
   void write_result(hdf5::File* file, const Values& values, const Ranks&) const override {
     if (file == nullptr) return;
     const std::string dataset = "/" + name();
-    file->write(dataset,
-                without_ramp(problem_, orthogonalised_modes(values.parts.front().cpu())));
+    file->write(dataset, without_ramp(problem_, orthogonalised_modes(values.parts.front().cpu())));
     file->set_attribute(dataset, "axes", "mode, row, column");
     file->set_attribute(dataset, "unit", "sqrt(counts)");
     if (const auto pixel = problem_.pixel_nm()) {

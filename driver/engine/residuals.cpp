@@ -116,11 +116,10 @@ Residuals Sweep::residuals(const State& state) {
     const auto* row = block.rows.const_data_ptr<std::int64_t>();
     for (std::int64_t first = 0; first < block.rows.numel(); first += piece) {
       const std::int64_t count = std::min(piece, block.rows.numel() - first);
-      const at::Tensor model =
-          intensities(state, tile, block.positions.narrow(0, first, count))
-              .cpu()
-              .to(at::kDouble)
-              .contiguous();
+      const at::Tensor model = intensities(state, tile, block.positions.narrow(0, first, count))
+                                   .cpu()
+                                   .to(at::kDouble)
+                                   .contiguous();
       const at::Tensor counts =
           measured.patterns.narrow(0, first, count).cpu().to(at::kDouble).contiguous();
       const bool each = measured.mask && measured.mask->dim() == 3;

@@ -82,8 +82,8 @@ void write_pictures(const std::string& folder, const State& state, const Problem
   }
   write_object_phase(folder + "/object_phase.png", object, region, pixel_A);
   write_object_amplitude(folder + "/object_amplitude.png", object, region, pixel_A);
-  write_probe(folder + "/probe.png", without_ramp(problem, orthogonalised_modes(state.probe().cpu())),
-              pixel_A);
+  write_probe(folder + "/probe.png",
+              without_ramp(problem, orthogonalised_modes(state.probe().cpu())), pixel_A);
 }
 
 }  // namespace ptyle::driver

@@ -198,7 +198,7 @@ void Sweep::expect(std::int64_t batch) {
 }
 
 Sweep::Windows Sweep::windows(const at::Tensor& object, const Tile& tile,
-                                const at::Tensor& positions) const {
+                              const at::Tensor& positions) const {
   const std::array<std::int64_t, 2> corner = {tile.frame.row, tile.frame.column};
   if (!problem_.moves_object()) return {object, positions, corner};
   const auto [h, w] = problem_.window;
@@ -353,9 +353,9 @@ KernelGradients Sweep::gradients(const State& state, std::int64_t batch, const N
       std::vector<at::Tensor> lit(tiles.size());
       for (std::size_t k = 0; k < tiles.size(); ++k) {
         for (const Part* part : {&tiles[k].before, &tiles[k].boundary, &tiles[k].after}) {
-          const at::Tensor one = windowed_power(
-              state.object(k).select(0, 0), part->positions, problem_.window[0],
-              problem_.window[1], {tiles_[k].frame.row, tiles_[k].frame.column});
+          const at::Tensor one =
+              windowed_power(state.object(k).select(0, 0), part->positions, problem_.window[0],
+                             problem_.window[1], {tiles_[k].frame.row, tiles_[k].frame.column});
           lit[k] = lit[k].defined() ? lit[k].add_(one) : one;
         }
       }

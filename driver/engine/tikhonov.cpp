@@ -1,5 +1,5 @@
-// [[regulariser]] kind = "tikhonov": half the sum of |O - 1|^2, which is proximal to vacuum where the
-// data say little.
+// [[regulariser]] kind = "tikhonov": half the sum of |O - 1|^2, which is proximal to vacuum where
+// the data say little.
 #include "driver/engine/terms.h"
 #include "driver/engine/vectors.h"
 
@@ -19,6 +19,7 @@ class Tikhonov final : public Term {
   void add(const State& state, std::int64_t, Evaluation& at, double most_illumination,
            Joined& joined) override {
     const double weight = 2 * settings_.weight * kLeastIllumination * most_illumination;
+    at.curvature += weight;
     for (const auto& unknown : unknowns_) {
       const auto found = at.of.find(unknown->name());
       if (unknown->name() != settings_.on || found == at.of.end()) continue;

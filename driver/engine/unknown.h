@@ -61,10 +61,11 @@ struct Slopes {
 
 // What the default rule (descent.cpp) tells an unknown in a batch.
 struct Stride {
-  double step = 1.0;       // of the rule now
-  double curvature = 1.0;  // of the likelihood, relative to the amplitude likelihood's
-  double error = 0.0;      // sum of (sqrt(I) - sqrt(n))^2 over sum of n
+  double step = 1.0;             // of the rule now
+  double curvature = 1.0;        // of the likelihood, relative to the amplitude likelihood's
+  double error = 0.0;            // sum of (sqrt(I) - sqrt(n))^2 over sum of n
   double here = 1.0, all = 1.0;  // positions: of the batch, of all batches
+  double terms = 0.0;            // the curvature of what terms add
   bool follows = false;          // others' gradients, behind an update by the tile's own
 };
 

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "driver/io/doubt.h"
 #include "driver/config/config.h"
 #include "driver/engine/engine.h"
 #include "driver/engine/state.h"
+#include "driver/io/doubt.h"
 #include "driver/io/problem.h"
 
 namespace ptyle::driver {

@@ -390,8 +390,8 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     state = engine.start();
   }
   if (options.resume && fs::exists(checkpoint)) {
-    state = read_checkpoint(checkpoint, std::move(state), engine.unknowns(), config, data, cut,
-                            ranks);
+    state =
+        read_checkpoint(checkpoint, std::move(state), engine.unknowns(), config, data, cut, ranks);
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + words::counted(state.batch, "batch") : "");
@@ -478,8 +478,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
       }
       if (course == Course::kFine && checkpoint_is_due(config, state.iteration) &&
           state.iteration < last) {
-        const bool saved =
-            saving.attempt([&] { write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks); });
+        const bool saved = saving.attempt([&] {
+          write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks);
+        });
         if (saved && ranks.first()) remove_set_aside(folder);
       }
     }
@@ -500,13 +501,15 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
   }
   if (ranks.first()) saving.attempt([&] { metrics->close(); });
   if (trace) saving.attempt([&] { trace->write(options.trace); });
-  const bool checkpoint_saved =
-      saving.attempt([&] { write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks); });
+  const bool checkpoint_saved = saving.attempt(
+      [&] { write_checkpoint(checkpoint, state, engine.unknowns(), config, data, cut, ranks); });
   const bool complete = state.iteration >= last;
   {
     const OneThread one_thread;
-    const bool result_saved = saving.attempt(
-        [&] { write_result(folder + "/result.h5", state, engine.unknowns(), config, problem, ranks, remarks); });
+    const bool result_saved = saving.attempt([&] {
+      write_result(folder + "/result.h5", state, engine.unknowns(), config, problem, ranks,
+                   remarks);
+    });
     if (ranks.first() && (checkpoint_saved || result_saved)) remove_set_aside(folder);
     if (ranks.first() && result_saved && config.output.png) {
       saving.attempt([&] { write_pictures(folder, state, problem); });

@@ -23,11 +23,11 @@
 #include <ATen/ATen.h>
 
 #include "driver/check/check.h"
-#include "driver/engine/footprint.h"
 #include "driver/config/config.h"
-#include "driver/run/run.h"
+#include "driver/engine/footprint.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/run/run.h"
 #include "tests/cpp/vacuum.h"
 
 namespace ptyle::driver {
@@ -121,6 +121,18 @@ const std::map<std::string, std::vector<std::string>>& values() {
       {"output.folder", {"data.h5", "data.h5/x", "new/deep/folder", "/proc/ptyle", "."}},
       {"output.checkpoint_every", {"0", "1"}},
       {"output.png", {"true", "1"}},
+      {"constraint[0].kind", {"pure_phase", "smooth"}},
+      {"constraint[0].on", {"object", "probe"}},
+      {"constraint[0].start", {"1", "-1"}},
+      {"constraint[0].end", {"1", "-1"}},
+      {"constraint[0].every", {"2", "0"}},
+      {"constraint[0].weight", {"0.5", "2", "0"}},
+      {"regulariser[0].kind", {"tikhonov", "smooth"}},
+      {"regulariser[0].on", {"object", "probe"}},
+      {"regulariser[0].start", {"1", "-1"}},
+      {"regulariser[0].end", {"1", "-1"}},
+      {"regulariser[0].every", {"2", "0"}},
+      {"regulariser[0].weight", {"0.5", "1e6", "0"}},
       {"prior[0].file", {"none.pt"}},
       {"prior[0].kind", {"red", "gradient", "denoiser"}},
       {"prior[0].on", {"object", "probe", "all"}},
@@ -212,7 +224,10 @@ class Agreement : public testing::Test {
         "data.file = \"data.h5\"\nprobe.file = \"data.h5\"\nreconstruct.step = 0.1\n"
         "refine.probe.step = 0.1\noutput.folder = \"c\"\n";
     replace_file(root_ + "/c.toml", text);
-    replace_file(root_ + "/prior.toml", text + "[[prior]]\nfile = \"none.pt\"\n");
+    const std::string terms =
+        "[[constraint]]\nkind = \"pure_phase\"\n[[regulariser]]\nkind = \"tikhonov\"\n";
+    replace_file(root_ + "/terms.toml", text + terms);
+    replace_file(root_ + "/prior.toml", text + terms + "[[prior]]\nfile = \"none.pt\"\n");
   }
 
   struct Verdict {
@@ -239,11 +254,13 @@ class Agreement : public testing::Test {
     SCOPED_TRACE(shown);
     fs::remove_all(root_ + "/c");
     fs::remove_all(root_ + "/new");
-    const bool priors = std::any_of(
-        sets.begin(), sets.end(), [](const std::string& one) { return one.starts_with("prior["); });
-    const auto config = [&] {
-      return load_config(root_ + (priors ? "/prior.toml" : "/c.toml"), sets);
+    const auto any = [&](const char* table) {
+      return std::any_of(sets.begin(), sets.end(),
+                         [&](const std::string& one) { return one.starts_with(table); });
     };
+    const bool terms = any("constraint[") || any("regulariser[");
+    const std::string file = any("prior[") ? "/prior.toml" : terms ? "/terms.toml" : "/c.toml";
+    const auto config = [&] { return load_config(root_ + file, sets); };
     std::ostringstream out;
     const Verdict checked = verdict([&] { check(config(), out); });
     EXPECT_FALSE(fs::exists(root_ + "/c")) << "check has written something";

@@ -480,8 +480,7 @@ TEST_F(Checkpoint, RefusesDamagedBytes) {
   // Find the object's bytes in the file and turn one over.
   std::ifstream in(path_, std::ios::binary);
   std::string bytes((std::istreambuf_iterator<char>(in)), {});
-  const std::string part(static_cast<const char*>(state.object(0).const_data_ptr()) + 4096,
-                         64);
+  const std::string part(static_cast<const char*>(state.object(0).const_data_ptr()) + 4096, 64);
   const size_t at = bytes.find(part);
   ASSERT_NE(at, std::string::npos);
   bytes[at + 5] = static_cast<char>(bytes[at + 5] ^ 1);

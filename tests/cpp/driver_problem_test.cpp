@@ -15,8 +15,8 @@
 #include <ptyle/ops.h>
 
 #include "driver/check/check.h"
-#include "driver/engine/footprint.h"
 #include "driver/config/config.h"
+#include "driver/engine/footprint.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
 #include "driver/io/problem.h"

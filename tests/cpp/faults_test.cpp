@@ -23,9 +23,9 @@
 #include <ATen/ATen.h>
 
 #include "driver/config/config.h"
-#include "driver/run/run.h"
 #include "driver/errors.h"
 #include "driver/io/hdf5.h"
+#include "driver/run/run.h"
 #include "driver/simulate/simulate.h"
 #include "tests/cpp/read_png.h"
 #include "tests/cpp/vacuum.h"

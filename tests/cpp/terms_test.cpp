@@ -48,6 +48,7 @@ TEST(Constraint, GoesTheShareOfTheWayInItsIterations) {
   Config config = config_of("descent", "double");
   config.reconstruct.refine = {"object"};
   config.reconstruct.step = 1e-9;  // nothing else moves
+  config.reconstruct.momentum = 0.0;
   config.constraints = {condition("pure_phase", 0.5)};
   config.constraints[0].start = 1;
   config.constraints[0].end = 5;
@@ -77,7 +78,7 @@ TEST(Regulariser, TikhonovAddsItsGradientAndEnergy) {
   const Tensor joined =
       with.engine.owned_gradients(state)[0] - plain.engine.owned_gradients(state)[0];
   const Tensor away = state.object(0) - 1;
-  const double weight = (joined * away.conj()).sum().real().item<double>() / power(away);
+  const double weight = real_inner_product(away, joined) / power(away);
   EXPECT_GT(weight, 0);
   EXPECT_LT((joined - weight * away).abs().max().item<double>(), 1e-9 * weight);
   // The loss is that of the same function: of one voxel more, by differences.
@@ -85,10 +86,14 @@ TEST(Regulariser, TikhonovAddsItsGradientAndEnergy) {
   near.unknowns["object"].parts[0] = state.object(0).clone();
   near.object(0)[1][9][8] += 1e-4;
   const auto loss = [](Whole& of, State at) {
+    for (auto& [name, values] : at.unknowns) {
+      for (Tensor& part : values.parts) part = part.clone();
+    }
     of.engine.iterate(at, kNeverStop, kIgnore);
     return at.history.loss.back();
   };
-  const double added = loss(with, near) - loss(plain, near) - loss(with, state) + loss(plain, state);
+  const double added =
+      loss(with, near) - loss(plain, near) - loss(with, state) + loss(plain, state);
   const double slope = weight * away[1][9][8].item<c10::complex<double>>().real();
   EXPECT_NEAR(added / 1e-4, slope, 1e-3 * std::abs(slope) + weight * 1e-4);
 }
@@ -105,9 +110,10 @@ TEST(Regulariser, ReconstructionsOnTilesAreTheWholeOne) {
     expect_same_bits(cut, tiled(config, problem, 4, options, 3, 2));
     // Strong enough, and there is nothing but vacuum.
     config.regularisers[0].weight = 1e6;
+    config.reconstruct.refine = {"object"};
     if (optimizer == "adam") continue;  // its first steps have the size of the learning rate
     const Answer vacuum = tiled(config, problem, 1, options, 10);
-    EXPECT_LT((vacuum.object - 1).abs().max().item<double>(), 0.02) << optimizer;
+    EXPECT_LT((vacuum.object - 1).abs().max().item<double>(), 1e-3) << optimizer;
   }
 }
 
