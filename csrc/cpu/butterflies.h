@@ -101,16 +101,19 @@ PTYLE_INLINE void butterfly(V* re, V* im) {
   }
 }
 
+// re + i im times a complex number.
+template <typename T, typename V>
+PTYLE_INLINE void multiply(V& re, V& im, const T* by) {
+  const V r = re * by[0] - im * by[1];
+  im = re * by[1] + im * by[0];
+  re = r;
+}
+
 // Elements 1 ... Radix - 1 times their twiddles; `twiddles`: [Radix - 1] complex.
 template <int Radix, typename T, typename V>
 PTYLE_INLINE void twiddle(V* re, V* im, const T* twiddles) {
 #pragma GCC unroll 8
-  for (int q = 1; q < Radix; ++q) {
-    const T c = twiddles[2 * q - 2], s = twiddles[2 * q - 1];
-    const V r = re[q] * c - im[q] * s;
-    im[q] = re[q] * s + im[q] * c;
-    re[q] = r;
-  }
+  for (int q = 1; q < Radix; ++q) multiply(re[q], im[q], twiddles + 2 * (q - 1));
 }
 
 template <int Radix, bool Inverse, typename T>
@@ -252,65 +255,51 @@ PTYLE_INLINE void innermost(const Axis<T>& axis, T* x, const Get& get, const Wor
 
 // ---- primes above 5 ----
 
-// Outputs k ... k + K - 1 and p - k ... p - k - K + 1. halves: [h][4] vectors, sums and differences
-// of elements j and p - j; factors: of output k.
-template <int K, typename T, typename Put>
-PTYLE_INLINE void define(int64_t k, int64_t p, const ComplexVector<T>& x0, const T* halves,
-                         const T* factors, const Put& put) {
-  constexpr int W = kLanes<T>;
-  const int64_t h = p / 2;
-  Vector<T> cr[K], ci[K], sr[K], si[K];
-#pragma GCC unroll 4
-  for (int i = 0; i < K; ++i) {
-    cr[i] = x0.re;
-    ci[i] = x0.im;
-    sr[i] = si[i] = Vector<T>{};
-  }
-  for (int64_t j = 0; j < h; ++j) {
-    const T* at = halves + j * 4 * W;
-    const Vector<T> ar = load(at), ai = load(at + W), br = load(at + 2 * W), bi = load(at + 3 * W);
-#pragma GCC unroll 4
-    for (int i = 0; i < K; ++i) {
-      const T c = factors[2 * (i * h + j)], s = factors[2 * (i * h + j) + 1];
-      cr[i] += c * ar;
-      ci[i] += c * ai;
-      sr[i] += s * br;
-      si[i] += s * bi;
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < K; ++i) {
-    put(k + i, cr[i] + si[i], ci[i] - sr[i]);
-    put(p - k - i, cr[i] - si[i], ci[i] + sr[i]);
-  }
-}
-
 // By the definition, elements j and p - j together: products with cosines and sines alone.
 template <typename T, typename Get, typename Put>
 PTYLE_INLINE void by_definition(const Prime<T>& prime, int64_t p, T* scratch, const Get& get,
                                 const Put& put) {
   constexpr int W = kLanes<T>;
-  constexpr int kAtOnce = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
   const int64_t h = p / 2;
   const ComplexVector<T> x0 = get(0);
   ComplexVector<T> sum = x0;
-  for (int64_t j = 1; j <= h; ++j) {
-    const ComplexVector<T> a = get(j), b = get(p - j);
-    T* to = scratch + (j - 1) * 4 * W;
-    const Vector<T> re = a.re + b.re, im = a.im + b.im;
-    store(to, re);
-    store(to + W, im);
-    store(to + 2 * W, a.re - b.re);
-    store(to + 3 * W, a.im - b.im);
-    sum.re += re;
-    sum.im += im;
+  for (int64_t j = 0; j < h; ++j) {
+    const ComplexVector<T> a = get(j + 1), b = get(p - 1 - j);
+    const Vector<T> re[] = {a.re + b.re, a.re - b.re}, im[] = {a.im + b.im, a.im - b.im};
+    store_elements<2>(scratch + j * 4 * W, 2 * W, re, im);
+    sum = {sum.re + re[0], sum.im + im[0]};
   }
   put(0, sum.re, sum.im);
+  // outputs k ... k + K - 1, and those that mirror them
+  const auto outputs = [&]<int K>(std::integral_constant<int, K>, int64_t k)
+      __attribute__((always_inline)) {
+    const T* factors = prime.factors + 2 * (k - 1) * h;
+    Vector<T> cr[K], ci[K], sr[K] = {}, si[K] = {};
+    for (int i = 0; i < K; ++i) {
+      cr[i] = x0.re;
+      ci[i] = x0.im;
+    }
+    for (int64_t j = 0; j < h; ++j) {
+      Vector<T> re[2], im[2];
+      load_elements<2>(scratch + j * 4 * W, 2 * W, re, im);
+#pragma GCC unroll 4
+      for (int i = 0; i < K; ++i) {
+        const T c = factors[2 * (i * h + j)], s = factors[2 * (i * h + j) + 1];
+        cr[i] += c * re[0];
+        ci[i] += c * im[0];
+        sr[i] += s * re[1];
+        si[i] += s * im[1];
+      }
+    }
+    for (int i = 0; i < K; ++i) {
+      put(k + i, cr[i] + si[i], ci[i] - sr[i]);
+      put(p - k - i, cr[i] - si[i], ci[i] + sr[i]);
+    }
+  };
+  constexpr int kAtOnce = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
   int64_t k = 1;
-  for (; k + kAtOnce <= h + 1; k += kAtOnce) {
-    define<kAtOnce>(k, p, x0, scratch, prime.factors + 2 * (k - 1) * h, put);
-  }
-  for (; k <= h; ++k) define<1>(k, p, x0, scratch, prime.factors + 2 * (k - 1) * h, put);
+  for (; k + kAtOnce <= h + 1; k += kAtOnce) outputs(std::integral_constant<int, kAtOnce>{}, k);
+  for (; k <= h; ++k) outputs(std::integral_constant<int, 1>{}, k);
 }
 
 template <bool Inverse, typename T>
@@ -330,8 +319,7 @@ PTYLE_INLINE void by_convolution(const Prime<T>& prime, int64_t p, T* scratch, c
     const ComplexVector<T> z = get(prime.powers[i]);
     store(scratch + i * 2 * W, z.re);
     store(scratch + i * 2 * W + W, z.im);
-    sum.re += z.re;
-    sum.im += z.im;
+    sum = {sum.re + z.re, sum.im + z.im};
   }
   for (int64_t i = (p - 1) * 2 * W; i < axis.size * 2 * W; ++i) scratch[i] = T(0);
   put(0, sum.re, sum.im);
@@ -340,12 +328,8 @@ PTYLE_INLINE void by_convolution(const Prime<T>& prime, int64_t p, T* scratch, c
       axis.radix[axis.levels - 1], [&](auto radix) __attribute__((always_inline)) {
         innermost<decltype(radix)::value, true, true>(
             axis, scratch, Nothing{},
-            [&](int64_t slot, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
-              const T c = prime.factors[2 * slot], s = prime.factors[2 * slot + 1];
-              const Vector<T> r = re * c - im * s;
-              im = re * s + im * c;
-              re = r;
-            },
+            [&](int64_t slot, Vector<T> & re, Vector<T> & im)
+                __attribute__((always_inline)) { multiply(re, im, prime.factors + 2 * slot); },
             Nothing{});
       });
   outer_levels<true>(axis, scratch, rest);
@@ -361,12 +345,6 @@ __attribute__((noinline)) void prime_level(const Prime<T>& prime, int64_t p, T* 
                                            int64_t m, const T* twiddles, T* scratch) {
   constexpr int W = kLanes<T>;
   constexpr int kRe = Inverse ? W : 0, kIm = W - kRe;  // exchanged
-  const auto twiddled =
-      [](Vector<T> & re, Vector<T> & im, const T* by) __attribute__((always_inline)) {
-    const Vector<T> r = re * by[0] - im * by[1];
-    im = re * by[1] + im * by[0];
-    re = r;
-  };
   for (int64_t b = 0; b < count; b += p * m) {
     for (int64_t j = 0; j < m; ++j) {
       T* at = x + (b + j) * 2 * W;
@@ -374,11 +352,11 @@ __attribute__((noinline)) void prime_level(const Prime<T>& prime, int64_t p, T* 
       const auto get = [&](int64_t q) __attribute__((always_inline)) {
         const T* from = at + q * m * 2 * W;
         ComplexVector<T> z{load(from + kRe), load(from + kIm)};
-        if (Inverse && j > 0 && q > 0) twiddled(z.re, z.im, here + 2 * q);
+        if (Inverse && j > 0 && q > 0) multiply(z.re, z.im, here + 2 * q);
         return z;
       };
       const auto put = [&](int64_t q, Vector<T> re, Vector<T> im) __attribute__((always_inline)) {
-        if (!Inverse && j > 0 && q > 0) twiddled(re, im, here + 2 * q);
+        if (!Inverse && j > 0 && q > 0) multiply(re, im, here + 2 * q);
         store(at + q * m * 2 * W + kRe, re);
         store(at + q * m * 2 * W + kIm, im);
       };

@@ -23,14 +23,6 @@ const T* panel_of(const Shape<T>& shape, const T* waves, int64_t mode, int64_t p
   return panel_of(shape, const_cast<T*>(waves), mode, panel);
 }
 template <typename T>
-T* spare_of_line(const Shape<T>& shape, T* line) {
-  return line + (shape.line() - shape.spare());
-}
-template <typename T>
-T* spare_of_edge(const Shape<T>& shape, T* edge) {
-  return edge + (shape.edge() - shape.spare());
-}
-template <typename T>
 int64_t lanes_of(const Shape<T>& shape, int64_t panel) {
   const int64_t left = shape.width() - panel * kLanes<T>;
   return left < kLanes<T> ? left : kLanes<T>;
@@ -42,7 +34,7 @@ int64_t lanes_of(const Shape<T>& shape, int64_t panel) {
 template <bool Exchanged, typename T>
 void transform_ordered(const Shape<T>& shape, const T* from, T* to, T* panels, T* line) {
   constexpr int W = kLanes<T>;
-  T* spare = spare_of_line(shape, line);
+  T* spare = line + (shape.line() - shape.spare());
   const int64_t w = shape.width();
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const int64_t lanes = lanes_of(shape, p);
@@ -96,7 +88,7 @@ void transform_permuted(const Shape<T>& shape, bool inverse, const T* from, T* t
                         T* line) {
   constexpr int W = kLanes<T>;
   const int64_t w = shape.width(), h = shape.height();
-  T* spare = spare_of_line(shape, line);
+  T* spare = line + (shape.line() - shape.spare());
   clear_line_end(shape, line);
   const auto rows = [&](const T* read, T* written) {  // between panels and rows of slots
     for (int64_t g = 0; g < shape.groups(); ++g) {
@@ -163,7 +155,7 @@ template <From from, To to, bool Keep, typename T>
 __attribute__((noinline)) void transmit_all(const Shape<T>& shape, int64_t modes,
                                             const Transmit<T>& a) {
   constexpr int W = kLanes<T>;
-  T* spare = spare_of_edge(shape, a.edge);
+  T* spare = a.edge + (shape.edge() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const ObjectPanel<T> on(shape, a.place, p, a.object, nullptr, 0, nullptr, a.edge);
     const int64_t lanes = lanes_of(shape, p);
@@ -220,7 +212,7 @@ template <From from, To to, Object object, typename T>
 __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64_t modes,
                                                     const TransmitAdjoint<T>& a) {
   constexpr int W = kLanes<T>;
-  T* spare = spare_of_edge(shape, a.edge);
+  T* spare = a.edge + (shape.edge() - shape.spare());
   constexpr int kNumbers = object == Object::kFixed ? 0 : object == Object::kComplex ? 2 : 1;
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const int64_t lanes = lanes_of(shape, p);
@@ -303,7 +295,7 @@ void transmit_adjoint(const Shape<T>& shape, int64_t modes, const TransmitAdjoin
 template <typename T>
 void to_panels(const Shape<T>& shape, int64_t modes, T* waves, T* intensity, T* line) {
   constexpr int W = kLanes<T>;
-  T* spare = spare_of_line(shape, line);
+  T* spare = line + (shape.line() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     T* power = intensity + p * shape.panel_rows() * W;
     for (int64_t mode = 0; mode < modes; ++mode) {
@@ -322,7 +314,7 @@ void to_panels(const Shape<T>& shape, int64_t modes, T* waves, T* intensity, T* 
 template <typename T>
 void from_panels(const Shape<T>& shape, int64_t modes, T* waves, const T* factor, T* line) {
   constexpr int W = kLanes<T>;
-  T* spare = spare_of_line(shape, line);
+  T* spare = line + (shape.line() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const T* f = factor + p * shape.panel_rows() * W;
     for (int64_t mode = 0; mode < modes; ++mode) {

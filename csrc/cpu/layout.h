@@ -44,15 +44,6 @@ struct Prime {
   Axis<T> convolution;
 };
 
-// Primes below it are transformed by the definition.
-inline constexpr int64_t kDefinition = 60;
-
-inline int64_t smallest_factor(int64_t n) {
-  for (int64_t factor = 2; factor * factor <= n; ++factor) {
-    if (n % factor == 0) return factor;
-  }
-  return n;
-}
 // Whether n >= 1 has no prime factor above `largest`.
 inline bool is_smooth(int64_t n, int64_t largest) {
   for (int64_t factor = 2; factor <= largest; ++factor) {
@@ -60,28 +51,11 @@ inline bool is_smooth(int64_t n, int64_t largest) {
   }
   return n == 1;
 }
-// Of a prime's transform: p - 1 where that is fast, else a fast size for what wraps around, too.
-inline int64_t convolution_size(int64_t prime) {
-  if (is_smooth(prime - 1, kDefinition)) return prime - 1;
-  int64_t size = 2 * prime - 3;
-  while (!is_smooth(size, 5)) ++size;
-  return size;
-}
-// Axis::scratch of a size.
-inline int64_t transform_scratch(int64_t n) {
-  int64_t most = 0;
-  for (int64_t prime = 0; n > 1; n /= prime) {
-    prime = smallest_factor(n);
-    if (prime <= 5) continue;
-    int64_t elements = prime - 1;
-    if (prime >= kDefinition) {
-      elements = convolution_size(prime);
-      elements += transform_scratch(elements);
-    }
-    most = most < elements ? elements : most;
-  }
-  return most;
-}
+// Whether transforms take two to four times as long as those of the nearest sizes with no prime
+// factors but 2, 3 and 5.
+inline bool is_slow(int64_t n) { return !is_smooth(n, 30); }
+// Axis::scratch of a size: no convolution is as long.
+inline int64_t transform_scratch(int64_t n) { return is_smooth(n, 5) ? 0 : 4 * n; }
 
 // A window's transforms and layouts.
 template <typename T>

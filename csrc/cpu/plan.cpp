@@ -37,6 +37,24 @@ std::shared_ptr<void> allocate_new(std::size_t bytes) {
 
 std::atomic<Allocate> allocate{&allocate_new};
 
+// Primes below it are transformed by the definition.
+constexpr int64_t kDefinition = 60;
+
+int64_t smallest_factor(int64_t n) {
+  for (int64_t factor = 2; factor * factor <= n; ++factor) {
+    if (n % factor == 0) return factor;
+  }
+  return n;
+}
+
+// Of a prime's transform: p - 1 where that is fast, else a fast size for what wraps around, too.
+int64_t convolution_size(int64_t prime) {
+  if (is_smooth(prime - 1, kDefinition)) return prime - 1;
+  int64_t size = 2 * prime - 3;
+  while (!is_smooth(size, 5)) ++size;
+  return size;
+}
+
 // From the outermost butterfly to the innermost. The outermost one carries what happens in real
 // space and must leave registers for it: 4 where there is one. Of the rest as many 8 as possible.
 // Other primes come before the innermost one, where they have the smallest strides.

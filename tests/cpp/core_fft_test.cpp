@@ -220,14 +220,6 @@ TEST(Fft, ZerosHugeAndTinyNumbersStayWhatTheyAre) {
   }
 }
 
-TEST(Fft, ScratchIsKnownBeforehand) {
-  EXPECT_EQ(transform_scratch(3600), 0);
-  EXPECT_EQ(transform_scratch(7 * 11 * 64), 10);
-  EXPECT_EQ(transform_scratch(97), 96);        // 96 = 2^5 3
-  EXPECT_EQ(transform_scratch(127), 126 + 6);  // 126 = 2 3^2 7
-  EXPECT_EQ(transform_scratch(359 * 7), 720);  // 358 = 2 179
-}
-
 TEST(InstructionSets, AreChosenByTheEnvironment) {
   const char* before = std::getenv("PTYLE_ISA");
   const std::string kept = before != nullptr ? before : "";
