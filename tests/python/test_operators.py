@@ -585,6 +585,7 @@ def test_no_slices_leave_the_probe_and_huge_waves_stay_finite():
         grad_object=nothing.clone(),
         grad_probe=torch.zeros_like(probe),
         illumination=nothing.real.clone(),
+        losses=torch.zeros(len(patterns), dtype=torch.double),
     )
     ptyle.diffraction_loss_accumulate_(nothing, probe, positions, None, patterns, **buffers)
     leaf = probe.clone().requires_grad_()
