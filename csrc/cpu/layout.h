@@ -51,7 +51,7 @@ inline bool is_smooth(int64_t n, int64_t largest) {
   }
   return n == 1;
 }
-// Whether transforms take two to four times as long as those of the nearest sizes with no prime
+// Whether transforms take 1.5 to 4 times as long as those of the nearest sizes with no prime
 // factors but 2, 3 and 5.
 inline bool is_slow(int64_t n) { return !is_smooth(n, 30); }
 // Axis::scratch of a size: no convolution is as long.

@@ -133,7 +133,7 @@ std::string doubt_of_sizes(const Config& config, const Problem& problem) {
                 by(better(h, true), better(w, true)) + " of them, ";
   }
   return "windows of " + by(h, w) +
-         " pixels take two to four times as long on the CPU as sizes with no prime factors but 2, "
+         " pixels take 1.5 to 4 times as long on the CPU as sizes with no prime factors but 2, "
          "3 "
          "and 5: " +
          proposals + "detector.pad = " + pair_words(pad[0], pad[1]) + " makes " +

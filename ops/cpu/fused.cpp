@@ -69,11 +69,10 @@ const InstructionSet& chosen_instruction_set() {
 void warn_of_slow_size(int64_t height, int64_t width) {
   if (!(is_slow(height) || is_slow(width)) || !is_first(Hint::kSlowSize)) return;
   const auto better = [](int64_t n, bool down) { return is_slow(n) ? good_size(n, down) : n; };
-  TORCH_WARN(
-      "ptyle: windows of ", height, " x ", width,
-      " take two to four times as long as sizes with no prime factors but 2, 3 and 5: crop to ",
-      better(height, true), " x ", better(width, true), " or pad to ", better(height, false), " x ",
-      better(width, false), " (ptyle.good_size). This is said once.");
+  TORCH_WARN("ptyle: windows of ", height, " x ", width,
+             " take 1.5 to 4 times as long as sizes with no prime factors but 2, 3 and 5: crop to ",
+             better(height, true), " x ", better(width, true), " or pad to ", better(height, false),
+             " x ", better(width, false), " (ptyle.good_size). This is said once.");
 }
 
 }  // namespace

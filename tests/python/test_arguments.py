@@ -265,7 +265,7 @@ def warnings_in(done):
 
 def test_a_slow_size_is_told_once():
     (line,) = slow(63, 62)
-    assert "windows of 63 x 62 take two to four times as long" in line
+    assert "windows of 63 x 62 take 1.5 to 4 times as long" in line
     assert "crop to 63 x 60 or pad to 63 x 64 (ptyle.good_size)" in line
 
 

@@ -613,8 +613,8 @@ def good_size(size: int, *, down: bool = False) -> int:
     """The nearest size of a window that is fast on the CPU.
 
     Those are the numbers without prime factors but 2, 3 and 5. Sizes with other factors take up to
-    1.9 times as long, those with a prime factor above 30 two to four times; the first such call of
-    a process warns.
+    1.7 times as long, those with a prime factor above 30 up to 4 times; the first call with such a
+    one warns.
 
     Args:
         size: rows or columns of a window, 1 to 16777216.
