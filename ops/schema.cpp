@@ -67,7 +67,7 @@ TORCH_LIBRARY(ptyle, library) {
       "-> Tensor",
       tags);
 
-  // Which CPU kernels work on a window: "fused v4", "reference"
+  // Which CPU kernels work on a window: "fused v4"
   library.def("cpu_kernels(int height, int width) -> str", tags);
   // The nearest number without prime factors but 2, 3 and 5
   library.def("good_size(int size, *, bool down=False) -> int", tags);

@@ -7,7 +7,7 @@
 // s(DFT s(z)) = inverse DFT of z, and s(w s(z)) = conj(w) z.
 //
 // Short transforms follow Winograd's and the split radices' textbook forms (Blahut 2010, "Fast
-// algorithms for signal processing", chapters 3 and 6).
+// algorithms for signal processing", chapters 3 and 6). `scratch`: Axis::scratch elements.
 
 #pragma once
 
@@ -101,16 +101,19 @@ PTYLE_INLINE void butterfly(V* re, V* im) {
   }
 }
 
+// re + i im times a complex number.
+template <typename T, typename V>
+PTYLE_INLINE void multiply(V& re, V& im, const T* by) {
+  const V r = re * by[0] - im * by[1];
+  im = re * by[1] + im * by[0];
+  re = r;
+}
+
 // Elements 1 ... Radix - 1 times their twiddles; `twiddles`: [Radix - 1] complex.
 template <int Radix, typename T, typename V>
 PTYLE_INLINE void twiddle(V* re, V* im, const T* twiddles) {
 #pragma GCC unroll 8
-  for (int q = 1; q < Radix; ++q) {
-    const T c = twiddles[2 * q - 2], s = twiddles[2 * q - 1];
-    const V r = re[q] * c - im[q] * s;
-    im[q] = re[q] * s + im[q] * c;
-    re[q] = r;
-  }
+  for (int q = 1; q < Radix; ++q) multiply(re[q], im[q], twiddles + 2 * (q - 1));
 }
 
 template <int Radix, bool Inverse, typename T>
@@ -167,63 +170,25 @@ __attribute__((noinline)) void level(T* x, int64_t count, int64_t m, const T* tw
   }
 }
 
-template <bool Inverse, typename T>
-PTYLE_INLINE void level(int radix, T* x, int64_t count, int64_t m, const T* twiddles) {
-  switch (radix) {
-    case 2:
-      return level<2, Inverse>(x, count, m, twiddles);
-    case 3:
-      return level<3, Inverse>(x, count, m, twiddles);
-    case 4:
-      return level<4, Inverse>(x, count, m, twiddles);
-    case 5:
-      return level<5, Inverse>(x, count, m, twiddles);
-    default:
-      return level<8, Inverse>(x, count, m, twiddles);
-  }
+// ---- the ends of a transform, with what happens there ----
+
+template <int... Radices, typename Work>
+PTYLE_INLINE void with_radix(int radix, const Work& work) {
+  (void)((radix == Radices ? (work(std::integral_constant<int, Radices>{}), true) : false) || ...);
+}
+template <typename Work>
+PTYLE_INLINE void with_outermost(int radix, const Work& work) {
+  with_radix<4, 3, 5, 2, 1>(radix, work);
+}
+template <typename Work>
+PTYLE_INLINE void with_innermost(int radix, const Work& work) {
+  with_radix<4, 8, 3, 5, 2, 1>(radix, work);
 }
 
-// Levels [first, last) of a transform over `count` of its elements, in the direction's order.
-template <bool Inverse, typename T>
-void levels(const Axis<T>& axis, T* x, int64_t count, int first, int last) {
-  int64_t block = axis.size;
-  for (int k = 0; k < first; ++k) block /= axis.radix[k];
-  if constexpr (Inverse) {
-    int64_t m = block;
-    for (int k = first; k < last; ++k) m /= axis.radix[k];
-    for (int k = last - 1; k >= first; --k) {
-      level<true>(axis.radix[k], x, count, m, axis.twiddles[k]);
-      m *= axis.radix[k];
-    }
-  } else {
-    for (int k = first; k < last; ++k) {
-      block /= axis.radix[k];
-      level<false>(axis.radix[k], x, count, block, axis.twiddles[k]);
-    }
-  }
-}
-
-// All levels but the outermost. What does not fit into the first-level cache is finished one block
-// after the other.
-template <bool Inverse, typename T>
-void inner_levels(const Axis<T>& axis, T* x) {
-  constexpr int W = kLanes<T>;
-  constexpr int64_t kCacheBytes = 32 << 10;
-  const int64_t blocks = axis.levels > 0 ? axis.radix[0] : 1;
-  if (axis.size * 2 * W * static_cast<int64_t>(sizeof(T)) <= kCacheBytes) {
-    levels<Inverse>(axis, x, axis.size, 1, axis.levels);
-    return;
-  }
-  const int64_t block = axis.size / blocks;
-  for (int64_t b = 0; b < blocks; ++b) {
-    levels<Inverse>(axis, x + b * block * 2 * W, block, 1, axis.levels);
-  }
-}
-// All levels but the innermost.
-template <bool Inverse, typename T>
-void outer_levels(const Axis<T>& axis, T* x) {
-  levels<Inverse>(axis, x, axis.size, 0, axis.levels - 1);
-}
+struct Nothing {
+  template <typename... Arguments>
+  PTYLE_INLINE void operator()(Arguments&&...) const {}
+};
 
 // The outermost butterflies with what happens to their elements in real space: `get(y, re, im)`
 // reads where there is no inverse, `work(y, re, im)` changes element y, `put(y, re, im)` takes it
@@ -286,4 +251,185 @@ PTYLE_INLINE void innermost(const Axis<T>& axis, T* x, const Get& get, const Wor
       for (int q = 0; q < Radix; ++q) put(slot + q, re[q], im[q]);
     }
   }
+}
+
+// ---- primes above 5 ----
+
+// By the definition, elements j and p - j together: products with cosines and sines alone.
+template <typename T, typename Get, typename Put>
+PTYLE_INLINE void by_definition(const Prime<T>& prime, int64_t p, T* scratch, const Get& get,
+                                const Put& put) {
+  constexpr int W = kLanes<T>;
+  const int64_t h = p / 2;
+  const ComplexVector<T> x0 = get(0);
+  ComplexVector<T> sum = x0;
+  for (int64_t j = 0; j < h; ++j) {
+    const ComplexVector<T> a = get(j + 1), b = get(p - 1 - j);
+    const Vector<T> re[] = {a.re + b.re, a.re - b.re}, im[] = {a.im + b.im, a.im - b.im};
+    store_elements<2>(scratch + j * 4 * W, 2 * W, re, im);
+    sum = {sum.re + re[0], sum.im + im[0]};
+  }
+  put(0, sum.re, sum.im);
+  // outputs k ... k + K - 1, and those that mirror them
+  const auto outputs = [&]<int K>(std::integral_constant<int, K>, int64_t k)
+      __attribute__((always_inline)) {
+    const T* factors = prime.factors + 2 * (k - 1) * h;
+    Vector<T> cr[K], ci[K], sr[K] = {}, si[K] = {};
+    for (int i = 0; i < K; ++i) {
+      cr[i] = x0.re;
+      ci[i] = x0.im;
+    }
+    for (int64_t j = 0; j < h; ++j) {
+      Vector<T> re[2], im[2];
+      load_elements<2>(scratch + j * 4 * W, 2 * W, re, im);
+#pragma GCC unroll 4
+      for (int i = 0; i < K; ++i) {
+        const T c = factors[2 * (i * h + j)], s = factors[2 * (i * h + j) + 1];
+        cr[i] += c * re[0];
+        ci[i] += c * im[0];
+        sr[i] += s * re[1];
+        si[i] += s * im[1];
+      }
+    }
+    for (int i = 0; i < K; ++i) {
+      put(k + i, cr[i] + si[i], ci[i] - sr[i]);
+      put(p - k - i, cr[i] - si[i], ci[i] + sr[i]);
+    }
+  };
+  constexpr int kAtOnce = kVectorBytes == 64 ? 4 : 2;  // as many as there are registers for
+  int64_t k = 1;
+  for (; k + kAtOnce <= h + 1; k += kAtOnce) outputs(std::integral_constant<int, kAtOnce>{}, k);
+  for (; k <= h; ++k) outputs(std::integral_constant<int, 1>{}, k);
+}
+
+template <bool Inverse, typename T>
+void outer_levels(const Axis<T>& axis, T* x, T* scratch);
+
+// After Rader (1968): in the order of a primitive root's powers all outputs but the first are a
+// convolution, which is a product between two transforms of another length.
+template <typename T, typename Get, typename Put>
+PTYLE_INLINE void by_convolution(const Prime<T>& prime, int64_t p, T* scratch, const Get& get,
+                                 const Put& put) {
+  constexpr int W = kLanes<T>;
+  const Axis<T>& axis = prime.convolution;
+  T* rest = scratch + axis.size * 2 * W;
+  const ComplexVector<T> x0 = get(0);
+  ComplexVector<T> sum = x0;
+  for (int64_t i = 0; i < p - 1; ++i) {
+    const ComplexVector<T> z = get(prime.powers[i]);
+    store(scratch + i * 2 * W, z.re);
+    store(scratch + i * 2 * W + W, z.im);
+    sum = {sum.re + z.re, sum.im + z.im};
+  }
+  for (int64_t i = (p - 1) * 2 * W; i < axis.size * 2 * W; ++i) scratch[i] = T(0);
+  put(0, sum.re, sum.im);
+  outer_levels<false>(axis, scratch, rest);
+  with_innermost(
+      axis.radix[axis.levels - 1], [&](auto radix) __attribute__((always_inline)) {
+        innermost<decltype(radix)::value, true, true>(
+            axis, scratch, Nothing{},
+            [&](int64_t slot, Vector<T> & re, Vector<T> & im)
+                __attribute__((always_inline)) { multiply(re, im, prime.factors + 2 * slot); },
+            Nothing{});
+      });
+  outer_levels<true>(axis, scratch, rest);
+  for (int64_t i = 0; i < p - 1; ++i) {
+    const T* from = scratch + i * 2 * W;
+    put(prime.powers[i == 0 ? 0 : p - 1 - i], x0.re + load(from), x0.im + load(from + W));
+  }
+}
+
+// As `level`, of a prime radix.
+template <bool Inverse, typename T>
+__attribute__((noinline)) void prime_level(const Prime<T>& prime, int64_t p, T* x, int64_t count,
+                                           int64_t m, const T* twiddles, T* scratch) {
+  constexpr int W = kLanes<T>;
+  constexpr int kRe = Inverse ? W : 0, kIm = W - kRe;  // exchanged
+  for (int64_t b = 0; b < count; b += p * m) {
+    for (int64_t j = 0; j < m; ++j) {
+      T* at = x + (b + j) * 2 * W;
+      const T* here = twiddles + j * 2 * (p - 1) - 2;
+      const auto get = [&](int64_t q) __attribute__((always_inline)) {
+        const T* from = at + q * m * 2 * W;
+        ComplexVector<T> z{load(from + kRe), load(from + kIm)};
+        if (Inverse && j > 0 && q > 0) multiply(z.re, z.im, here + 2 * q);
+        return z;
+      };
+      const auto put = [&](int64_t q, Vector<T> re, Vector<T> im) __attribute__((always_inline)) {
+        if (!Inverse && j > 0 && q > 0) multiply(re, im, here + 2 * q);
+        store(at + q * m * 2 * W + kRe, re);
+        store(at + q * m * 2 * W + kIm, im);
+      };
+      if (prime.powers == nullptr) {
+        by_definition(prime, p, scratch, get, put);
+      } else {
+        by_convolution(prime, p, scratch, get, put);
+      }
+    }
+  }
+}
+
+// ---- all levels ----
+
+template <bool Inverse, typename T>
+PTYLE_INLINE void level(const Axis<T>& axis, int k, T* x, int64_t count, int64_t m, T* scratch) {
+  const T* twiddles = axis.twiddles[k];
+  switch (axis.radix[k]) {
+    case 1:
+      return;
+    case 2:
+      return level<2, Inverse>(x, count, m, twiddles);
+    case 3:
+      return level<3, Inverse>(x, count, m, twiddles);
+    case 4:
+      return level<4, Inverse>(x, count, m, twiddles);
+    case 5:
+      return level<5, Inverse>(x, count, m, twiddles);
+    case 8:
+      return level<8, Inverse>(x, count, m, twiddles);
+    default:
+      return prime_level<Inverse>(*axis.prime[k], axis.radix[k], x, count, m, twiddles, scratch);
+  }
+}
+
+// Levels [first, last) of a transform over `count` of its elements, in the direction's order.
+template <bool Inverse, typename T>
+void levels(const Axis<T>& axis, T* x, int64_t count, int first, int last, T* scratch) {
+  int64_t block = axis.size;
+  for (int k = 0; k < first; ++k) block /= axis.radix[k];
+  if constexpr (Inverse) {
+    int64_t m = block;
+    for (int k = first; k < last; ++k) m /= axis.radix[k];
+    for (int k = last - 1; k >= first; --k) {
+      level<true>(axis, k, x, count, m, scratch);
+      m *= axis.radix[k];
+    }
+  } else {
+    for (int k = first; k < last; ++k) {
+      block /= axis.radix[k];
+      level<false>(axis, k, x, count, block, scratch);
+    }
+  }
+}
+
+// All levels but the outermost. What does not fit into the first-level cache is finished one block
+// after the other.
+template <bool Inverse, typename T>
+void inner_levels(const Axis<T>& axis, T* x, T* scratch) {
+  constexpr int W = kLanes<T>;
+  constexpr int64_t kCacheBytes = 32 << 10;
+  const int64_t blocks = axis.levels > 0 ? axis.radix[0] : 1;
+  if (axis.size * 2 * W * static_cast<int64_t>(sizeof(T)) <= kCacheBytes) {
+    levels<Inverse>(axis, x, axis.size, 1, axis.levels, scratch);
+    return;
+  }
+  const int64_t block = axis.size / blocks;
+  for (int64_t b = 0; b < blocks; ++b) {
+    levels<Inverse>(axis, x + b * block * 2 * W, block, 1, axis.levels, scratch);
+  }
+}
+// All levels but the innermost.
+template <bool Inverse, typename T>
+void outer_levels(const Axis<T>& axis, T* x, T* scratch) {
+  levels<Inverse>(axis, x, axis.size, 0, axis.levels - 1, scratch);
 }

@@ -34,11 +34,12 @@ int64_t lanes_of(const Shape<T>& shape, int64_t panel) {
 template <bool Exchanged, typename T>
 void transform_ordered(const Shape<T>& shape, const T* from, T* to, T* panels, T* line) {
   constexpr int W = kLanes<T>;
+  T* spare = line + (shape.line() - shape.spare());
   const int64_t w = shape.width();
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const int64_t lanes = lanes_of(shape, p);
     along_columns<false, true>(
-        shape.rows, panel_of(shape, panels, 0, p),
+        shape.rows, panel_of(shape, panels, 0, p), spare,
         [&](int64_t y, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
           const ComplexVector<T> z = load_some(from + 2 * (y * w + p * W), lanes);
           re = Exchanged ? z.im : z.re;
@@ -87,6 +88,7 @@ void transform_permuted(const Shape<T>& shape, bool inverse, const T* from, T* t
                         T* line) {
   constexpr int W = kLanes<T>;
   const int64_t w = shape.width(), h = shape.height();
+  T* spare = line + (shape.line() - shape.spare());
   clear_line_end(shape, line);
   const auto rows = [&](const T* read, T* written) {  // between panels and rows of slots
     for (int64_t g = 0; g < shape.groups(); ++g) {
@@ -129,13 +131,13 @@ void transform_permuted(const Shape<T>& shape, bool inverse, const T* from, T* t
     T* x = panel_of(shape, panels, 0, p);
     if (inverse) {
       along_columns<true, false>(
-          shape.rows, x, Nothing{},
+          shape.rows, x, spare, Nothing{},
           Nothing{}, [&](int64_t y, Vector<T> re, Vector<T> im) __attribute__((always_inline)) {
             store_some(to + 2 * (y * w + p * W), re, im, lanes);
           });
     } else {
       along_columns<false, true>(
-          shape.rows, x,
+          shape.rows, x, spare,
           [&](int64_t y, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
             const ComplexVector<T> z = load_some(from + 2 * (y * w + p * W), lanes);
             re = z.re;
@@ -153,6 +155,7 @@ template <From from, To to, bool Keep, typename T>
 __attribute__((noinline)) void transmit_all(const Shape<T>& shape, int64_t modes,
                                             const Transmit<T>& a) {
   constexpr int W = kLanes<T>;
+  T* spare = a.edge + (shape.edge() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const ObjectPanel<T> on(shape, a.place, p, a.object, nullptr, 0, nullptr, a.edge);
     const int64_t lanes = lanes_of(shape, p);
@@ -162,7 +165,7 @@ __attribute__((noinline)) void transmit_all(const Shape<T>& shape, int64_t modes
       T* memory = a.memory;
       if (memory != nullptr) memory += 2 * (mode * shape.height() * shape.width() + p * W);
       along_columns<from == From::kSpectrum, to == To::kSpectrum>(
-          shape.rows, panel_of(shape, a.waves, mode, p),
+          shape.rows, panel_of(shape, a.waves, mode, p), spare,
           [&](int64_t y, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
             re = load(probe + y * 2 * W);
             im = load(probe + y * 2 * W + W);
@@ -209,6 +212,7 @@ template <From from, To to, Object object, typename T>
 __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64_t modes,
                                                     const TransmitAdjoint<T>& a) {
   constexpr int W = kLanes<T>;
+  T* spare = a.edge + (shape.edge() - shape.spare());
   constexpr int kNumbers = object == Object::kFixed ? 0 : object == Object::kComplex ? 2 : 1;
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const int64_t lanes = lanes_of(shape, p);
@@ -223,7 +227,7 @@ __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64
       if (memory != nullptr) memory += 2 * (mode * shape.height() * shape.width() + p * W);
       T* probe = a.probe_gradient;
       if (probe != nullptr) probe = panel_of(shape, probe, mode, p);
-      if constexpr (from == From::kSpectrum) inner_levels<true>(shape.rows, x);
+      if constexpr (from == From::kSpectrum) inner_levels<true>(shape.rows, x, spare);
       if (mode == 0 && a.turn.wait != nullptr) a.turn.wait(a.turn.owner, a.first_unit + p);
       const auto get = [&](int64_t y, Vector<T> & re, Vector<T> & im)
           __attribute__((always_inline)) {
@@ -266,7 +270,7 @@ __attribute__((noinline)) void transmit_adjoint_all(const Shape<T>& shape, int64
         on.finish();
         if (a.turn.done != nullptr) a.turn.done(a.turn.owner, a.first_unit + p);
       }
-      if constexpr (to == To::kSpectrum) inner_levels<false>(shape.rows, x);
+      if constexpr (to == To::kSpectrum) inner_levels<false>(shape.rows, x, spare);
     }
   }
 }
@@ -289,14 +293,15 @@ void transmit_adjoint(const Shape<T>& shape, int64_t modes, const TransmitAdjoin
 }
 
 template <typename T>
-void to_panels(const Shape<T>& shape, int64_t modes, T* waves, T* intensity) {
+void to_panels(const Shape<T>& shape, int64_t modes, T* waves, T* intensity, T* line) {
   constexpr int W = kLanes<T>;
+  T* spare = line + (shape.line() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     T* power = intensity + p * shape.panel_rows() * W;
     for (int64_t mode = 0; mode < modes; ++mode) {
       T* x = panel_of(shape, waves, mode, p);
       along_columns<true, false>(
-          shape.rows, x, Nothing{},
+          shape.rows, x, spare, Nothing{},
           Nothing{}, [&](int64_t y, Vector<T> re, Vector<T> im) __attribute__((always_inline)) {
             store(x + y * 2 * W, re);
             store(x + y * 2 * W + W, im);
@@ -307,14 +312,15 @@ void to_panels(const Shape<T>& shape, int64_t modes, T* waves, T* intensity) {
 }
 
 template <typename T>
-void from_panels(const Shape<T>& shape, int64_t modes, T* waves, const T* factor) {
+void from_panels(const Shape<T>& shape, int64_t modes, T* waves, const T* factor, T* line) {
   constexpr int W = kLanes<T>;
+  T* spare = line + (shape.line() - shape.spare());
   for (int64_t p = 0; p < shape.panels(); ++p) {
     const T* f = factor + p * shape.panel_rows() * W;
     for (int64_t mode = 0; mode < modes; ++mode) {
       T* x = panel_of(shape, waves, mode, p);
       along_columns<false, true>(
-          shape.rows, x,
+          shape.rows, x, spare,
           [&](int64_t y, Vector<T> & re, Vector<T> & im) __attribute__((always_inline)) {
             re = load(x + y * 2 * W) * load(f + y * W);
             im = load(x + y * 2 * W + W) * load(f + y * W);

@@ -18,16 +18,44 @@
 
 namespace ptyle::cpu {
 
-// One axis' transform: radices from the outermost butterfly to the innermost.
+template <typename T>
+struct Prime;
+
+// One axis' transform: radices from the outermost butterfly to the innermost. Primes above 5 are
+// neither: where the size has no other factors, 1 stands there.
 template <typename T>
 struct Axis {
   int64_t size;
   int32_t levels;
   int32_t radix[48];
-  const T* twiddles[48];     // of level k: [block / radix][radix - 1] complex
-  const int32_t* frequency;  // by slot
-  const int32_t* slot;       // by frequency
+  const T* twiddles[48];      // of level k: [block / radix][radix - 1] complex
+  const Prime<T>* prime[48];  // of a level whose radix is a prime above 5
+  int64_t scratch;            // elements that primes need
+  const int32_t* frequency;   // by slot
+  const int32_t* slot;        // by frequency
 };
+
+// The transform of a prime length above 5: by the definition, or as a convolution.
+template <typename T>
+struct Prime {
+  // [(p - 1) / 2][(p - 1) / 2] cos and sin of 2 pi j k / p, or the convolution's factors by slot
+  const T* factors;
+  const int32_t* powers;  // of a primitive root, [p - 1]; null for the definition
+  Axis<T> convolution;
+};
+
+// Whether n >= 1 has no prime factor above `largest`.
+inline bool is_smooth(int64_t n, int64_t largest) {
+  for (int64_t factor = 2; factor <= largest; ++factor) {
+    while (n % factor == 0) n /= factor;
+  }
+  return n == 1;
+}
+// Whether transforms take 1.5 to 4 times as long as those of the nearest sizes with no prime
+// factors but 2, 3 and 5.
+inline bool is_slow(int64_t n) { return !is_smooth(n, 30); }
+// Axis::scratch of a size: no convolution is as long.
+inline int64_t transform_scratch(int64_t n) { return is_smooth(n, 5) ? 0 : 4 * n; }
 
 // A window's transforms and layouts.
 template <typename T>
@@ -47,10 +75,14 @@ struct Shape {
   int64_t panel_image() const { return panels() * panel_rows() * lanes; }
   int64_t spectrum_wave() const { return groups() * width() * 2 * lanes; }
   int64_t spectrum_image() const { return groups() * width() * lanes; }
+  // Scratch of transforms, the last part of what follows.
+  int64_t spare() const {
+    return (rows.scratch < columns.scratch ? columns.scratch : rows.scratch) * 2 * lanes;
+  }
   // Scratch of one row transform.
-  int64_t line() const { return (panels() * lanes) * 2 * lanes; }
+  int64_t line() const { return (panels() * lanes) * 2 * lanes + spare(); }
   // Scratch for a panel at the object's edge: its part of the object, gradient and illumination.
-  int64_t edge() const { return height() * 5 * lanes; }
+  int64_t edge() const { return height() * 5 * lanes + spare(); }
 };
 
 // What a model of some shape needs besides its inputs, for who predicts memory. Backgrounds and
@@ -250,9 +282,9 @@ struct Kernels {
   void (*from_spectrum)(const Shape<T>&, int64_t modes, const T* spectra, const T* factor, T* waves,
                         T* line);
   // The near field's detection: panels with columns transformed -> panels, |wave|^2 into the image.
-  void (*to_panels)(const Shape<T>&, int64_t modes, T* waves, T* intensity);
+  void (*to_panels)(const Shape<T>&, int64_t modes, T* waves, T* intensity, T* line);
   // waves = factor x waves, columns transformed.
-  void (*from_panels)(const Shape<T>&, int64_t modes, T* waves, const T* factor);
+  void (*from_panels)(const Shape<T>&, int64_t modes, T* waves, const T* factor, T* line);
   void (*illuminate)(const Shape<T>&, int64_t modes, const T* spectrum, const Ramp<T>&, T* waves,
                      T* line);
   void (*illuminate_adjoint)(const Shape<T>&, int64_t modes, const IlluminateAdjoint<T>&, T* line);

@@ -332,7 +332,8 @@ void Model<T>::detect(Worker<T>& worker, const Window& window, bool keep) const 
     kernels_.propagate(shape(), inputs_.modes, p, worker.line_.data());
   }
   std::fill_n(worker.intensity_.data(), worker.intensity_.size(), T(0));
-  kernels_.to_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data());
+  kernels_.to_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data(),
+                     worker.line_.data());
 }
 
 template <typename T>
@@ -342,7 +343,8 @@ void Model<T>::undetect(Worker<T>& worker, const Window& window, double* positio
                            worker.intensity_.data(), worker.waves_.data(), worker.line_.data());
     return;
   }
-  kernels_.from_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data());
+  kernels_.from_panels(shape(), inputs_.modes, worker.waves_.data(), worker.intensity_.data(),
+                       worker.line_.data());
   if (window.shifted() || positions != nullptr) {
     PropagateBack<T> p{};
     p.waves = worker.waves_.data();

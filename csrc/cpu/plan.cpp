@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <complex>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -36,8 +37,27 @@ std::shared_ptr<void> allocate_new(std::size_t bytes) {
 
 std::atomic<Allocate> allocate{&allocate_new};
 
+// Primes below it are transformed by the definition.
+constexpr int64_t kDefinition = 60;
+
+int64_t smallest_factor(int64_t n) {
+  for (int64_t factor = 2; factor * factor <= n; ++factor) {
+    if (n % factor == 0) return factor;
+  }
+  return n;
+}
+
+// Of a prime's transform: p - 1 where that is fast, else a fast size for what wraps around, too.
+int64_t convolution_size(int64_t prime) {
+  if (is_smooth(prime - 1, kDefinition)) return prime - 1;
+  int64_t size = 2 * prime - 3;
+  while (!is_smooth(size, 5)) ++size;
+  return size;
+}
+
 // From the outermost butterfly to the innermost. The outermost one carries what happens in real
 // space and must leave registers for it: 4 where there is one. Of the rest as many 8 as possible.
+// Other primes come before the innermost one, where they have the smallest strides.
 std::vector<int32_t> radices(int64_t n) {
   int twos = 0, threes = 0, fives = 0;
   for (; n % 2 == 0; n /= 2) ++twos;
@@ -58,25 +78,58 @@ std::vector<int32_t> radices(int64_t n) {
     result.insert(result.end(), static_cast<size_t>((twos - 2 * fours) / 3), 8);
   }
   if (result.empty()) result.push_back(1);
+  if (n > 1 && result.size() == 1) result.push_back(1);
+  for (; n > 1; n /= smallest_factor(n)) {
+    result.insert(result.end() - 1, static_cast<int32_t>(smallest_factor(n)));
+  }
   return result;
+}
+
+using Z = std::complex<long double>;
+
+// exp(-2 pi i k / n)
+Z root(int64_t k, int64_t n) {
+  return std::polar(1.0L, -2.0L * kPi<long double> * static_cast<long double>(k % n) /
+                              static_cast<long double>(n));
+}
+
+// roots: of a multiple of x.size().
+std::vector<Z> transformed(const std::vector<Z>& x, const std::vector<Z>& roots) {
+  const size_t n = x.size();
+  if (n == 1) return x;
+  const auto count = static_cast<size_t>(smallest_factor(static_cast<int64_t>(n)));
+  std::vector<std::vector<Z>> parts(count);
+  for (size_t i = 0; i < n; ++i) parts[i % count].push_back(x[i]);
+  std::vector<Z> y(n);
+  for (size_t q = 0; q < count; ++q) {
+    const std::vector<Z> part = transformed(parts[q], roots);
+    for (size_t k = 0; k < n; ++k)
+      y[k] += part[k % part.size()] * roots[k * q % n * (roots.size() / n)];
+  }
+  return y;
+}
+
+// Powers of the smallest number whose powers modulo a prime are all of 1 ... prime - 1.
+std::vector<int32_t> powers_of_root(int64_t prime) {
+  for (int64_t root = 2;; ++root) {
+    std::vector<int32_t> powers{1};
+    for (int64_t x = root; x != 1; x = x * root % prime) powers.push_back(static_cast<int32_t>(x));
+    if (static_cast<int64_t>(powers.size()) == prime - 1) return powers;
+  }
+}
+
+template <typename T>
+void push(Z z, std::vector<T>& to) {
+  to.push_back(static_cast<T>(z.real()));
+  to.push_back(static_cast<T>(z.imag()));
 }
 
 }  // namespace
 
-constexpr int64_t kLargest = int64_t{1} << 24;
-
-bool has_plan(int64_t n) {
-  if (n < 1 || n > kLargest) return false;
-  for (const int factor : {2, 3, 5}) {
-    while (n % factor == 0) n /= factor;
-  }
-  return n == 1;
-}
-
 int64_t good_size(int64_t n, bool down) {
-  if (down) n = std::min(n, kLargest);
-  while (n >= 1 && n <= kLargest && !has_plan(n)) n += down ? -1 : 1;
-  return has_plan(n) ? n : 0;
+  if (down) n = std::min(n, kLargestSize);
+  while (n >= 1 && n <= kLargestSize && !is_smooth(n, 5)) n += down ? -1 : 1;
+  return n <= kLargestSize ? n : 0;
 }
 
 void set_allocate(Allocate to) { allocate = to; }
@@ -89,26 +142,56 @@ Numbers<T>::Numbers(int64_t count, Fill fill) : size_(count) {
 }
 
 template <typename T>
-Axis<T> Plan<T>::axis(int64_t size, std::vector<T>& twiddles, std::vector<int32_t>& order) {
-  Axis<T> result{};
-  result.size = size;
+struct PrimePlan {
+  explicit PrimePlan(int64_t p) : convolution(p < kDefinition ? 1 : convolution_size(p)) {
+    if (p < kDefinition) {
+      for (int64_t k = 1; k <= p / 2; ++k) {
+        for (int64_t j = 1; j <= p / 2; ++j) push(std::conj(root(j * k, p)), factors);
+      }
+    } else {
+      // exp(-2 pi i / p) to the powers of the inverse root, as often as the convolution needs them
+      powers = powers_of_root(p);
+      const int64_t size = convolution.axis().size;
+      std::vector<Z> kernel(static_cast<size_t>(size)), roots;
+      for (int64_t n = 0; n < size; ++n) roots.push_back(root(n, size));
+      for (int64_t n = 0; n < p - 1; ++n) {
+        const Z z = root(powers[static_cast<size_t>(n)], p) / static_cast<long double>(size);
+        kernel[static_cast<size_t>((size - n) % size)] = z;
+        if (n > 0) kernel[static_cast<size_t>(p - 1 - n)] = z;
+      }
+      const std::vector<Z> spectrum = transformed(kernel, roots);
+      for (int64_t slot = 0; slot < size; ++slot) {
+        push(spectrum[static_cast<size_t>(convolution.axis().frequency[slot])], factors);
+      }
+    }
+    prime = {factors.data(), powers.empty() ? nullptr : powers.data(), convolution.axis()};
+  }
+
+  AxisPlan<T> convolution;
+  std::vector<T> factors;
+  std::vector<int32_t> powers;
+  Prime<T> prime;
+};
+
+template <typename T>
+AxisPlan<T>::AxisPlan(int64_t size) {
+  axis_.size = size;
+  axis_.scratch = transform_scratch(size);
   const std::vector<int32_t> radix = radices(size);
-  result.levels = static_cast<int32_t>(radix.size());
+  axis_.levels = static_cast<int32_t>(radix.size());
   std::vector<size_t> first;
   std::vector<int64_t> frequency(static_cast<size_t>(size), 0);
   int64_t block = size, step = 1;
   for (size_t k = 0; k < radix.size(); ++k) {
-    result.radix[k] = radix[k];
-    first.push_back(twiddles.size());
+    axis_.radix[k] = radix[k];
+    if (radix[k] > 5 && radix[k] != 8) {
+      primes_.push_back(std::make_shared<const PrimePlan<T>>(radix[k]));
+      axis_.prime[k] = &primes_.back()->prime;
+    }
+    first.push_back(twiddles_.size());
     const int64_t m = block / radix[k];
     for (int64_t j = 0; j < m; ++j) {
-      for (int64_t q = 1; q < radix[k]; ++q) {
-        const long double angle = -2.0L * kPi<long double> *
-                                  static_cast<long double>(j * q % block) /
-                                  static_cast<long double>(block);
-        twiddles.push_back(static_cast<T>(std::cos(angle)));
-        twiddles.push_back(static_cast<T>(std::sin(angle)));
-      }
+      for (int64_t q = 1; q < radix[k]; ++q) push(root(j * q, block), twiddles_);
     }
     for (int64_t slot = 0; slot < size; ++slot) {
       frequency[static_cast<size_t>(slot)] += slot % block / m * step;
@@ -116,34 +199,20 @@ Axis<T> Plan<T>::axis(int64_t size, std::vector<T>& twiddles, std::vector<int32_
     step *= radix[k];
     block = m;
   }
-  order.resize(static_cast<size_t>(2 * size));
+  order_.resize(static_cast<size_t>(2 * size));
   for (int64_t slot = 0; slot < size; ++slot) {
     const auto f = static_cast<int32_t>(frequency[static_cast<size_t>(slot)]);
-    order[static_cast<size_t>(slot)] = f;
-    order[static_cast<size_t>(size + f)] = static_cast<int32_t>(slot);
+    order_[static_cast<size_t>(slot)] = f;
+    order_[static_cast<size_t>(size + f)] = static_cast<int32_t>(slot);
   }
-  for (size_t k = 0; k < first.size(); ++k) result.twiddles[k] = twiddles.data() + first[k];
-  result.frequency = order.data();
-  result.slot = order.data() + size;
-  return result;
+  for (size_t k = 0; k < first.size(); ++k) axis_.twiddles[k] = twiddles_.data() + first[k];
+  axis_.frequency = order_.data();
+  axis_.slot = order_.data() + size;
 }
 
 template <typename T>
 Plan<T>::Plan(int64_t height, int64_t width, int64_t lanes)
-    : shape_{axis(height, row_twiddles_, row_order_), axis(width, column_twiddles_, column_order_),
-             lanes} {
-  // the tables have grown until now: only now do they stay where they are
-  for (auto [axis, twiddles] :
-       {std::pair(&shape_.rows, &row_twiddles_), std::pair(&shape_.columns, &column_twiddles_)}) {
-    const T* at = twiddles->data();
-    int64_t block = axis->size;
-    for (int32_t k = 0; k < axis->levels; ++k) {
-      axis->twiddles[k] = at;
-      block /= axis->radix[k];
-      at += block * 2 * (axis->radix[k] - 1);
-    }
-  }
-}
+    : rows_(height), columns_(width), shape_{rows_.axis(), columns_.axis(), lanes} {}
 
 template <typename T>
 void Plan<T>::to_panels(const T* from, T* panels) const {
@@ -221,19 +290,18 @@ std::vector<const InstructionSet*> instruction_sets() {
   return sets;
 }
 
-const InstructionSet* instruction_set() {
+const InstructionSet& instruction_set() {
   static const std::vector<const InstructionSet*> sets = instruction_sets();
   const char* wanted = std::getenv("PTYLE_ISA");
-  if (wanted == nullptr || *wanted == '\0') return sets.front();
+  if (wanted == nullptr || *wanted == '\0') return *sets.front();
   const std::string name = wanted;
-  if (name == "reference") return nullptr;
   std::string known;
   for (const InstructionSet* set : sets) {
-    if (name == set->name) return set;
-    known += std::string(set->name) + ", ";
+    if (name == set->name) return *set;
+    known += (known.empty() ? "" : ", ") + std::string(set->name);
   }
   throw std::invalid_argument("PTYLE_ISA must name what this processor runs (" + known +
-                              "reference), got \"" + name + "\"");
+                              "), got \"" + name + "\"");
 }
 
 template <>

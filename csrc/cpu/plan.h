@@ -1,4 +1,4 @@
-// Plans of 2-D transforms of sizes 2^a 3^b 5^c, and the instruction set that works on them.
+// Plans of 2-D transforms, and the instruction set that works on them.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +11,10 @@
 
 namespace ptyle::cpu {
 
-// Whether n >= 1 has no prime factors but 2, 3 and 5.
-bool has_plan(int64_t n);
-// The nearest size with a plan: the largest not above n >= 1, or the smallest not below it (0 where
-// there is none).
+inline constexpr int64_t kLargestSize = int64_t{1} << 24;
+
+// The nearest size without prime factors but 2, 3 and 5, the fast ones: the largest not above
+// n >= 1, or the smallest not below it (0 where there is none).
 int64_t good_size(int64_t n, bool down);
 
 // Where scratch memory comes from, aligned to 64 bytes; operator new until something else is set.
@@ -39,9 +39,28 @@ class Numbers {
 };
 
 template <typename T>
+struct PrimePlan;
+
+// One axis' transform and the tables that it points to.
+template <typename T>
+class AxisPlan {
+ public:
+  explicit AxisPlan(int64_t size);
+  AxisPlan(const AxisPlan&) = delete;
+  AxisPlan& operator=(const AxisPlan&) = delete;
+  const Axis<T>& axis() const { return axis_; }
+
+ private:
+  std::vector<T> twiddles_;
+  std::vector<int32_t> order_;
+  std::vector<std::shared_ptr<const PrimePlan<T>>> primes_;
+  Axis<T> axis_{};
+};
+
+template <typename T>
 class Plan {
  public:
-  // h, w: as has_plan; lanes: of the kernels that it is for.
+  // height, width: 1 to kLargestSize; lanes: of the kernels that it is for.
   Plan(int64_t height, int64_t width, int64_t lanes);
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
@@ -54,10 +73,7 @@ class Plan {
   void add_spectrum(const T* spectrum, T scale, T* to) const;   // to += scale x spectrum
 
  private:
-  static Axis<T> axis(int64_t size, std::vector<T>& twiddles, std::vector<int32_t>& order);
-
-  std::vector<T> row_twiddles_, column_twiddles_;
-  std::vector<int32_t> row_order_, column_order_;
+  AxisPlan<T> rows_, columns_;
   Shape<T> shape_;
 };
 
@@ -65,10 +81,10 @@ class Plan {
 template <typename T>
 std::shared_ptr<const Plan<T>> plan_for(int64_t height, int64_t width, int64_t lanes);
 
-// The best instruction set of this processor, or the one that PTYLE_ISA names: v4, v3 (x86-64),
-// base (any processor), or `reference` for none: then null. Throws std::invalid_argument with a
-// sentence where PTYLE_ISA names what is not there.
-const InstructionSet* instruction_set();
+// The best instruction set of this processor, or the one that PTYLE_ISA names: v4, v3 (x86-64) or
+// base (any processor). Throws std::invalid_argument with a sentence where PTYLE_ISA names what is
+// not there.
+const InstructionSet& instruction_set();
 // All that this processor can run, best first.
 std::vector<const InstructionSet*> instruction_sets();
 

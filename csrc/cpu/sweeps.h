@@ -6,19 +6,6 @@
 
 #include "csrc/cpu/butterflies.h"
 
-template <int... Radices, typename Work>
-PTYLE_INLINE void with_radix(int radix, const Work& work) {
-  (void)((radix == Radices ? (work(std::integral_constant<int, Radices>{}), true) : false) || ...);
-}
-template <typename Work>
-PTYLE_INLINE void with_outermost(int radix, const Work& work) {
-  with_radix<4, 3, 5, 2, 1>(radix, work);
-}
-template <typename Work>
-PTYLE_INLINE void with_innermost(int radix, const Work& work) {
-  with_radix<4, 8, 3, 5, 2, 1>(radix, work);
-}
-
 // `count` of W complex numbers from memory, zeros behind them.
 template <typename T>
 PTYLE_INLINE ComplexVector<T> load_some(const T* from, int64_t count) {
@@ -134,34 +121,31 @@ class ObjectPanel {
 };
 
 // One panel: inverse levels, `get` (where there are none), `work`, forward levels, `put` (where
-// there are none).
+// there are none). spare: scratch of transforms.
 template <bool Inverse, bool Forward, typename T, typename Get, typename Work, typename Put>
-PTYLE_INLINE void along_columns(const Axis<T>& axis, T* x, const Get& get, const Work& work,
-                                const Put& put) {
-  if constexpr (Inverse) inner_levels<true>(axis, x);
+PTYLE_INLINE void along_columns(const Axis<T>& axis, T* x, T* spare, const Get& get,
+                                const Work& work, const Put& put) {
+  if constexpr (Inverse) inner_levels<true>(axis, x, spare);
   with_outermost(
       axis.radix[0], [&](auto radix) __attribute__((always_inline)) {
         outermost<decltype(radix)::value, Inverse, Forward>(axis, x, get, work, put);
       });
-  if constexpr (Forward) inner_levels<false>(axis, x);
+  if constexpr (Forward) inner_levels<false>(axis, x, spare);
 }
 
 // One group of rows in `line`.
 template <bool Forward, bool Inverse, typename T, typename Get, typename Work, typename Put>
 PTYLE_INLINE void along_rows(const Axis<T>& axis, T* line, const Get& get, const Work& work,
                              const Put& put) {
-  if constexpr (Forward) outer_levels<false>(axis, line);
+  constexpr int W = kLanes<T>;
+  T* spare = line + (axis.size + W - 1) / W * W * 2 * W;
+  if constexpr (Forward) outer_levels<false>(axis, line, spare);
   with_innermost(
       axis.radix[axis.levels - 1], [&](auto radix) __attribute__((always_inline)) {
         innermost<decltype(radix)::value, Forward, Inverse>(axis, line, get, work, put);
       });
-  if constexpr (Inverse) outer_levels<true>(axis, line);
+  if constexpr (Inverse) outer_levels<true>(axis, line, spare);
 }
-
-struct Nothing {
-  template <typename... Arguments>
-  PTYLE_INLINE void operator()(Arguments&&...) const {}
-};
 
 // W rows of all panels -> a line: element x holds column x, a lane a row. And back.
 template <typename T>
@@ -202,5 +186,5 @@ __attribute__((noinline)) void scatter_rows(const Shape<T>& shape, const T* line
 template <typename T>
 PTYLE_INLINE void clear_line_end(const Shape<T>& shape, T* line) {
   constexpr int W = kLanes<T>;
-  for (int64_t i = shape.width() * 2 * W; i < shape.line(); ++i) line[i] = T(0);
+  for (int64_t i = shape.width() * 2 * W; i < shape.line() - shape.spare(); ++i) line[i] = T(0);
 }

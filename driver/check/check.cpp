@@ -15,6 +15,7 @@
 
 #include <ptyle/ops.h>
 
+#include "csrc/cpu/layout.h"
 #include "driver/check/doubts.h"
 #include "driver/device.h"
 #include "driver/engine/engine.h"
@@ -155,8 +156,7 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
   }
   const std::string kernels = cpu_kernels(h, w);
   line("window", by(h, w) + " pixels");
-  line("kernels",
-       kernels + (good_size(h) != h || good_size(w) != w ? ", slow: see the doubts" : ""));
+  line("kernels", kernels + (cpu::is_slow(h) || cpu::is_slow(w) ? ", slow: see the doubts" : ""));
   line("positions",
        std::to_string(n) + " from " +
            (config.data.raster_step ? "a raster" : "\"" + config.data.positions + "\"") +

@@ -10,6 +10,7 @@
 
 #include <ptyle/ops.h>
 
+#include "csrc/cpu/layout.h"
 #include "driver/check/parts.h"
 #include "driver/engine/priors.h"
 #include "driver/io/guesses.h"
@@ -111,28 +112,30 @@ std::string pair_words(std::int64_t rows, std::int64_t columns) {
   return c10::str("[", rows, ", ", columns, "]");
 }
 
-// What crop or pad makes of a window that the fast CPU kernels are not for; empty where they are.
+// What crop or pad makes of a window that is slow on the CPU; empty where it is not.
 std::string doubt_of_sizes(const Config& config, const Problem& problem) {
   std::array<std::int64_t, 2> crop{}, pad{}, padded{};
-  bool slow = false;
+  const auto better = [](std::int64_t size, bool down) {
+    return cpu::is_slow(size) ? good_size(size, down) : size;
+  };
+  const std::int64_t h = problem.window[0], w = problem.window[1];
+  if (!cpu::is_slow(h) && !cpu::is_slow(w)) return "";
   for (std::size_t axis = 0; axis < 2; ++axis) {
     const std::int64_t size = problem.window[axis], had = config.detector.pad[axis];
-    slow = slow || good_size(size) != size;
-    crop[axis] = (good_size(size, true) - 2 * had) * config.detector.bin[axis];
-    padded[axis] = good_size(size);  // pad adds as much on both sides
+    crop[axis] = (better(size, true) - 2 * had) * config.detector.bin[axis];
+    padded[axis] = better(size, false);  // pad adds as much on both sides
     while ((padded[axis] - size) % 2 != 0) padded[axis] = good_size(padded[axis] + 1);
     pad[axis] = had + (padded[axis] - size) / 2;
   }
-  if (!slow) return "";
-  const std::int64_t h = problem.window[0], w = problem.window[1];
   std::string proposals;
   if (crop[0] > 0 && crop[1] > 0 && config.detector.crop.size() != 4) {
     proposals = "detector.crop = " + pair_words(crop[0], crop[1]) + " makes " +
-                by(good_size(h, true), good_size(w, true)) + " of them, ";
+                by(better(h, true), better(w, true)) + " of them, ";
   }
   return "windows of " + by(h, w) +
-         " pixels take torch's Fourier transforms, 6 to 15 times slower on the CPU than sizes with "
-         "no prime factors but 2, 3 and 5: " +
+         " pixels take 1.5 to 4 times as long on the CPU as sizes with no prime factors but 2, "
+         "3 "
+         "and 5: " +
          proposals + "detector.pad = " + pair_words(pad[0], pad[1]) + " makes " +
          by(padded[0], padded[1]);
 }

@@ -23,20 +23,11 @@ std::int64_t scratch_bytes(const Problem& problem, std::int64_t positions, std::
   const std::int64_t slices = problem.object_shape[0], modes = problem.probe.size(0);
   const std::int64_t threads = at::get_num_threads();
   const std::string kernels = cpu_kernels(h, w);
-  if (kernels == "reference") {
-    // Waves of all slices, object patches and transforms of as many positions as the operators
-    // allow a thread.
-    constexpr std::int64_t kStackBytes = std::int64_t{64} << 20;
-    const auto unit = static_cast<std::int64_t>(2 * sizeof(T));
-    const std::int64_t probe = modes * h * w * unit;
-    const std::int64_t at_once =
-        std::min({std::max<std::int64_t>(1, kStackBytes / (slices * probe)),
-                  std::max<std::int64_t>(1, kStackBytes / 128 / probe), positions});
-    return threads * at_once * (slices * probe + slices * h * w * unit + 2 * probe);
-  }
   cpu::Shape<T> shape{};
   shape.rows.size = h;
   shape.columns.size = w;
+  shape.rows.scratch = cpu::transform_scratch(h);
+  shape.columns.scratch = cpu::transform_scratch(w);
   const std::int64_t vector_bytes = kernels == "fused v4" ? 64 : kernels == "fused v3" ? 32 : 16;
   shape.lanes = vector_bytes / static_cast<std::int64_t>(sizeof(T));
   const bool moves = problem.between_pixels && !problem.moves_object();

@@ -3,9 +3,7 @@
 #include <torch/library.h>
 
 #include "ops/checks.h"
-#include "ops/cpu/detector.h"
 #include "ops/cpu/fused.h"
-#include "ops/cpu/multislice.h"
 #include "ops/gradients.h"
 
 namespace ptyle::cpu {
@@ -18,29 +16,13 @@ at::Tensor diffraction(const at::Tensor& object, const at::Tensor& probe,
               c10::fromIntArrayRefSlow(origin));
   check_detector("diffraction", probe, detector);
   return with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(object, probe)) {
-      const Fused<T> fused(*set, "diffraction", object, probe, positions, propagator, origin,
-                           detector, {});
-      at::Tensor out = at::empty({positions.size(0), probe.size(1), probe.size(2)},
-                                 probe.options().dtype(at::toRealValueType(probe.scalar_type())));
-      T* to = out.data_ptr<T>();
-      const int64_t pixels = probe.size(1) * probe.size(2);
-      fused.run([&](const auto& model, auto& worker, int64_t n) {
-        model.diffraction(worker, fused.window(n), to + n * pixels);
-      });
-      return out;
-    }
-    const Multislice<T> model("diffraction", object, probe, positions, propagator, origin, false);
-    const Detector<T> detect(model, detector);
-    at::Tensor out =
-        at::empty({model.positions_count(), model.height(), model.width()}, model.real_options());
-    const int64_t pixels = model.pixels();
-    model.run_ordered({}, [&](auto& chunk) {
-      const at::Tensor waves = detect.forward(chunk, model.forward(chunk, false));
-      for (int64_t n = 0; n < chunk.size(); ++n) {
-        sum_intensity(complex_data<T>(waves) + n * model.modes() * pixels, model.modes(), pixels,
-                      out.data_ptr<T>() + (chunk.begin + n) * pixels);
-      }
+    const Fused<T> fused("diffraction", object, probe, positions, propagator, origin, detector, {});
+    at::Tensor out = at::empty({positions.size(0), probe.size(1), probe.size(2)},
+                               probe.options().dtype(at::toRealValueType(probe.scalar_type())));
+    T* to = out.data_ptr<T>();
+    const int64_t pixels = probe.size(1) * probe.size(2);
+    fused.run([&](const auto& model, auto& worker, int64_t n) {
+      model.diffraction(worker, fused.window(n), to + n * pixels);
     });
     return out;
   });
@@ -58,32 +40,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> diffraction_backward(
                  probe.options().dtype(at::toRealValueType(probe.scalar_type())));
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(object, probe)) {
-      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, detector, out);
-      const at::Tensor slopes = plain(gradient);
-      const T* slope = slopes.const_data_ptr<T>();
-      const int64_t pixels = probe.size(1) * probe.size(2);
-      fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
-        model.diffraction_adjoint(worker, fused.window(n), slope + n * pixels, fused.sums(), n,
-                                  turns);
-      });
-      return 0;
-    }
-    const Multislice<T> model(name, object, probe, positions, propagator, origin,
-                              needs[kPositions]);
-    const Detector<T> detect(model, detector);
+    Fused<T> fused(name, object, probe, positions, propagator, origin, detector, out);
     const at::Tensor slopes = plain(gradient);
-    const int64_t pixels = model.pixels();
-    model.run_ordered(out, [&](auto& chunk) {
-      at::Tensor waves = detect.forward(chunk, model.forward(chunk, true));
-      std::vector<T> factor(static_cast<size_t>(pixels));
-      for (int64_t n = 0; n < chunk.size(); ++n) {
-        const T* slope = slopes.const_data_ptr<T>() + (chunk.begin + n) * pixels;
-        for (size_t i = 0; i < factor.size(); ++i) factor[i] = T(2) * slope[i];
-        scale_modes(mutable_complex_data<T>(waves) + n * model.modes() * pixels, model.modes(),
-                    pixels, factor.data());
-      }
-      model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
+    const T* slope = slopes.const_data_ptr<T>();
+    const int64_t pixels = probe.size(1) * probe.size(2);
+    fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+      model.diffraction_adjoint(worker, fused.window(n), slope + n * pixels, fused.sums(), n,
+                                turns);
     });
     return 0;
   });

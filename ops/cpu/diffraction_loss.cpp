@@ -1,44 +1,13 @@
-#include <type_traits>
+#include <cstddef>
 
 #include "csrc/likelihood.h"
-#include "ops/cpu/detector.h"
 #include "ops/cpu/fused.h"
-#include "ops/cpu/multislice.h"
 #include "ops/gradients.h"
 #include "ops/hints.h"
 #include "ops/loss.h"
 
 namespace ptyle::cpu {
 namespace {
-
-// One pattern's loss; with `factor`, also 2 weight dloss/dI per pixel, by which the detected waves
-// become their gradient.
-template <typename T, typename Count, typename Functor>
-Misfit compare(const T* intensity, const Count* counts, const uint8_t* mask, const T* background,
-               T weight, int64_t pixels, T* factor, bool amplitude_error, Functor likelihood) {
-  Misfit sum{};
-  for (int64_t i = 0; i < pixels; ++i) {
-    const T expected = background ? intensity[i] + background[i] : intensity[i];
-    const LossAndSlope<T> at_pixel = likelihood(expected, static_cast<T>(counts[i]));
-    const bool bad = mask && mask[i] != 0;
-    if (!bad) sum.loss += static_cast<double>(at_pixel.loss);
-    if (amplitude_error && !bad) {
-      sum.amplitude_error +=
-          static_cast<double>(AmplitudeLikelihood{}(expected, static_cast<T>(counts[i])).loss);
-    }
-    if (factor) factor[i] = bad ? T(0) : T(2) * weight * at_pixel.slope;
-  }
-  return sum;
-}
-
-template <typename T, typename Count>
-Misfit compare(Likelihood likelihood, const T* intensity, const Count* counts, const uint8_t* mask,
-               const T* background, T weight, int64_t pixels, T* factor, bool amplitude_error) {
-  return with_likelihood(likelihood, [&](auto functor) {
-    return compare(intensity, counts, mask, background, weight, pixels, factor, amplitude_error,
-                   functor);
-  });
-}
 
 // Detectors mark what they did not measure by -1 or -2, in the first pattern as in all others.
 void warn_of_negative_counts(const LossArguments& arguments, Likelihood likelihood) {
@@ -92,59 +61,30 @@ void accumulate(const char* name, const LossArguments& a, const Gradients& out,
     losses.data_ptr<double>()[n] += misfit.loss;
     if (errors) amplitude_errors.data_ptr<double>()[n] += misfit.amplitude_error;
   };
-  const Needs needs = out.needs();
-  const bool gradients = out.any();
   with_precision(a.probe, [&]<typename T>() {
     const T* weights = a.weights ? a.weights->const_data_ptr<T>() : nullptr;
-    if (const InstructionSet* set = fused_kernels(a.object, a.probe)) {
-      Fused<T> fused(*set, name, a.object, a.probe, a.positions, a.propagator, origin, a.detector,
-                     out);
-      const auto* counts = static_cast<const std::byte*>(a.patterns.const_data_ptr());
-      const int64_t pixels = a.probe.size(1) * a.probe.size(2);
-      const int64_t bytes = pixels * static_cast<int64_t>(a.patterns.element_size());
-      const auto measured = [&](int64_t n) {
-        return Measured<T>{count_type(a.patterns.scalar_type()),
-                           counts + n * bytes,
-                           image<uint8_t>(a.mask, n, pixels),
-                           image<T>(a.background, n, pixels),
-                           weights ? weights[n] : T(1),
-                           likelihood,
-                           errors};
-      };
-      if (gradients) {
-        fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
-          add(n, model.loss(worker, fused.window(n), measured(n), fused.sums(), n, turns));
-        });
-      } else {
-        fused.run([&](const auto& model, auto& worker, int64_t n) {
-          add(n, model.loss(worker, fused.window(n), measured(n)));
-        });
-      }
-      return 0;
-    }
-    const Multislice<T> model(name, a.object, a.probe, a.positions, a.propagator, origin,
-                              needs[kPositions]);
-    const Detector<T> detect(model, a.detector);
-    const int64_t pixels = model.pixels();
-    with_count_type(a.patterns, [&]<typename Count>() {
-      const Count* counts = static_cast<const Count*>(a.patterns.const_data_ptr());
-      model.run_ordered(out, [&](auto& chunk) {
-        at::Tensor waves = detect.forward(chunk, model.forward(chunk, gradients));
-        std::vector<T> intensity(static_cast<size_t>(pixels));
-        std::vector<T> factor(static_cast<size_t>(gradients ? pixels : 0));
-        for (int64_t n = chunk.begin; n < chunk.end; ++n) {
-          Complex<T>* detected =
-              mutable_complex_data<T>(waves) + (n - chunk.begin) * model.modes() * pixels;
-          sum_intensity(detected, model.modes(), pixels, intensity.data());
-          add(n, compare(likelihood, intensity.data(), counts + n * pixels,
-                         image<uint8_t>(a.mask, n, pixels), image<T>(a.background, n, pixels),
-                         weights ? weights[n] : T(1), pixels, gradients ? factor.data() : nullptr,
-                         errors));
-          if (gradients) scale_modes(detected, model.modes(), pixels, factor.data());
-        }
-        if (gradients) model.adjoint(chunk, detect.adjoint(chunk, waves, out), out);
+    Fused<T> fused(name, a.object, a.probe, a.positions, a.propagator, origin, a.detector, out);
+    const auto* counts = static_cast<const std::byte*>(a.patterns.const_data_ptr());
+    const int64_t pixels = a.probe.size(1) * a.probe.size(2);
+    const int64_t bytes = pixels * static_cast<int64_t>(a.patterns.element_size());
+    const auto measured = [&](int64_t n) {
+      return Measured<T>{count_type(a.patterns.scalar_type()),
+                         counts + n * bytes,
+                         image<uint8_t>(a.mask, n, pixels),
+                         image<T>(a.background, n, pixels),
+                         weights ? weights[n] : T(1),
+                         likelihood,
+                         errors};
+    };
+    if (out.any()) {
+      fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+        add(n, model.loss(worker, fused.window(n), measured(n), fused.sums(), n, turns));
       });
-    });
+    } else {
+      fused.run([&](const auto& model, auto& worker, int64_t n) {
+        add(n, model.loss(worker, fused.window(n), measured(n)));
+      });
+    }
     return 0;
   });
 }

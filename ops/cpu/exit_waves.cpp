@@ -4,7 +4,6 @@
 
 #include "ops/checks.h"
 #include "ops/cpu/fused.h"
-#include "ops/cpu/multislice.h"
 #include "ops/gradients.h"
 
 namespace ptyle::cpu {
@@ -15,28 +14,13 @@ at::Tensor exit_waves(const at::Tensor& object, const at::Tensor& probe,
                       at::IntArrayRef origin) {
   check_model("exit_waves", object, probe, positions, propagator, c10::fromIntArrayRefSlow(origin));
   return with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(object, probe)) {
-      const Fused<T> fused(*set, "exit_waves", object, probe, positions, propagator, origin, {},
-                           {});
-      at::Tensor out = at::empty({positions.size(0), probe.size(0), probe.size(1), probe.size(2)},
-                                 probe.options());
-      T* to = static_cast<T*>(out.data_ptr());
-      const int64_t size = 2 * probe.numel();
-      fused.run([&](const auto& model, auto& worker, int64_t n) {
-        model.exit_waves(worker, fused.window(n), to + n * size);
-      });
-      return out;
-    }
-    const Multislice<T> model("exit_waves", object, probe, positions, propagator, origin, false);
-    at::Tensor out =
-        at::empty({model.positions_count(), model.modes(), model.height(), model.width()},
-                  model.complex_options());
-    const int64_t size = model.modes() * model.pixels();
-    model.run_ordered({}, [&](auto& chunk) {
-      const at::Tensor waves = model.forward(chunk, false);
-      const Complex<T>* from = complex_data<T>(waves);
-      std::copy(from, from + chunk.size() * size,
-                mutable_complex_data<T>(out) + chunk.begin * size);
+    const Fused<T> fused("exit_waves", object, probe, positions, propagator, origin, {}, {});
+    at::Tensor out = at::empty({positions.size(0), probe.size(0), probe.size(1), probe.size(2)},
+                               probe.options());
+    T* to = static_cast<T*>(out.data_ptr());
+    const int64_t size = 2 * probe.numel();
+    fused.run([&](const auto& model, auto& worker, int64_t n) {
+      model.exit_waves(worker, fused.window(n), to + n * size);
     });
     return out;
   });
@@ -53,25 +37,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> exit_waves_backward(
                  probe.options());
   const Gradients out = zero_gradients(object, probe, positions, propagator, needs);
   with_precision(probe, [&]<typename T>() {
-    if (const InstructionSet* set = fused_kernels(object, probe)) {
-      Fused<T> fused(*set, name, object, probe, positions, propagator, origin, {}, out);
-      const at::Tensor exit_gradient = plain(gradient);
-      const T* from = static_cast<const T*>(exit_gradient.const_data_ptr());
-      const int64_t size = 2 * probe.numel();
-      fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
-        model.exit_waves_adjoint(worker, fused.window(n), from + n * size, fused.sums(), n, turns);
-      });
-      return 0;
-    }
-    const Multislice<T> model(name, object, probe, positions, propagator, origin,
-                              needs[kPositions]);
+    Fused<T> fused(name, object, probe, positions, propagator, origin, {}, out);
     const at::Tensor exit_gradient = plain(gradient);
-    const int64_t size = model.modes() * model.pixels();
-    model.run_ordered(out, [&](auto& chunk) {
-      at::Tensor waves = model.forward(chunk, true);
-      const Complex<T>* from = complex_data<T>(exit_gradient) + chunk.begin * size;
-      std::copy(from, from + chunk.size() * size, mutable_complex_data<T>(waves));
-      model.adjoint(chunk, std::move(waves), out);
+    const T* from = static_cast<const T*>(exit_gradient.const_data_ptr());
+    const int64_t size = 2 * probe.numel();
+    fused.run_ordered([&](auto& model, auto& worker, int64_t n, Turns* turns) {
+      model.exit_waves_adjoint(worker, fused.window(n), from + n * size, fused.sums(), n, turns);
     });
     return 0;
   });

@@ -58,38 +58,31 @@ class Scratch {
   return true;
 }();
 
-}  // namespace
-
-const InstructionSet* fused_kernels(int64_t height, int64_t width) {
-  const InstructionSet* set = nullptr;
+const InstructionSet& chosen_instruction_set() {
   try {
-    set = instruction_set();
+    return instruction_set();
   } catch (const std::invalid_argument& error) {
     TORCH_CHECK_VALUE(false, error.what());
   }
-  return has_plan(height) && has_plan(width) ? set : nullptr;
 }
 
-namespace {
-
 void warn_of_slow_size(int64_t height, int64_t width) {
-  if (has_plan(height) && has_plan(width)) return;  // PTYLE_ISA=reference: as was asked for
-  if (!is_first(Hint::kSlowSize)) return;
+  if (!(is_slow(height) || is_slow(width)) || !is_first(Hint::kSlowSize)) return;
+  const auto better = [](int64_t n, bool down) { return is_slow(n) ? good_size(n, down) : n; };
   TORCH_WARN("ptyle: windows of ", height, " x ", width,
-             " take torch's Fourier transforms, several times slower than sizes with no prime "
-             "factors but 2, 3 and 5: crop to ",
-             good_size(height, true), " x ", good_size(width, true), " or pad to ",
-             good_size(height, false), " x ", good_size(width, false),
-             " (ptyle.good_size). This is said once.");
+             " take 1.5 to 4 times as long as sizes with no prime factors but 2, 3 and 5: crop to ",
+             better(height, true), " x ", better(width, true), " or pad to ", better(height, false),
+             " x ", better(width, false), " (ptyle.good_size). This is said once.");
 }
 
 }  // namespace
 
-const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe) {
-  if (object.size(0) == 0) return nullptr;
-  const InstructionSet* const set = fused_kernels(probe.size(1), probe.size(2));
-  if (set == nullptr) warn_of_slow_size(probe.size(1), probe.size(2));
-  return set;
+const InstructionSet& fused_kernels(const char* name, int64_t height, int64_t width) {
+  TORCH_CHECK_VALUE(height <= kLargestSize && width <= kLargestSize, "ptyle::", name,
+                    ": windows must be at most ", kLargestSize, " pixels high and wide, got ",
+                    height, " x ", width);
+  warn_of_slow_size(height, width);
+  return chosen_instruction_set();
 }
 
 namespace {
@@ -98,8 +91,7 @@ std::string cpu_kernels(int64_t height, int64_t width) {
   TORCH_CHECK_VALUE(height > 0 && width > 0,
                     "ptyle::cpu_kernels: height and width must be at least 1, got ", height,
                     " and ", width);
-  const InstructionSet* set = fused_kernels(height, width);
-  return set != nullptr ? std::string("fused ") + set->name : "reference";
+  return std::string("fused ") + chosen_instruction_set().name;
 }
 
 int64_t nearest_good_size(int64_t size, bool down) {

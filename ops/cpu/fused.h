@@ -1,38 +1,50 @@
-// The fused kernels of csrc/cpu for windows whose sizes have no prime factors but 2, 3 and 5; all
-// other windows take the reference path (multislice.h).
+// The fused kernels of csrc/cpu, as the operators call them.
 #pragma once
 
 #include <algorithm>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 
 #include "csrc/cpu/model.h"
-#include "ops/cpu/multislice.h"
+#include "csrc/wave.h"
+#include "ops/cpu/windows.h"
+#include "ops/gradients.h"
 
 namespace ptyle::cpu {
 
-// The instruction set whose kernels work on windows [height, width], or null for the reference
-// path. Throws a ValueError where PTYLE_ISA names what is not there.
-const InstructionSet* fused_kernels(int64_t height, int64_t width);
-// The same for a call; without slices there is nothing to fuse. Warns, once a process, where the
-// sizes make the call slow.
-const InstructionSet* fused_kernels(const at::Tensor& object, const at::Tensor& probe);
+// The instruction set of a call; warns, once a process, where the window's size makes it slow.
+// Throws a ValueError where PTYLE_ISA names what is not there.
+const InstructionSet& fused_kernels(const char* name, int64_t height, int64_t width);
+
+// What waves are multiplied by; for no slices that of one slice of vacuum. Real objects:
+// exp(i phase). complex_options: the probe's.
+template <typename T>
+at::Tensor transmission_of(const at::Tensor& object, const at::TensorOptions& complex_options) {
+  if (object.size(0) == 0) return at::ones({1, 1, 1}, complex_options);
+  if (object.is_complex()) return plain(object);
+  const at::Tensor phase = plain(object);
+  at::Tensor transmission = at::empty(phase.sizes(), complex_options);
+  const T* from = phase.const_data_ptr<T>();
+  Complex<T>* to = mutable_complex_data<T>(transmission);
+  at::parallel_for(0, phase.numel(), 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = unit_phasor(from[i]);
+  });
+  return transmission;
+}
 
 template <typename T>
 class Fused {
  public:
-  using C = Complex<T>;
-
-  // All as the operators take them, checked; needs: what gradients are asked for.
-  Fused(const InstructionSet& set, const char* name, const at::Tensor& object,
-        const at::Tensor& probe, const at::Tensor& positions,
-        const std::optional<at::Tensor>& propagator, at::IntArrayRef origin,
-        const std::optional<at::Tensor>& detector, const Gradients& out)
-      : transmission_(object.is_complex() ? plain(object)
-                                          : transmission_of<T>(plain(object), probe.options())),
+  // All as the operators take them, checked; out: where gradients are added.
+  Fused(const char* name, const at::Tensor& object, const at::Tensor& probe,
+        const at::Tensor& positions, const std::optional<at::Tensor>& propagator,
+        at::IntArrayRef origin, const std::optional<at::Tensor>& detector, const Gradients& out)
+      : transmission_(transmission_of<T>(object, probe.options())),
         probe_(plain(probe)),
         propagator_(object.size(0) > 1 ? plain(propagator) : at::Tensor()),
         detector_(plain(detector)) {
@@ -46,9 +58,9 @@ class Fused {
       moves = moves || windows_.back().shifted();
     }
     Inputs<T> in{};
-    in.slices = object.size(0);
-    in.rows = object.size(1);
-    in.columns = object.size(2);
+    in.slices = transmission_.size(0);
+    in.rows = transmission_.size(1);
+    in.columns = transmission_.size(2);
     in.modes = probe.size(0);
     in.height = probe.size(1);
     in.width = probe.size(2);
@@ -59,13 +71,17 @@ class Fused {
     in.detector = detector_.defined() ? numbers(detector_) : nullptr;
     in.real_object = !object.is_complex();
     in.moves = moves;
+    const InstructionSet& set = fused_kernels(name, in.height, in.width);
     model_.emplace(set, in, kKeepBytes);
     lanes_ = kernels<T>(set).lanes;
     slices_ = in.slices;
     height_ = in.height;
     width_ = in.width;
-    if (out.object.defined()) sums_.object = mutable_numbers(out.object);
-    if (out.illumination.defined()) sums_.illumination = out.illumination.data_ptr<T>();
+    const bool vacuum = object.size(0) == 0;
+    if (out.object.defined() && !vacuum) sums_.object = mutable_numbers(out.object);
+    if (out.illumination.defined() && !vacuum) {
+      sums_.illumination = out.illumination.data_ptr<T>();
+    }
     if (out.probe.defined()) sums_.probe = mutable_numbers(out.probe);
     if (out.propagator.defined() && propagator_.defined()) {
       sums_.propagator = mutable_numbers(out.propagator);

@@ -1,8 +1,12 @@
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include <torch/library.h>
 
+#include "csrc/wave.h"
 #include "ops/checks.h"
-#include "ops/cpu/detector.h"
-#include "ops/cpu/multislice.h"
+#include "ops/cpu/windows.h"
 #include "ops/gradients.h"
 
 namespace ptyle::cpu {
@@ -18,7 +22,10 @@ at::Tensor illumination(const at::Tensor& probe, const at::Tensor& positions, at
     const double* corner = corners.const_data_ptr<double>();
     const int64_t height = probe.size(1), width = probe.size(2);
     std::vector<T> intensity(static_cast<size_t>(height * width));
-    sum_intensity(complex_data<T>(waves), probe.size(0), height * width, intensity.data());
+    const Complex<T>* wave = complex_data<T>(waves);
+    for (int64_t m = 0; m < probe.size(0); ++m) {
+      for (T& sum : intensity) sum += abs_squared(*wave++);
+    }
     std::vector<std::pair<int64_t, int64_t>> windows;
     for (int64_t n = 0; n < positions.size(0); ++n) {
       const auto [row, column] = window_corner("illumination", corner + 2 * n, n);

@@ -4,8 +4,10 @@
 #include <torch/library.h>
 
 #include "csrc/interpolation.h"
+#include "csrc/wave.h"
 #include "ops/checks.h"
-#include "ops/cpu/multislice.h"
+#include "ops/cpu/windows.h"
+#include "ops/gradients.h"
 
 namespace ptyle::cpu {
 namespace {

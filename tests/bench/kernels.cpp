@@ -56,7 +56,7 @@ class Gradient {
         object_gradient_(object_.size()),
         probe_gradient_(probe_.size()),
         counts_(static_cast<size_t>(c.n * c.n)),
-        model_(*instruction_set(), inputs(c, moved), keep_bytes),
+        model_(instruction_set(), inputs(c, moved), keep_bytes),
         worker_((begin(), model_), true),
         fraction_(moved ? 0.3 : 0.0) {}
 
@@ -106,7 +106,7 @@ constexpr Case kCases[] = {{64, 4, 1},   {128, 6, 1}, {256, 2, 1},
                            {512, 10, 1}, {64, 4, 4},  {64, 1, 1}};
 
 void print_transforms() {
-  const Kernels<Float>& kernels = ptyle::cpu::kernels<Float>(*instruction_set());
+  const Kernels<Float>& kernels = ptyle::cpu::kernels<Float>(instruction_set());
   std::printf("[");
   const char* comma = "";
   for (const int64_t n : {64, 96, 128, 192, 256, 320, 384, 512, 1024}) {
@@ -122,10 +122,10 @@ void print_transforms() {
     });
     // In a chain: there and back along each axis, with one factor each; half of that is one.
     const double chained = microseconds(9, calls, [&] {
-      kernels.from_panels(shape, 1, panels.data(), panel_image.data());
+      kernels.from_panels(shape, 1, panels.data(), panel_image.data(), line.data());
       kernels.to_spectrum(shape, 1, panels.data(), 1.0F, spectrum.data(), nullptr, line.data());
       kernels.from_spectrum(shape, 1, spectrum.data(), image.data(), panels.data(), line.data());
-      kernels.to_panels(shape, 1, panels.data(), panel_image.data());
+      kernels.to_panels(shape, 1, panels.data(), panel_image.data(), line.data());
     });
     std::printf("%s{\"window\": %d, \"ordered_us\": %.3f, \"chained_us\": %.3f}", comma,
                 static_cast<int>(n), ordered, chained / 2);

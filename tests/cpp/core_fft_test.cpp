@@ -30,27 +30,36 @@ Image<T> random_image(int64_t pixels, unsigned seed) {
   return image;
 }
 
-// One axis at a time, by the definition.
+// Along one axis, by the definition: `count` transforms of n elements, `stride` apart; the next one
+// begins `step` further.
+void define(Image<double>& image, int64_t n, int64_t stride, int64_t count, int64_t step) {
+  std::vector<std::complex<double>> roots, line(static_cast<size_t>(n));
+  for (int64_t k = 0; k < n; ++k) {
+    const long double turns = static_cast<long double>(k) / static_cast<long double>(n);
+    roots.emplace_back(std::polar(1.0L, -2.0L * std::numbers::pi_v<long double> * turns));
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < n; ++k) {
+      double re = 0, im = 0;
+      for (int64_t x = 0, at = 0; x < n; ++x, at = at + k < n ? at + k : at + k - n) {
+        const std::complex<double> z = image[static_cast<size_t>(i * step + x * stride)];
+        const std::complex<double> by = roots[static_cast<size_t>(at)];
+        re += z.real() * by.real() - z.imag() * by.imag();
+        im += z.real() * by.imag() + z.imag() * by.real();
+      }
+      line[static_cast<size_t>(k)] = {re, im};
+    }
+    for (int64_t k = 0; k < n; ++k) {
+      image[static_cast<size_t>(i * step + k * stride)] = line[static_cast<size_t>(k)];
+    }
+  }
+}
+
 template <typename T>
 Image<double> naive(const Image<T>& image, int64_t h, int64_t w) {
-  const auto phase = [](int64_t k, int64_t n) {
-    return std::polar(
-        1.0, -2.0 * std::numbers::pi * static_cast<double>(k % n) / static_cast<double>(n));
-  };
-  const auto at = [w](int64_t y, int64_t x) { return static_cast<size_t>(y * w + x); };
-  Image<double> rows(image.size()), all(image.size());
-  for (int64_t y = 0; y < h; ++y) {
-    for (int64_t k = 0; k < w; ++k) {
-      for (int64_t x = 0; x < w; ++x) {
-        rows[at(y, k)] += std::complex<double>(image[at(y, x)]) * phase(k * x, w);
-      }
-    }
-  }
-  for (int64_t k = 0; k < h; ++k) {
-    for (int64_t y = 0; y < h; ++y) {
-      for (int64_t x = 0; x < w; ++x) all[at(k, x)] += rows[at(y, x)] * phase(k * y, h);
-    }
-  }
+  Image<double> all(image.begin(), image.end());
+  define(all, w, 1, h, w);
+  define(all, h, w, w, 1);
   return all;
 }
 
@@ -91,7 +100,9 @@ class Transformer {
 template <typename T>
 void check_size(const InstructionSet& set, int64_t h, int64_t w) {
   SCOPED_TRACE(std::string(set.name) + ", " + std::to_string(h) + " x " + std::to_string(w));
-  const double rounding = sizeof(T) == 4 ? 4e-7 : 2e-15;
+  // and what the definition itself loses, sum by sum
+  const double rounding =
+      (sizeof(T) == 4 ? 4e-7 : 2e-15) + 3e-17 * std::sqrt(static_cast<double>(h * w));
   Transformer<T> transform(set, h, w);
   const Image<T> image = random_image<T>(h * w, static_cast<unsigned>(h * 1000 + w));
   const Image<T> spectrum = transform(false, image);
@@ -122,7 +133,6 @@ void check_size(const InstructionSet& set, int64_t h, int64_t w) {
 TEST(Fft, EverySizeUpTo64IsTheDefinition) {
   for (const InstructionSet* set : instruction_sets()) {
     for (int64_t n = 1; n <= 64; ++n) {
-      if (!has_plan(n)) continue;
       check_size<float>(*set, n, n);
       check_size<double>(*set, n, n);
     }
@@ -136,6 +146,23 @@ TEST(Fft, LongAndNarrowWindowsAreTheDefinition) {
       for (const int64_t m : {1, 3, 10}) {
         check_size<float>(*set, n, m);
         check_size<double>(*set, m, n);
+        check_size<double>(*set, n, m);
+        check_size<float>(*set, m, n);
+      }
+    }
+  }
+}
+
+// Primes by the definition and by convolutions of length p - 1 or longer, alone and beside factors.
+TEST(Fft, LargePrimeFactorsAreTheDefinition) {
+  for (const InstructionSet* set : instruction_sets()) {
+    for (const int64_t n : {74, 77, 97, 101, 121, 127, 131, 167, 202, 254, 257, 343, 359, 431, 462,
+                            719, 1009, 1018, 67 * 71}) {
+      for (const int64_t m : {1, 7, 62}) {
+        if (n * m > 10000) continue;
+        check_size<float>(*set, n, m);
+        check_size<double>(*set, m, n);
+        if (n * m > 4000) continue;
         check_size<double>(*set, n, m);
         check_size<float>(*set, m, n);
       }
@@ -193,20 +220,13 @@ TEST(Fft, ZerosHugeAndTinyNumbersStayWhatTheyAre) {
   }
 }
 
-TEST(Fft, SizesWithOtherFactorsHaveNoPlan) {
-  for (const int64_t n : {-4, 0, 7, 11, 14, 22, 49, 97, 1 << 25}) EXPECT_FALSE(has_plan(n)) << n;
-  for (const int64_t n : {1, 2, 30, 3600, 1 << 24}) EXPECT_TRUE(has_plan(n)) << n;
-}
-
 TEST(InstructionSets, AreChosenByTheEnvironment) {
   const char* before = std::getenv("PTYLE_ISA");
   const std::string kept = before != nullptr ? before : "";
   for (const InstructionSet* set : instruction_sets()) {
     setenv("PTYLE_ISA", set->name, 1);
-    EXPECT_EQ(instruction_set(), set);
+    EXPECT_EQ(&instruction_set(), set);
   }
-  setenv("PTYLE_ISA", "reference", 1);
-  EXPECT_EQ(instruction_set(), nullptr);
   setenv("PTYLE_ISA", "sse9", 1);
   try {
     instruction_set();
@@ -215,7 +235,7 @@ TEST(InstructionSets, AreChosenByTheEnvironment) {
     EXPECT_NE(std::string(error.what()).find("got \"sse9\""), std::string::npos) << error.what();
   }
   unsetenv("PTYLE_ISA");
-  EXPECT_EQ(instruction_set(), instruction_sets().front());
+  EXPECT_EQ(&instruction_set(), instruction_sets().front());
   if (before != nullptr) setenv("PTYLE_ISA", kept.c_str(), 1);
 }
 

@@ -331,7 +331,8 @@ std::vector<Problem> problems() {
   unsigned seed = 0;
   for (const Likelihood likelihood :
        {Likelihood::kAmplitude, Likelihood::kPoisson, Likelihood::kGaussian}) {
-    for (const auto& [h, w] : {std::pair<int64_t, int64_t>{8, 6}, {5, 20}, {16, 18}, {1, 9}}) {
+    for (const auto& [h, w] :
+         {std::pair<int64_t, int64_t>{8, 6}, {5, 20}, {16, 18}, {1, 9}, {7, 11}, {61, 1}}) {
       Problem p;
       p.h = h;
       p.w = w;

@@ -49,7 +49,7 @@ def make_problem(
     slices=3,
     modes=2,
     h=8,
-    w=6,  # sizes of our own transforms; 7 x 11 takes the reference path
+    w=6,
     rows=15,
     columns=13,
     n=5,

@@ -106,7 +106,12 @@ def test_a_regulariser_smooths(folder):
     config = (folder / "film.toml").read_text().replace("noise = 0.1\n", "")
     (folder / "huber.toml").write_text(config)
     code, error = run(
-        folder, "huber", *settings, "prior[0].strength=1", "prior[0].every_batches=1", config="huber.toml"
+        folder,
+        "huber",
+        *settings,
+        "prior[0].strength=1",
+        "prior[0].every_batches=1",
+        config="huber.toml",
     )
     assert code == 0, error
 
@@ -173,7 +178,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(folder, settings, words):
 
 
 def test_a_prior_that_the_run_ends_before_using_is_reported(folder):
-    for settings in ["prior[0].start=3"], ["prior[0].every_batches=25"]:  # 3 iterations of 8 batches
+    for settings in ["prior[0].start=3"], ["prior[0].every_batches=25"]:  # of 3 x 8
         code, error = run(folder, "unused", *settings, more=["--overwrite"])
         assert code == 0 and "prior[0] is never used: every_batches = " in error, error
     for settings in ["prior[0].start=2"], ["prior[0].every_batches=24"]:

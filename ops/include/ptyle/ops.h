@@ -121,14 +121,13 @@ PTYLE_API at::Tensor add_patches(const at::Tensor& patches, const at::Tensor& po
                                  std::array<int64_t, 2> shape,
                                  std::array<int64_t, 2> origin = {0, 0});
 
-// Which CPU kernels work on windows [height, width]: "fused v4", "fused v3" or "fused base" (our
-// transforms, by instruction set) where both numbers have no prime factors but 2, 3 and 5, else
-// "reference" (torch's transforms: slower, as right). The environment's PTYLE_ISA = v4, v3, base or
-// reference overrides what the processor would choose; it must name what the processor runs.
+// Which CPU kernels work on windows [height, width]: "fused v4", "fused v3" or "fused base", by
+// instruction set, the same for every size. The environment's PTYLE_ISA = v4, v3 or base overrides
+// what the processor would choose; it must name what the processor runs.
 PTYLE_API std::string cpu_kernels(int64_t height, int64_t width);
 
-// The nearest size of a window whose only prime factors are 2, 3 and 5, which our transforms are
-// for: the smallest not below `size`, to pad to, or the largest not above it, to crop to.
+// The nearest size of a window whose only prime factors are 2, 3 and 5, the fast ones on the CPU:
+// the smallest not below `size`, to pad to, or the largest not above it, to crop to.
 PTYLE_API int64_t good_size(int64_t size, bool down = false);
 
 // A grid of tiles over an object, and which rank holds which tile.

@@ -585,9 +585,8 @@ def cpu_kernels(height: int, width: int) -> str:
     """Which CPU kernels work on windows of a size.
 
     ``"fused v4"``, ``"fused v3"`` or ``"fused base"``, our own transforms joined with the physics,
-    by instruction set, where both numbers have no prime factors but 2, 3 and 5; else
-    ``"reference"``, torch's transforms: several times slower, and just as right. The environment
-    variable ``PTYLE_ISA`` (``v4``, ``v3``, ``base`` or ``reference``) overrides the choice.
+    by instruction set: the same for every size. The environment variable ``PTYLE_ISA`` (``v4``,
+    ``v3`` or ``base``) overrides the processor's best.
 
     Args:
         height: rows of a window.
@@ -601,8 +600,8 @@ def cpu_kernels(height: int, width: int) -> str:
 
     Example:
         >>> import ptyle
-        >>> ptyle.cpu_kernels(64, 97)
-        'reference'
+        >>> ptyle.cpu_kernels(64, 97).startswith("fused ")
+        True
     """
     name = "cpu_kernels"
     return torch.ops.ptyle.cpu_kernels(
@@ -611,10 +610,11 @@ def cpu_kernels(height: int, width: int) -> str:
 
 
 def good_size(size: int, *, down: bool = False) -> int:
-    """The nearest size of a window that the fast CPU kernels are for.
+    """The nearest size of a window that is fast on the CPU.
 
-    Those are the numbers without prime factors but 2, 3 and 5. Other sizes take torch's transforms
-    on the CPU, six to fifteen times slower; the first such call of a process warns.
+    Those are the numbers without prime factors but 2, 3 and 5. Sizes with other factors take up to
+    1.7 times as long, those with a prime factor above 30 up to 4 times; the first call with such a
+    one warns.
 
     Args:
         size: rows or columns of a window, 1 to 16777216.

@@ -23,6 +23,15 @@ def _patches(image: Tensor, positions: Tensor, window, origin, outside: float) -
     return padded[index[0][:, :, None], index[1][:, None, :]][:, None]
 
 
+# torch 2.14 has no transform of an empty tensor
+def _forward(waves: Tensor, norm: str = "backward") -> Tensor:
+    return torch.fft.fft2(waves, norm=norm) if waves.numel() else waves
+
+
+def _inverse(waves: Tensor) -> Tensor:
+    return torch.fft.ifft2(waves) if waves.numel() else waves
+
+
 def _ramp(probe: Tensor, positions: Tensor) -> Tensor:
     """The Fourier ramp that moves the probe by every position's fraction, ``[n, 1, h, w]``."""
     fraction = positions - positions.detach().floor()
@@ -40,12 +49,12 @@ def _ramp(probe: Tensor, positions: Tensor) -> Tensor:
 
 def _waves(object, probe, positions, propagator, origin):
     """The wave that falls on every slice, and last the one behind all, ``[n, modes, h, w]``."""
-    wave = torch.fft.ifft2(_ramp(probe, positions) * torch.fft.fft2(probe))
+    wave = _inverse(_ramp(probe, positions) * _forward(probe))
     waves = [wave]
     for s, image in enumerate(object):
         if s > 0:
             factor = propagator[s - 1] if propagator.dim() == 3 else propagator
-            waves[s] = wave = torch.fft.ifft2(factor * torch.fft.fft2(wave))
+            waves[s] = wave = _inverse(factor * _forward(wave))
         outside = 1.0 if image.is_complex() else 0.0
         patch = _patches(image, positions, probe.shape[1:], origin, outside)
         if not patch.is_complex():
@@ -64,10 +73,10 @@ def diffraction(object, probe, positions, propagator=None, *, origin=(0, 0), det
     """Intensity, modes summed, ``[n, h, w]``; see `ptyle.diffraction`."""
     wave = exit_waves(object, probe, positions, propagator, origin=origin)
     if detector is None:
-        wave = torch.fft.fft2(wave, norm="ortho")
+        wave = _forward(wave, norm="ortho")
     else:  # the detector stands still relative to the beam: the wave is moved back
         back = _ramp(probe, positions).conj()
-        wave = torch.fft.ifft2(detector * back * torch.fft.fft2(wave))
+        wave = _inverse(detector * back * _forward(wave))
     return wave.abs().square().sum(1)
 
 
