@@ -72,6 +72,60 @@ def test_the_launcher_becomes_the_program_for_the_installed_torch(tmp_path):
     assert launch(tmp_path).returncode == 0
 
 
+def copy_package(folder, *without):
+    """The package in `folder`, for a test to spoil."""
+    shutil.copytree(
+        _library.FOLDER.parents[1],
+        folder / "ptyle",
+        ignore=shutil.ignore_patterns("__pycache__", "models", "include", *without),
+    )
+    return folder / "ptyle"
+
+
+def test_the_launcher_says_what_it_does_not_find(tmp_path):
+    def said(*folders):
+        refused = launch(*folders)
+        assert refused.returncode == 2 and refused.stdout == ""
+        assert len(refused.stderr.splitlines()) == 1, refused.stderr
+        return refused.stderr
+
+    for name, file in ("folder", "ptyle/_versions.py"), ("file", "ptyle.py"):
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "package" / "ptyle").mkdir(parents=True)
+    (tmp_path / "package" / "ptyle" / "__init__.py").touch()
+    finds = "the package ptyle must be what Python finds by its name, got"
+    assert f"{finds} {tmp_path}/file/ptyle.py\n" in said(tmp_path / "file")
+    assert f"{finds} {tmp_path}/package/ptyle/__init__.py\n" in said(tmp_path / "package")
+    # a folder without __init__.py is Python's last choice
+    assert launch(tmp_path / "folder").returncode == 0
+    alone = subprocess.run(
+        [sys.executable, "-S", LAUNCHER],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path / "folder")},
+    )
+    assert alone.returncode == 2 and f"{finds} {tmp_path}/folder/ptyle\n" in alone.stderr
+    program = copy_package(tmp_path / "own") / "lib" / MINOR / "ptyle"
+    program.unlink()
+    assert f"{program} cannot be started: No such file or directory" in said(tmp_path / "own")
+
+
+def test_no_torch_at_all_is_said(tmp_path):
+    package = copy_package(tmp_path)
+    (package / "lib" / "2.x").mkdir()  # of somebody else
+    (package / "lib" / "2.x" / "libptyle_ops.so").touch()
+    code = (
+        "import importlib.metadata as m, importlib.util\n"
+        "def version(name): raise m.PackageNotFoundError(name)\n"
+        "m.version = version\n"
+        "import ptyle"
+    )
+    last = python(code, tmp_path).stderr.splitlines()[-1]
+    assert f"compiled for torch {MINOR}, but {sys.executable} has no torch: pip install" in last
+
+
 @pytest.mark.parametrize("file", [PROGRAM, *LIBRARIES], ids=lambda file: file.name)
 def test_nothing_installed_needs_python(file):
     assert not [name for name in needed(file) if "python" in name]
@@ -131,11 +185,7 @@ def test_one_version_everywhere():
 
 
 def test_a_gpu_without_the_cuda_library_is_told(tmp_path):
-    shutil.copytree(
-        _library.FOLDER.parents[1],
-        tmp_path / "ptyle",
-        ignore=shutil.ignore_patterns("libptyle_ops_cuda.so", "__pycache__", "models", "include"),
-    )
+    copy_package(tmp_path, "libptyle_ops_cuda.so")
     code = (
         "import torch, warnings\n"
         "torch.cuda.is_available = lambda: {}\n"
@@ -151,11 +201,33 @@ def test_a_gpu_without_the_cuda_library_is_told(tmp_path):
     assert python(code.format(False), tmp_path).stdout.endswith(" []\n")
 
 
-def test_libraries_are_chosen_by_torchs_minor_version(tmp_path):
-    package = tmp_path / "ptyle"
-    shutil.copytree(
-        _library.FOLDER.parents[1], package, ignore=shutil.ignore_patterns("__pycache__", "models")
+def test_a_cuda_library_that_cannot_load_is_told_and_leaves_the_cpu(tmp_path):
+    library = copy_package(tmp_path) / "lib" / MINOR / "libptyle_ops_cuda.so"
+    library.unlink(missing_ok=True)
+    library.write_text("nothing")
+    result = python(
+        "import torch, warnings\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import ptyle\n"
+        "print(*[w.message for w in caught])\n"
+        "print(ptyle.good_size(13))\n"
+        "try:\n"
+        "    ptyle.load_cuda()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n",
+        tmp_path,
     )
+    told, size, error = result.stdout.splitlines()
+    assert told.startswith("ptyle: torch sees a GPU, but ptyle's operators work on the CPU alone: ")
+    for text in told, error:
+        assert "libptyle_ops_cuda.so cannot be loaded: " in text and "file too short" in text, text
+    assert size.isdigit()
+
+
+def test_libraries_are_chosen_by_torchs_minor_version(tmp_path):
+    package = copy_package(tmp_path)
     shutil.copytree(package / "lib" / MINOR, package / "lib" / "2.99")
     code = "import ptyle; print(ptyle._library.FOLDER)"
     assert python(code, tmp_path).stdout.strip() == str(package / "lib" / MINOR)
