@@ -1,6 +1,5 @@
-# The CUDA half of TorchWheel: enables the language with the wheel's own nvcc (the pip package
-# cuda-toolkit[nvcc], never a toolkit of the machine: its version would not be the wheel's) and
-# makes torchwheel::cudart, torchwheel::cufft and torchwheel::cuda. Include after TorchWheel, in the
+# The CUDA half of TorchWheel: enables the language with the nvcc that CudaChoice has found, the wheel's own
+# (the pip package cuda-toolkit[nvcc]) or one of the same version, and makes torchwheel::cudart, torchwheel::cufft and torchwheel::cuda. Include after TorchWheel, in the
 # top folder.
 include_guard(GLOBAL)
 
