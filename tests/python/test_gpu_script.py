@@ -389,6 +389,52 @@ def test_it_works_outside_the_repository(tmp_path, h5py):
         assert done.stdout.count("--program PATH says where") >= 4
 
 
+def test_the_scripts_of_a_bundle(tmp_path):
+    """In a folder with a space in its name; checks and program are ones that say what they get."""
+    bundle = tmp_path / "a bundle"
+    for source, place in ("run.sh", "."), ("ptyle", "bin"):
+        (bundle / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / "bundle" / source, bundle / place)
+    (bundle / "gpu").mkdir()
+    (bundle / "gpu" / "run.py").write_text(
+        "import os, sys\n"
+        "print(os.environ['PYTHON'], os.environ['PYTHONPATH'], *sys.argv[1:], sep='|')\n"
+    )
+    (bundle / "libexec").mkdir()
+    (bundle / "libexec" / "ptyle").write_text('#!/bin/sh\necho "$LD_LIBRARY_PATH|$1"\n')
+    (bundle / "libexec" / "ptyle").chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+
+    def said(command, code=0, **environment):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"]} | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return (done.stdout + done.stderr).strip()
+
+    python, path, *words = said(
+        ["a bundle/run.sh", "--quick"], PYTHON="./python", PYTHONPATH="mine"
+    ).split("|")
+    assert Path(python).is_absolute() and Path(python).samefile(sys.executable)
+    assert path == f"{bundle}/python:mine"
+    assert words == ["--program", f"{bundle}/bin/ptyle", "--quick"]
+    assert said([bundle / "run.sh"], PYTHON=sys.executable).split("|")[1] == f"{bundle}/python"
+
+    libraries, word = said(["a bundle/bin/ptyle", "x"], PYTHON=sys.executable).split("|")
+    assert f"{Path(torch.__file__).parent}/lib" in libraries.split(":") and word == "x"
+    refused = said(["a bundle/bin/ptyle"], 2, PYTHON="/bin/false")
+    assert refused == "ptyle: /bin/false must be a Python that has torch (PYTHON=... says which)"
+    (tmp_path / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    (tmp_path / "bare").chmod(0o755)
+    assert "./bare must be a Python that has torch" in said(
+        ["a bundle/bin/ptyle"], 2, PYTHON="./bare"
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_it_says_so():
     done = run()
