@@ -276,15 +276,20 @@ def test_ranks_die_with_a_runner_that_is_killed_and_the_next_one_removes_its_fol
         own_script(tmp_path, [("passes", {})])
         assert subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode == 0
 
-    next_run()
-    assert folder.exists()  # of a run that goes on
-    process.kill()
-    process.wait()
-    while is_running(tmp_path):
-        assert time.monotonic() < patience
-        time.sleep(0.05)
-    next_run()
-    assert [*temporary.iterdir()] == []
+    try:
+        next_run()
+        assert folder.exists()  # of a run that goes on
+        process.kill()
+        process.wait()
+        while is_running(tmp_path):
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        next_run()
+        assert [*temporary.iterdir()] == []
+    finally:
+        process.kill()
+        if is_running(tmp_path):
+            os.kill(int((tmp_path / "left.pid").read_text()), signal.SIGKILL)
 
 
 def test_wrong_arguments_are_refused(tmp_path):
