@@ -1,5 +1,5 @@
-# The option PTYLE_CUDA, after TorchWheel: -DPTYLE_CUDA, else the environment's PTYLE_CUDA, else on
-# where torch is one with CUDA for x86_64. Never off without having been asked: what pip's builds
+# The option PTYLE_CUDA, after TorchWheel: -DPTYLE_CUDA, else the environment's PTYLE_CUDA (empty: not
+# said), else on where torch is one with CUDA for x86_64. Never off without having been asked: what pip's builds
 # print is seen by nobody, and a package without CUDA is missed much later, on another machine.
 include_guard(GLOBAL)
 
@@ -7,7 +7,7 @@ set(_cc_default OFF)
 if(NOT PTYLE_SANITIZE AND TORCH_WHEEL_CUDA AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
   set(_cc_default ON)
 endif()
-if(DEFINED ENV{PTYLE_CUDA})
+if(NOT "$ENV{PTYLE_CUDA}" STREQUAL "")
   string(TOUPPER "$ENV{PTYLE_CUDA}" _cc_asked)
   if(NOT _cc_asked MATCHES "^(ON|OFF|1|0)$")
     message(FATAL_ERROR "PTYLE_CUDA must be on or off in the environment, got \"$ENV{PTYLE_CUDA}\"")
@@ -16,15 +16,19 @@ if(DEFINED ENV{PTYLE_CUDA})
 endif()
 option(PTYLE_CUDA "build the CUDA operator library" ${_cc_default})
 
-# Its parts must be of one version, and pip alone does not see to that.
-if(PTYLE_CUDA)
+# nvcc and its parts, which pip does not keep together, must be of torch's CUDA: a driver that is new enough for
+# torch need not know what a newer nvcc makes.
+if(PTYLE_CUDA AND NOT TORCH_WHEEL_CUDA)
+  message(FATAL_ERROR "CUDA cannot be compiled: torch in ${PTYLE_TORCH_DIR} is one without CUDA. Install one with it "
+                      "or build without CUDA (PTYLE_CUDA=off in the environment, or -DPTYLE_CUDA=OFF)")
+elseif(PTYLE_CUDA)
   foreach(folder IN LISTS PTYLE_CUDA_FOLDERS)
     if(EXISTS "${PTYLE_NVIDIA_DIR}/${folder}/bin/nvcc")
       set(PTYLE_NVCC "${PTYLE_NVIDIA_DIR}/${folder}/bin/nvcc")
     endif()
   endforeach()
   set(_cc_packages "")
-  set(_cc_versions "")
+  set(_cc_versions "${TORCH_WHEEL_CUDA}")
   foreach(package nvidia_cuda_nvcc nvidia_cuda_crt nvidia_nvvm)
     file(GLOB _cc_found "${PTYLE_NVIDIA_DIR}/../${package}-*.dist-info")
     string(REGEX MATCH "-([0-9]+\\.[0-9]+)[^-]*\\.dist-info" _cc_match "${_cc_found}")
@@ -34,18 +38,32 @@ if(PTYLE_CUDA)
       string(APPEND _cc_packages " ${package} ${CMAKE_MATCH_1}")
     endif()
   endforeach()
+  if(NOT PTYLE_NVCC AND NOT "$ENV{CUDACXX}" STREQUAL "") # a toolkit's
+    execute_process(COMMAND "$ENV{CUDACXX}" --version OUTPUT_VARIABLE _cc_said ERROR_QUIET)
+    if(_cc_said MATCHES "release ([0-9]+\\.[0-9]+)")
+      set(PTYLE_NVCC "$ENV{CUDACXX}")
+      list(APPEND _cc_versions "${CMAKE_MATCH_1}")
+      string(APPEND _cc_packages " CUDACXX ${CMAKE_MATCH_1}")
+    endif()
+  endif()
   list(REMOVE_DUPLICATES _cc_versions)
   list(LENGTH _cc_versions _cc_count)
   if(NOT PTYLE_NVCC OR _cc_count GREATER 1)
+    set(_cc_minor "${TORCH_WHEEL_CUDA}")
     set(_cc_why "there is no nvcc in ${PTYLE_NVIDIA_DIR}")
     if(PTYLE_NVCC)
-      set(_cc_why "the parts of nvcc are of several versions:${_cc_packages}")
+      set(_cc_why "all parts of nvcc must be of torch's CUDA ${_cc_minor}, got${_cc_packages}")
     endif()
-    set(_cc_minor "${TORCH_WHEEL_CUDA}")
-    message(
-      FATAL_ERROR
-        "CUDA cannot be compiled: ${_cc_why}. Install torch's own (pip install "
-        "\"nvidia-cuda-nvcc==${_cc_minor}.*\" \"nvidia-cuda-crt==${_cc_minor}.*\" \"nvidia-nvvm==${_cc_minor}.*\") "
-        "or build without CUDA (PTYLE_CUDA=off in the environment, or -DPTYLE_CUDA=OFF)")
+    if(_cc_minor VERSION_LESS 13) # PyPI's packages for CUDA 12 have no nvcc
+      set(_cc_how "Let CUDACXX be the nvcc of an installed toolkit of CUDA ${_cc_minor}")
+    else()
+      set(_cc_how "Install torch's own (pip install")
+      foreach(package nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm)
+        string(APPEND _cc_how " \"${package}==${_cc_minor}.*\"")
+      endforeach()
+      string(APPEND _cc_how ")")
+    endif()
+    message(FATAL_ERROR "CUDA cannot be compiled: ${_cc_why}. ${_cc_how} "
+                        "or build without CUDA (PTYLE_CUDA=off in the environment, or -DPTYLE_CUDA=OFF)")
   endif()
 endif()

@@ -19,3 +19,14 @@ elseif(TORCH_WHEEL_MINOR VERSION_GREATER _tv_newest)
     WARNING "PyTorch ${TORCH_WHEEL_VERSION} in ${PTYLE_TORCH_DIR} is newer than what ptyle was tested with, "
             "${_tv_oldest} to ${_tv_newest}")
 endif()
+
+# pip's metadata are written without CMake: they must not name another.
+if(SKBUILD)
+  execute_process(COMMAND "${Python_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/requirements_of_package.py"
+                  OUTPUT_VARIABLE _tv_needs OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT _tv_needs STREQUAL "torch==${TORCH_WHEEL_MINOR}.*")
+    message(
+      FATAL_ERROR "the package would need ${_tv_needs}, found ${TORCH_WHEEL_VERSION} in ${PTYLE_TORCH_DIR} to compile "
+                  "it with: name that one in the environment, PTYLE_TORCH_ROOT=${PTYLE_TORCH_DIR}")
+  endif()
+endif()

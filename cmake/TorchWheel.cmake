@@ -1,9 +1,9 @@
 # Imported targets for the LibTorch inside an installed PyTorch wheel, without TorchConfig.cmake
 # (which needs a CUDA toolkit even for a CPU build and mixes its NCCL with the wheel's).
 #
-# The wheel is looked for, in this order: beside this file's own package (ptyle installed into the
-# same site-packages), in PTYLE_TORCH_ROOT (the wheel's "torch" folder), in Torch_DIR (the folder of its
-# TorchConfig.cmake, as find_package(Torch) takes it), with Python3.
+# The wheel is looked for, in this order: in PTYLE_TORCH_ROOT (the wheel's "torch" folder), in Torch_DIR (the
+# folder of its TorchConfig.cmake, as find_package(Torch) takes it), in the environment's variables of these
+# names, beside this file's own package (ptyle installed into the same site-packages), with Python3.
 # Result: TorchWheel_FOUND, or TorchWheel_REASON; torchwheel::cpu; PTYLE_TORCH_DIR (the folder
 # found), TORCH_WHEEL_VERSION, TORCH_WHEEL_MINOR (2.15), TORCH_WHEEL_CUDA (the CUDA version the wheel was
 # built with), PTYLE_CUDA_FOLDERS (of its CUDA packages, that CUDA's version decides upon).
@@ -22,12 +22,16 @@ set(TorchWheel_FOUND FALSE)
 set(TorchWheel_REASON "")
 
 get_filename_component(_tw_beside "${CMAKE_CURRENT_LIST_DIR}/../../../../torch" ABSOLUTE)
-if(EXISTS "${_tw_beside}/lib/libtorch_cpu.so")
-  set(PTYLE_TORCH_DIR "${_tw_beside}")
-elseif(PTYLE_TORCH_ROOT)
+if(PTYLE_TORCH_ROOT)
   get_filename_component(PTYLE_TORCH_DIR "${PTYLE_TORCH_ROOT}" ABSOLUTE)
 elseif(Torch_DIR)
   get_filename_component(PTYLE_TORCH_DIR "${Torch_DIR}/../../.." ABSOLUTE)
+elseif(NOT "$ENV{PTYLE_TORCH_ROOT}" STREQUAL "")
+  get_filename_component(PTYLE_TORCH_DIR "$ENV{PTYLE_TORCH_ROOT}" ABSOLUTE)
+elseif(NOT "$ENV{Torch_DIR}" STREQUAL "")
+  get_filename_component(PTYLE_TORCH_DIR "$ENV{Torch_DIR}/../../.." ABSOLUTE)
+elseif(EXISTS "${_tw_beside}/lib/libtorch_cpu.so")
+  set(PTYLE_TORCH_DIR "${_tw_beside}")
 else()
   find_package(Python3 QUIET COMPONENTS Interpreter)
   set(PTYLE_TORCH_DIR "")
@@ -39,10 +43,16 @@ else()
   endif()
 endif()
 
-if(NOT EXISTS "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" OR NOT EXISTS "${PTYLE_TORCH_DIR}/version.py")
+if(EXISTS "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" AND EXISTS "${PTYLE_TORCH_DIR}/build-version")
   string(CONCAT TorchWheel_REASON
-         "no PyTorch wheel found (looked beside the package, in PTYLE_TORCH_ROOT=\"${PTYLE_TORCH_ROOT}\""
-         ", in Torch_DIR=\"${Torch_DIR}\" and with Python3_EXECUTABLE=\"${Python3_EXECUTABLE}\"); "
+         "${PTYLE_TORCH_DIR} is LibTorch's archive, whose libraries lie and are named otherwise; "
+         "set PTYLE_TORCH_ROOT to the folder \"torch\" of a PyTorch wheel, inside site-packages")
+  return()
+elseif(NOT EXISTS "${PTYLE_TORCH_DIR}/lib/libtorch_cpu.so" OR NOT EXISTS "${PTYLE_TORCH_DIR}/version.py")
+  string(CONCAT TorchWheel_REASON
+         "no PyTorch wheel found (looked in PTYLE_TORCH_ROOT=\"${PTYLE_TORCH_ROOT}$ENV{PTYLE_TORCH_ROOT}\""
+         ", in Torch_DIR=\"${Torch_DIR}$ENV{Torch_DIR}\", beside the package and with "
+         "Python3_EXECUTABLE=\"${Python3_EXECUTABLE}\"); "
          "set PTYLE_TORCH_ROOT to the folder \"torch\" inside site-packages")
   return()
 endif()

@@ -1,14 +1,13 @@
-# The CUDA half of TorchWheel: enables the language with the wheel's own nvcc (the pip package
-# cuda-toolkit[nvcc], never a toolkit of the machine: its version would not be the wheel's) and
-# makes torchwheel::cudart, torchwheel::cufft and torchwheel::cuda. Include after TorchWheel, in the
+# The CUDA half of TorchWheel: enables the language with the nvcc that CudaChoice has found, the wheel's own
+# (the pip package cuda-toolkit[nvcc]) or one of the same version, and makes torchwheel::cudart, torchwheel::cufft and torchwheel::cuda. Include after TorchWheel, in the
 # top folder.
 include_guard(GLOBAL)
 
 set(CMAKE_CUDA_COMPILER "${PTYLE_NVCC}") # CudaChoice has found it
 set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
-# sm_80 code, and PTX that the driver compiles for anything newer: quick to build, runs everywhere.
+# Code for sm_80 (which all of 8.x runs) and sm_90, and PTX that the driver compiles for anything newer.
 set(CMAKE_CUDA_ARCHITECTURES
-    "80-real;80-virtual"
+    "80-real;90-real;90-virtual"
     CACHE STRING "architectures of the CUDA library")
 set(CMAKE_CUDA_RUNTIME_LIBRARY None) # the wheel's libcudart, not a second, static one
 enable_language(CUDA)

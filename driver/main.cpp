@@ -1,6 +1,7 @@
 // ptyle: simulate, check, run.
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -13,6 +14,8 @@
 #include <malloc.h>
 
 #include <c10/util/Exception.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/version.h>
 
 #include <ptyle/ops.h>
 
@@ -119,6 +122,20 @@ int parse_and_run(int argc, char** argv) {
   return status;
 }
 
+// The launcher chooses by what is installed; whoever starts the program itself, or names other
+// libraries to the loader, may meet a torch whose classes have other members.
+void require_torch() {
+  const auto minor = [](std::uint64_t abi) {  // a byte each: major, minor, patch
+    return std::to_string(abi >> 56) + "." + std::to_string(abi >> 48 & 0xff);
+  };
+  const std::string compiled = minor(TORCH_ABI_VERSION);
+  const std::string loaded = minor(aoti_torch_abi_version());
+  if (compiled != loaded) {
+    throw ptyle::driver::ConfigError("this program was compiled for torch " + compiled +
+                                     ", got the libraries of torch " + loaded);
+  }
+}
+
 // The environment is asked for kernels on every call of an operator, late.
 void require_kernels() {
   try {
@@ -142,14 +159,15 @@ void require_standard_output() {
 // Where errors become messages and exit codes; a rank that waits for one that has failed is ended
 // by the watch in tiles/meeting.cpp.
 int main(int argc, char** argv) {
-  static WarningsInLog warnings;
-  c10::WarningUtils::set_warning_handler(&warnings);
   // Blocks that are freed and allocated in every batch stay with the process: pages fresh from the
   // system cost as much as the work on them.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
   std::signal(SIGXFSZ, SIG_IGN);  // a file that grows too large is an error of writing it
   try {
+    require_torch();
+    static WarningsInLog warnings;
+    c10::WarningUtils::set_warning_handler(&warnings);
     require_kernels();
     const int status = parse_and_run(argc, argv);
     require_standard_output();

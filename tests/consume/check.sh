@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=$(realpath -s "$1")
 build=$(realpath -s "$2")
 work=$(realpath -ms "${3:-$root/build/packages}")
-plain=${build%/*}/plain # beside BUILD: the compiler's cache knows what has the same relative path
+plain=$build.plain # beside BUILD: the compiler's cache knows what has the same relative path
 sources=$root/tests/consume
 unset LD_LIBRARY_PATH PYTHONPATH CMAKE_PREFIX_PATH
 away=$build.away

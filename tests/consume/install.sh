@@ -33,7 +33,7 @@ copy_tree() {
         [[ ! -e $file ]] || printf '%s\0' "$file"
       done
     else
-      find . -type f ! -path './build/*' ! -path './.venv/*' -print0
+      find . -type f ! -path './build/*' ! -path './.venv*/*' -print0
     fi | tar --null -T - -cf -
   ) | tar -C "$tree" -xf -
 }

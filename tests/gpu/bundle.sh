@@ -5,7 +5,9 @@
 #   tests/gpu/bundle.sh OUT
 #
 # builds here, against torch 2.11 and CUDA 13.0, code for sm_80, sm_90 and PTX for later ones, and writes
-# OUT/ptyle-gpu.tar.gz. There: tar -xzf ptyle-gpu.tar.gz && ptyle-gpu/run.sh --minutes 8
+# OUT/ptyle-gpu.tar.gz. There, where python3 (or PYTHON) has a torch 2.11 with CUDA 13.0:
+#
+#   tar -xzf ptyle-gpu.tar.gz && PYTHON=python3 ptyle-gpu/run.sh --minutes 8
 set -euo pipefail
 (($# == 1)) || {
   echo "usage: tests/gpu/bundle.sh OUT" >&2
@@ -15,6 +17,24 @@ out=$(realpath -m "$1")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 most_mib=60
+
+die() {
+  echo "bundle.sh: $*" >&2
+  exit 1
+}
+
+# own_libraries PROGRAM: what it loads and is neither torch's, this build's nor every system's
+own_libraries() {
+  local name path everywhere='^lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|gomp)[.-]'
+  ldd "$1" | sed -n 's/^[ \t]*\([^ ]*\) => \(.*\)$/\1\t\2/p' | while IFS=$'\t' read -r name path; do
+    [[ $path != 'not found' ]] || die "$1 needs $name, which is not found"
+    path=${path% (*}
+    case "$path" in
+      "$build"/* | */torch/* | */nvidia/*) continue ;;
+    esac
+    [[ $name =~ $everywhere ]] || echo "$path"
+  done
+}
 
 version=$(sed -n 's/^\(2\.11\.[0-9]*\) .*/\1/p' cmake/torch-versions.txt)
 minor=${version%.*}
@@ -28,9 +48,9 @@ mkdir -p "$bundle" "$out"
 # Where the program's libraries are in the bundle; the wrapper bin/ptyle says where torch's are. Messages of
 # torch's headers name their files: without the environment's folder, also as the compiler's cache has it.
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-names="-fmacro-prefix-map=$site/= -fmacro-prefix-map=../../${site#"$root"/}/="
+names="\"-fmacro-prefix-map=$site/=\" \"-fmacro-prefix-map=../../${site#"$root"/}/=\""
 cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DPTYLE_TESTS=OFF -DPTYLE_WHEEL=ON -DPTYLE_CUDA=ON \
-  "-DCMAKE_CXX_FLAGS=$names" "-DCMAKE_CUDA_ARCHITECTURES=80-real;90-real;90-virtual" -DPython3_EXECUTABLE="$python" \
+  "-DCMAKE_CXX_FLAGS=$names" -DPython3_EXECUTABLE="$python" \
   "-DPTYLE_PROGRAM_RPATH=\$ORIGIN/../lib;\$ORIGIN/../python/ptyle/lib/$minor" > "$build.log" 2>&1 < /dev/null \
   || { tail -n 30 "$build.log" >&2 && exit 1; }
 cmake --build "$build" -j "${PTYLE_JOBS:-$(nproc)}" --target wheel
@@ -48,45 +68,21 @@ printf 'Metadata-Version: 2.1\nName: ptyle\nVersion: %s\n' "$package" > "$info/M
 # The program and all that it loads and that is neither torch's nor every system's.
 mkdir -p "$bundle/bin" "$bundle/libexec" "$bundle/lib"
 mv "$bundle/python/ptyle/lib/$minor/ptyle" "$bundle/libexec/ptyle"
-ldd "$build/driver/ptyle" | awk '$3 ~ /^\// { print $3 }' \
-  | grep -v -E "/(torch|nvidia)/|^$build/|/lib(c|m|dl|rt|util|pthread|resolv|stdc\+\+|gcc_s|gomp)(\.|-)" \
-  | xargs -I {} cp -L {} "$bundle/lib"
+libraries=$(own_libraries "$build/driver/ptyle")
+while IFS= read -r library; do
+  cp -L "$library" "$bundle/lib"
+done <<< "$libraries"
 
-cat > "$bundle/bin/ptyle" <<'WRAPPER'
-#!/bin/sh
-# The program, with the libraries of the torch that $PYTHON (python3) has.
-here=$(dirname "$(dirname "$(readlink -f "$0")")")
-torch=$("${PYTHON:-python3}" -c 'import importlib.util as u
-print(u.find_spec("torch").submodule_search_locations[0])') || {
-  echo "ptyle: ${PYTHON:-python3} must have torch (PYTHON says which python)" >&2
-  exit 2
-}
-for folder in "$torch/lib" "$torch"/../nvidia/*/lib; do
-  LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
-done
-export LD_LIBRARY_PATH
-exec "$here/libexec/ptyle" "$@"
-WRAPPER
-cat > "$bundle/run.sh" <<'RUN'
-#!/bin/sh
-# All checks and times of ptyle on this machine's GPU; options are those of gpu/run.py.
-here=$(dirname "$(readlink -f "$0")")
-export PYTHON="${PYTHON:-python3}" PYTHONPATH="$here/python" PYTHONDONTWRITEBYTECODE=1
-exec "$PYTHON" "$here/gpu/run.py" --program "$here/bin/ptyle" "$@"
-RUN
-chmod +x "$bundle/bin/ptyle" "$bundle/run.sh"
+cp tests/gpu/bundle/ptyle "$bundle/bin/ptyle"
+cp tests/gpu/bundle/run.sh "$bundle/run.sh"
 mkdir "$bundle/gpu"
 cp tests/gpu/*.py "$bundle/gpu"
 
 find "$bundle" -name __pycache__ -prune -exec rm -r {} +
 if grep -r -l -a -E 'python3\.[0-9]' "$bundle"; then
-  echo "bundle.sh: the files above name a version of Python" >&2
-  exit 1
+  die "the files above name a version of Python"
 fi
 tar -C "$build/tree" -czf "$out/ptyle-gpu.tar.gz" ptyle-gpu
-size=$(($(stat -c %s "$out/ptyle-gpu.tar.gz") >> 20))
-((size <= most_mib)) || {
-  echo "bundle.sh: $out/ptyle-gpu.tar.gz must have at most $most_mib MiB, got $size MiB" >&2
-  exit 1
-}
+size=$((($(stat -c %s "$out/ptyle-gpu.tar.gz") + 1048575) >> 20)) # rounded up
+((size <= most_mib)) || die "$out/ptyle-gpu.tar.gz must have at most $most_mib MiB, got $size MiB"
 echo "$out/ptyle-gpu.tar.gz: $size MiB; there: tar -xzf ptyle-gpu.tar.gz && ptyle-gpu/run.sh --minutes 8"

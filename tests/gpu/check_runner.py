@@ -8,12 +8,13 @@ with every line. Nothing here imports torch: what breaks with it is a check's fa
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
 import faulthandler
+import fcntl
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,14 +23,15 @@ import time
 import traceback
 from pathlib import Path
 
-from processes import CLEAN
+from processes import CLEAN, SET_CHILD_SUBREAPER, end_with_parent, prctl
 
 SKIPPED = 77
 SHORTEST = 60.0  # seconds that every check may take, however little time there is for all
 # threads that wait leave the processor to others: a container may have fewer than it sees
 PATIENT = {"OMP_WAIT_POLICY": "passive"}
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
+RESULTS = ("FAILED", "out of time", "not reached", "passed", "skipped")  # worst first
+FOLDERS = "ptyle-gpu-"  # of runs, in the folder for temporary files
 
 
 class Skip(Exception):
@@ -81,11 +83,6 @@ class Session:
         self.say(row=name, figure=figure, result=result, numbers=numbers)
 
 
-def prctl(option: int, value: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if text and isinstance(error, AssertionError):
@@ -100,7 +97,7 @@ def function_of(path: str):
 
 def work(check: Check, session: Session) -> None:
     """A check, in its own process."""
-    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     faulthandler.enable()
     try:
         figure = function_of(check.does)(session)
@@ -146,7 +143,7 @@ class Lines:
     def __init__(self, path: Path):
         self.path, self.read = path, 0
 
-    def new(self) -> list[dict]:
+    def new(self) -> list[bytes]:
         if not self.path.exists():
             return []
         with open(self.path, "rb") as file:
@@ -154,7 +151,7 @@ class Lines:
             text = file.read()
         text = text[: text.rfind(b"\n") + 1]
         self.read += len(text)
-        return [json.loads(line) for line in text.splitlines()]
+        return text.splitlines()
 
 
 class Outcome:
@@ -168,7 +165,14 @@ class Outcome:
         self.end: dict | None = None
         self.facts: dict = {}
 
-    def take(self, line: dict) -> None:
+    def take(self, text: bytes) -> None:
+        """A line of the check's file, which may have spoiled it."""
+        try:
+            self.understand(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            self.add("FAILED", f"wrote what is no message: {text[:80]!r}")
+
+    def understand(self, line: dict) -> None:
         if "at" in line:
             self.place = line["at"]
         elif "plan" in line:
@@ -177,17 +181,21 @@ class Outcome:
             self.facts = line["facts"]
         elif "row" in line:
             self.add(line["result"], line["figure"], line["row"], line["numbers"])
-        else:
+        elif line["end"] in RESULTS:
             self.end = line
+        else:
+            raise ValueError(line["end"])
 
     def add(self, result: str, figure: str | None, row: str = "", numbers=None) -> None:
+        if result not in RESULTS:
+            raise ValueError(result)
         name = f"{self.check.name}: {row}" if row else self.check.name
         self.rows.append(
             dict(
                 check=self.check.name,
                 name=name,
                 result=result,
-                figure=figure or "",
+                figure=str(figure or ""),
                 numbers=numbers or {},
             )
         )
@@ -236,11 +244,16 @@ class Runner:
             rows=self.rows + (self.current.rows if self.current else []),
         )
         new = path.with_name(path.name + f".tmp.{os.getpid()}")
-        with open(new, "w") as file:
-            file.write(json.dumps(table, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        try:
+            with open(new, "w") as file:
+                file.write(json.dumps(table, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
     def start(self, check: Check, folder: Path) -> subprocess.Popen:
         a = self.arguments
@@ -301,10 +314,10 @@ class Runner:
             print(f"--json: {error}", file=sys.stderr, flush=True)
 
     def take(self, outcome: Outcome, lines: Lines) -> None:
-        new = lines.new()
-        for line in new:
+        before = len(outcome.rows)
+        for line in lines.new():
             outcome.take(line)
-        if any("row" in line for line in new):
+        if len(outcome.rows) > before:
             self.keep()
 
     def why_not(self, check: Check, now: float) -> tuple[str, str] | None:
@@ -326,15 +339,14 @@ class Runner:
             last = f" | {log.splitlines()[-1]}" if log and code > 0 else ""
             outcome.close("FAILED", words_for(code) + place + last)
         else:
-            outcome.close(outcome.end["end"], outcome.end["figure"])
+            outcome.close(outcome.end["end"], outcome.end.get("figure"))
         if log and any(row["result"] == "FAILED" for row in outcome.rows):
             outcome.rows[0]["log"] = log[-4000:]
 
     @staticmethod
     def announce(outcome: Outcome, seconds: float, log: str) -> None:
         results = [row["result"] for row in outcome.rows]
-        order = ("FAILED", "out of time", "not reached", "passed", "skipped")
-        worst = min(results, key=order.index, default="passed")
+        worst = min(results, key=RESULTS.index, default="passed")
         print(f"[{seconds:6.1f} s] {worst}: {outcome.check.name}", flush=True)
         if worst == "FAILED" and log:
             print("\n".join(log.splitlines()[-30:]), file=sys.stderr, flush=True)
@@ -352,6 +364,13 @@ def print_table(rows: list[dict]) -> None:
     print(", ".join(f"{count} {result}" for result, count in counts.items() if count), flush=True)
 
 
+def file_name(text: str) -> Path:
+    path = Path(text)
+    if not text or not path.name or path.is_dir():
+        raise argparse.ArgumentTypeError(f'must name a file, got "{text}"')
+    return path
+
+
 def parsed(description: str):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -361,7 +380,7 @@ def parsed(description: str):
         "--only", metavar="WORDS", help="checks with one of WORD,WORD in their name"
     )
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="also write the table as JSON, row by row"
+        "--json", metavar="FILE", type=file_name, help="also write the table as JSON, row by row"
     )
     parser.add_argument(
         "--program",
@@ -377,6 +396,28 @@ def parsed(description: str):
         parser.error(f"--minutes must be greater than 0, got {arguments.minutes:g}")
     arguments.program = arguments.program.absolute()
     return parser, arguments
+
+
+@contextlib.contextmanager
+def own_folder():
+    """A new folder, locked as long as this process lives; those of killed runs are removed."""
+    for left in Path(tempfile.gettempdir()).glob(FOLDERS + "*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                # one that another run has just made may not be locked yet
+                if time.time() - left.stat().st_mtime > 60:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
+    with tempfile.TemporaryDirectory(prefix=FOLDERS, ignore_cleanup_errors=True) as name:
+        lock = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(lock)
 
 
 def interrupt(number, _) -> None:
@@ -410,8 +451,8 @@ def main(checks: list[Check], machine: Check | None = None) -> int:
     prctl(SET_CHILD_SUBREAPER, 1)
     listen()
     state, code = "done", 0
-    with tempfile.TemporaryDirectory(prefix="ptyle-gpu-", ignore_cleanup_errors=True) as name:
-        runner = Runner(arguments, machine, Path(name))
+    with own_folder() as folder:
+        runner = Runner(arguments, machine, folder)
         try:
             runner.save()
         except OSError as error:
@@ -422,8 +463,8 @@ def main(checks: list[Check], machine: Check | None = None) -> int:
                 runner.facts = outcome.facts
                 print(outcome.rows[0]["figure"], flush=True)
                 if outcome.rows[0]["result"] == "skipped":
-                    return SKIPPED
-            for check in chosen:
+                    code = SKIPPED
+            for check in chosen if code == 0 else []:
                 runner.perform(check)
         except Interrupted as end:
             end_all()
@@ -432,12 +473,13 @@ def main(checks: list[Check], machine: Check | None = None) -> int:
                 runner.current.close("out of time", "interrupted")
                 runner.rows += runner.current.rows
                 runner.current = None
-            seen = {row["check"] for row in runner.rows}
-            for check in chosen:
-                if check.name not in seen:
-                    outcome = Outcome(check)
-                    outcome.close("not reached", "")
-                    runner.rows += outcome.rows
+        seen = {row["check"] for row in runner.rows}
+        for check in chosen:
+            if check.name not in seen:
+                outcome = Outcome(check)
+                outcome.close("not reached", "")
+                runner.rows += outcome.rows
         runner.keep(state)
         print_table(runner.rows)
-    return code or int(any(row["result"] == "FAILED" for row in runner.rows))
+    results = {row["result"] for row in runner.rows}
+    return code or int("FAILED" in results or not results & {"passed", "skipped"})

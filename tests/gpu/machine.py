@@ -8,7 +8,10 @@ from check_runner import Skip
 
 
 def describe(session):
-    advice = "./dev build installs it; elsewhere the folder it lies in belongs in PYTHONPATH"
+    advice = (
+        "./dev build installs it; elsewhere the folder it lies in belongs in PYTHONPATH, and "
+        "PYTHON=... tells a bundle's run.sh which Python has torch"
+    )
     package = "torch"
     try:
         with warnings.catch_warnings(record=True) as told:  # by torch, of a driver that is too old

@@ -1,6 +1,9 @@
 """Commands that checks start, alone or as ranks. What they say goes to the check's log at once."""
 
+import contextlib
+import ctypes
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -10,6 +13,19 @@ from pathlib import Path
 LAUNCHERS = ("RANK", "WORLD", "LOCAL_RANK", "OMPI_", "PMI", "SLURM_", "MASTER_", "TORCHELASTIC")
 # no launcher's environment, so that one rank is one
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
+
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
+LIBC = ctypes.CDLL(None)
+
+
+def prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        LIBC.prctl(option, value, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """However that ends: nobody else would end this process after a SIGKILL."""
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Started:
@@ -23,6 +39,7 @@ class Started:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            preexec_fn=end_with_parent,
         )
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()

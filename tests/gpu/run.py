@@ -6,8 +6,9 @@ Needs torch, ptyle and numpy where Python finds them; without h5py less of the p
 compared. The checks come in order of worth and end with the time, each is a process of its own, and
 one that fails, crashes or hangs stops no other. Prints one table, also where it is interrupted; the
 JSON file holds the same at every moment. The exit code is 0 where nothing failed, 1 where something
-did, and 77 where there is no GPU or no package. With --device cpu the checks run without a GPU:
-operators against plain torch (`ptyle.reference`), gloo instead of NCCL, times of small sizes.
+did or there was time for nothing, and 77 where there is no GPU or no package. With --device cpu the
+checks run without a GPU: operators against plain torch (`ptyle.reference`), gloo instead of NCCL,
+times of small sizes.
 """
 
 import sys

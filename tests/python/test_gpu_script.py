@@ -54,6 +54,24 @@ def hangs(session):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
     time.sleep(600)
 
+def garbles(session):
+    session.row("whole", "fine")
+    with open(session.into, "a") as file:
+        file.write('{"row": "torn", "fig\\n3\\n{"row": "x", "figure": "", "result": "?"}\\n')
+    return "fine"
+
+def has_nothing_to_do(session):
+    from check_runner import Skip
+    raise Skip("there is nothing here")
+
+def sleeps(session):
+    time.sleep(600)
+
+def starts_a_rank(session):
+    import processes
+    (HERE / "folder").write_text(os.environ["TMPDIR"])
+    processes.run(["/bin/sh", "-c", f"printf $$ > '{HERE}/left.pid'; exec sleep 600"])
+
 def reads_the_table(session):
     names = [row["name"] for row in json.loads(TABLE.read_text())["rows"]]
     session.row("mine", "")
@@ -65,14 +83,15 @@ def reads_the_table(session):
 """
 
 
-def own_script(folder, checks, before=""):
+def own_script(folder, checks, before="", machine=None):
     """A script like run.py with checks of (function, options) of OWN_CHECKS."""
     (folder / "own_checks.py").write_text(OWN_CHECKS)
     listed = ", ".join(f"Check({f!r}, 'own_checks.{f}', **{o!r})" for f, o in checks)
     (folder / "own.py").write_text(
         f"import sys; sys.path.insert(1, {str(FOLDER)!r})\n"
         f"import check_runner; from check_runner import Check\n{before}\n"
-        f"if __name__ == '__main__': sys.exit(check_runner.main([{listed}]))\n"
+        f"machine = {machine!r} and Check('machine', f'own_checks.{machine}')\n"
+        f"if __name__ == '__main__': sys.exit(check_runner.main([{listed}], machine))\n"
     )
     return [sys.executable, folder / "own.py", "--device", "cpu", "--json", folder / "table.json"]
 
@@ -208,15 +227,87 @@ def test_a_check_dies_with_a_runner_that_is_killed(tmp_path):
         os.kill(int((tmp_path / "left.pid").read_text()), signal.SIGKILL)
 
 
-def test_wrong_arguments_are_refused():
+def test_a_line_that_is_no_message_is_one_row(tmp_path):
+    command = own_script(tmp_path, [("garbles", {}), ("passes", {})])
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = results_of(tmp_path)
+    assert [row[:2] for row in found] == [
+        ("garbles: whole", "passed"),
+        *[("garbles", "FAILED")] * 3,
+        ("garbles", "passed"),
+        ("passes", "passed"),
+    ]
+    assert found[1][2] == 'wrote what is no message: b\'{"row": "torn", "fig\''
+
+
+@pytest.mark.parametrize(
+    ("machine", "minutes", "code", "result"),
+    [("has_nothing_to_do", 1, 77, "skipped"), ("sleeps", 0.01, 1, "out of time")],
+)
+def test_where_nothing_can_run_the_table_says_so(tmp_path, machine, minutes, code, result):
+    command = own_script(tmp_path, [("passes", {}), ("hangs", {})], machine=machine)
+    done = subprocess.run([*command, "--minutes", str(minutes)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert [row[:2] for row in results_of(tmp_path)] == [
+        ("machine", result),
+        ("passes", "not reached"),
+        ("hangs", "not reached"),
+    ]
+    assert json.loads((tmp_path / "table.json").read_text())["state"] == "done"
+    assert done.stdout.endswith(f"1 {result}, 2 not reached\n")
+
+
+def test_ranks_die_with_a_runner_that_is_killed_and_the_next_one_removes_its_folder(tmp_path):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    command = own_script(tmp_path, [("starts_a_rank", {})])
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    patience = time.monotonic() + 60
+    while not (tmp_path / "left.pid").exists() or not (tmp_path / "left.pid").read_text():
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    folder = Path((tmp_path / "folder").read_text()).parent
+    assert folder.parent == temporary and is_running(tmp_path)
+
+    def next_run():
+        os.utime(folder, (0, 0))
+        own_script(tmp_path, [("passes", {})])
+        assert subprocess.run(command, stdout=subprocess.DEVNULL, env=environment).returncode == 0
+
+    try:
+        next_run()
+        assert folder.exists()  # of a run that goes on
+        process.kill()
+        process.wait()
+        while is_running(tmp_path):
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        next_run()
+        assert [*temporary.iterdir()] == []
+    finally:
+        process.kill()
+        if is_running(tmp_path):
+            os.kill(int((tmp_path / "left.pid").read_text()), signal.SIGKILL)
+
+
+def test_wrong_arguments_are_refused(tmp_path):
     for arguments, words in (
+        (["--json", ""], '--json: must name a file, got ""'),
+        (["--json", "/"], '--json: must name a file, got "/"'),
+        (["--json", tmp_path], f'--json: must name a file, got "{tmp_path}"'),
         (["--minutes", "0"], "--minutes must be greater than 0, got 0"),
         (["--only", "nonsense"], "no check has 'nonsense' in its name"),
-        (["--device", "cpu", "--json", "/nowhere/table.json"], "--json: "),
+        (
+            ["--device", "cpu", "--json", "/nowhere/table.json"],
+            "--json: /nowhere/table.json cannot be ",
+        ),
     ):
         done = run(*arguments)
         assert done.returncode == 2
         assert words in done.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 # ---- its checks ----
@@ -301,6 +392,52 @@ def test_it_works_outside_the_repository(tmp_path, h5py):
         done = run(*arguments, tmp_path / "nothing", script=script, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("--program PATH says where") >= 4
+
+
+def test_the_scripts_of_a_bundle(tmp_path):
+    """In a folder with a space in its name; checks and program are ones that say what they get."""
+    bundle = tmp_path / "a bundle"
+    for source, place in ("run.sh", "."), ("ptyle", "bin"):
+        (bundle / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / "bundle" / source, bundle / place)
+    (bundle / "gpu").mkdir()
+    (bundle / "gpu" / "run.py").write_text(
+        "import os, sys\n"
+        "print(os.environ['PYTHON'], os.environ['PYTHONPATH'], *sys.argv[1:], sep='|')\n"
+    )
+    (bundle / "libexec").mkdir()
+    (bundle / "libexec" / "ptyle").write_text('#!/bin/sh\necho "$LD_LIBRARY_PATH|$1"\n')
+    (bundle / "libexec" / "ptyle").chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+
+    def said(command, code=0, **environment):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"]} | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        return (done.stdout + done.stderr).strip()
+
+    python, path, *words = said(
+        ["a bundle/run.sh", "--quick"], PYTHON="./python", PYTHONPATH="mine"
+    ).split("|")
+    assert Path(python).is_absolute() and Path(python).samefile(sys.executable)
+    assert path == f"{bundle}/python:mine"
+    assert words == ["--program", f"{bundle}/bin/ptyle", "--quick"]
+    assert said([bundle / "run.sh"], PYTHON=sys.executable).split("|")[1] == f"{bundle}/python"
+
+    libraries, word = said(["a bundle/bin/ptyle", "x"], PYTHON=sys.executable).split("|")
+    assert f"{Path(torch.__file__).parent}/lib" in libraries.split(":") and word == "x"
+    refused = said(["a bundle/bin/ptyle"], 2, PYTHON="/bin/false")
+    assert refused == "ptyle: /bin/false must be a Python that has torch (PYTHON=... says which)"
+    (tmp_path / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    (tmp_path / "bare").chmod(0o755)
+    assert "./bare must be a Python that has torch" in said(
+        ["a bundle/bin/ptyle"], 2, PYTHON="./bare"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

@@ -19,27 +19,31 @@ def version() -> str:
 
 
 def load_cuda() -> None:
-    """Load the CUDA kernels. `import ptyle` does so where torch sees a GPU.
+    """Load the CUDA kernels. `import ptyle` does so where torch sees a GPU, and warns where it
+    cannot: the operators work on the CPU then.
 
     Raises:
         RuntimeError: ptyle was built without CUDA, or a library that CUDA needs is missing.
     """
     path = FOLDER / "libptyle_ops_cuda.so"
     if not path.exists():
-        raise RuntimeError(f"ptyle.load_cuda: {path.name} is missing: ptyle was built without CUDA")
+        raise RuntimeError(
+            f"ptyle.load_cuda: {path.name} is missing: ptyle was built without CUDA "
+            "(PTYLE_CUDA=off)"
+        )
     try:
         torch.ops.load_library(path)
-    except OSError as error:
-        raise RuntimeError(f"ptyle.load_cuda: {path.name} cannot be loaded: {error}") from error
+    except OSError as error:  # torch says which library, its cause says why
+        reason = error.__cause__ or error
+        raise RuntimeError(f"ptyle.load_cuda: {path.name} cannot be loaded: {reason}") from error
 
 
 if torch.cuda.is_available():
-    if (FOLDER / "libptyle_ops_cuda.so").exists():
+    try:
         load_cuda()
-    else:
+    except RuntimeError as error:
         warnings.warn(
-            "ptyle: torch sees a GPU, but this ptyle was built without CUDA (PTYLE_CUDA=off): its "
-            "operators work on the CPU alone",
+            f"ptyle: torch sees a GPU, but ptyle's operators work on the CPU alone: {error}",
             RuntimeWarning,
             stacklevel=1,
         )

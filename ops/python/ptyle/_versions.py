@@ -2,6 +2,8 @@
 apart from the package: it imports neither torch nor ptyle."""
 
 import importlib.metadata
+import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,17 +25,21 @@ def folder_for_torch(packages: Iterable[str]) -> Path:
     folders = {
         library.parent.name: library.parent
         for package in packages
-        for library in package.glob("lib/[0-9]*/libptyle_ops.so")
+        for library in package.glob("lib/*/libptyle_ops.so")
+        if re.fullmatch(r"[0-9]+\.[0-9]+", library.parent.name)
     }
     if not folders:
         raise ImportError(f"ptyle has no libptyle_ops.so in {packages[0] / 'lib'}")
+    versions = sorted(folders, key=lambda text: tuple(map(int, text.split("."))))
     try:
         installed = importlib.metadata.version("torch").split("+")[0]
     except importlib.metadata.PackageNotFoundError:
-        installed = "none"
+        raise ImportError(
+            f"ptyle was compiled for torch {', '.join(versions)}, but {sys.executable} has no "
+            f'torch: pip install "torch=={versions[-1]}.*"'
+        ) from None
     minor = ".".join(installed.split(".")[:2])
     if minor not in folders:
-        versions = sorted(folders, key=lambda text: tuple(map(int, text.split("."))))
         raise ImportError(
             f"ptyle was compiled for torch {', '.join(versions)}, got torch {installed}; to "
             "compile it for that, run in ptyle's source folder: "
