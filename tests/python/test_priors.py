@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
     card = files.card("regulariser", ["phase"], huber.radius)
     files.export(huber, card, folder / "huber.pt")
     plain = (folder / "film.toml").read_text()
+    plain = plain.replace("[reconstruct]\n", "[reconstruct]\nbatches = 8\n")
     (folder / "plain.toml").write_text(plain)
     (folder / "film.toml").write_text(plain + PRIOR)
     return folder

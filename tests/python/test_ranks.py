@@ -46,6 +46,7 @@ def options_of(out, iterations=4, **values):
         "output.folder": out,
         "output.png": "false",
         "reconstruct.iterations": iterations,
+        "reconstruct.batches": 8,
         "tiles.grid": "[3,3]",
         "tiles.timeout_s": 6,
     } | values

@@ -30,8 +30,11 @@ def test_the_cpp_example_is_that_of_the_outside_project():
 
 
 def test_the_configs_are_ones_that_the_program_knows():
-    config, tiles, prior = blocks("toml")
+    config, terms, tiles, prior = blocks("toml")
     assert set(tomllib.loads(config)) == {"data", "probe", "reconstruct", "output"}
+    names = {"refine", "constraint", "regulariser"}
+    assert set(tomllib.loads(terms)) == names
+    assert set(tomllib.loads(terms)["refine"]) == {"probe"}
     assert set(tomllib.loads(tiles)["tiles"]) == {"grid", "halo", "exchange"}
     (table,) = tomllib.loads(prior)["prior"]
     assert set(table) == {"file", "kind", "on", "strength", "noise", "every_batches"}

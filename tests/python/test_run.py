@@ -232,7 +232,7 @@ def test_other_updates_go_on_with_object_and_probe(star):
         error = file["history/amplitude_error"][-1]
     options += ["--set", "reconstruct.iterations=6", "--set", "reconstruct.step=0.5", "--resume"]
     said = run("run", star, *options).stderr
-    assert "updates begin anew, object and probe stay: reconstruct.step = 0.5, was 1.0" in said
+    assert "updates begin anew, unknowns stay: reconstruct.step = 0.5, was 1.0" in said
     with h5py.File(star.with_suffix("") / "result.h5") as file:
         changes = file.attrs["changes"].decode().splitlines()
         errors = file["history/amplitude_error"][()]
