@@ -1,16 +1,11 @@
 #include "driver/check/check.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <ostream>
-#include <sstream>
-#include <utility>
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/StringUtil.h>
 
 #include <ptyle/ops.h>
@@ -73,6 +68,8 @@ double halo_error(const Config& config, const Problem& problem) {
   whole_batch.reconstruct.refine = {"object"};
   whole_batch.reconstruct.optimizer = "descent";
   whole_batch.priors.clear();
+  whole_batch.regularisers.clear();
+  whole_batch.refine.clear();
   const Ranks one;
   std::vector<std::vector<at::Tensor>> gradients;
   for (const bool exact : {false, true}) {

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 
 #include <ptyle/ops.h>

@@ -1,9 +1,7 @@
 // What is doubtful about a config and its data: told by `check`, and by `run` before it begins.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>

@@ -665,7 +665,8 @@ void visit_keys(Config& c, Visitor& v) {
   };
   conditions("constraint", c.constraints, names_of(kConstraints),
              {"be greater than 0 and at most 1", [](double x) { return x > 0.0 && x <= 1.0; }},
-             "at the end of an iteration; pure_phase: amplitudes become 1");
+             "at the end of an iteration; pure_phase: amplitudes become 1 (with weight 1 the "
+             "probe's power is free then)");
   conditions("regulariser", c.regularisers, names_of(kRegularisers), positive(),
              "in every batch; tikhonov: half the sum of |O - 1|^2 over all voxels");
 
@@ -1007,10 +1008,42 @@ void check_together(const Config& c, const Source& source, const std::set<std::s
       fail(table + "noise", "must not be given for kind = \"gradient\": a regulariser takes none");
     }
   }
+  const auto check_end = [&](const std::string& table, std::int64_t start,
+                             const std::optional<std::int64_t>& end) {
+    if (!end || *end > start) return;
+    fail(table + "end", "must be greater than " + table + "start = " + std::to_string(start) +
+                            ", got " + std::to_string(*end));
+  };
+  for (const auto& [name, refine] : c.refine) {
+    check_end("refine." + name + ".", refine.start, refine.end);
+    if (optimizer.one_batch && refine.step != 1.0) {
+      fail("refine." + name + ".step",
+           "must be 1 with reconstruct.optimizer = \"" + c.reconstruct.optimizer +
+               "\", which finds its steps along a line, got " + write_number(refine.step));
+    }
+  }
+  const bool later = c.tiles.exchange_every > 1 && exchange.sums_later;
+  for (std::size_t k = 0; k < c.priors.size(); ++k) {
+    const std::string table = "prior[" + std::to_string(k) + "].";
+    check_end(table, c.priors[k].start, c.priors[k].end);
+    if (later && c.priors[k].kind != "plug-and-play") {
+      fail(table + "kind", "must be \"plug-and-play\" with tiles.exchange_every > 1, got \"" +
+                               c.priors[k].kind + "\": halos would be pulled more than once");
+    }
+  }
+  if (!c.regularisers.empty() && later) {
+    fail("tiles.exchange_every", "must be 1 with a [[regulariser]], got " +
+                                     std::to_string(c.tiles.exchange_every) +
+                                     ": halos would be pulled more than once");
+  }
+  if (!c.constraints.empty() && exchange.copies_voxels && c.tiles.voxels == "mean") {
+    fail("tiles.voxels", "must be \"copy\" with a [[constraint]], got \"mean\"");
+  }
   for (const auto& [name, list] :
        {std::pair("constraint", &c.constraints), std::pair("regulariser", &c.regularisers)}) {
     for (std::size_t k = 0; k < list->size(); ++k) {
       const std::string table = std::string(name) + "[" + std::to_string(k) + "].";
+      check_end(table, (*list)[k].start, (*list)[k].end);
       if ((*list)[k].kind.empty()) fail(table + "kind", "must be given");
       if (!c.reconstruct.refines((*list)[k].on)) {
         fail(table + "on", "must be what reconstruct.refine names, got \"" + (*list)[k].on + "\"");

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -124,10 +123,6 @@ std::vector<std::string> changed_keys(const std::string& path, const std::string
   return changes;
 }
 
-}  // namespace
-
-namespace {
-
 // Of a part of an unknown: the number of its tile, 0 for what all ranks share.
 std::string part_name(const std::string& unknown, std::int64_t part) {
   return "/unknowns/" + unknown + "/" + std::to_string(part) + "/";
@@ -142,6 +137,7 @@ void begin_updates_anew(State& state, const std::vector<std::string>& changes) {
   state.lists.clear();
   state.batch = 0;
   state.loss = state.squared_error = state.seconds = 0.0;
+  state.changed_now = changes.size();
   for (const std::string& change : changes) {
     state.changes.push_back("after iteration " + std::to_string(state.iteration) + ": " + change);
   }

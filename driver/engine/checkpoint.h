@@ -2,7 +2,6 @@
 // was killed goes on with the very bits it would have had, on any number of ranks.
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include "driver/config/config.h"

@@ -59,6 +59,12 @@ class Descent final : public Optimizer {
   bool keeps_order() const override { return true; }
   bool recovers() const override { return true; }
 
+  void changed(State& state) override {
+    state.numbers.erase("loss");
+    state.numbers.erase("first_loss");
+    state.lists["batch_errors"].clear();
+  }
+
   bool begin_iteration(State& state) override {
     state.numbers.try_emplace("step", first_step_);
     const double calm = state.numbers["calm_iterations"];
@@ -122,8 +128,11 @@ class Descent final : public Optimizer {
     }
     // after steps were taken back the loss is where it had been
     const bool went_back = std::exchange(state.numbers["went_back"], 0.0) > 0;
-    if (before > 0 && !went_back) follow_loss(state, 1 - state.loss / before);
-    const bool restart = (before > 0 && state.loss > before) || overshot(state);
+    bool all = true;  // a loss that is at rest where unknowns are says nothing of the step
+    each(state,
+         [&](const Unknown& unknown, Values&) { all = all && unknown.refined(state.iteration); });
+    if (before > 0 && !went_back && all) follow_loss(state, 1 - state.loss / before);
+    const bool restart = !all || (before > 0 && state.loss > before) || overshot(state);
     double& calm = state.numbers["calm_iterations"];
     calm = restart ? 0 : calm + 1;
     state.numbers["loss"] = state.loss;

@@ -45,9 +45,11 @@ BatchFacts batch_facts(const Batches& batches, const Problem& problem) {
 }  // namespace
 
 Needs needs_of(const Config& config) {
-  const bool light = optimizer_kind(config.reconstruct.optimizer).illuminated ||
-                     !config.priors.empty() || !config.regularisers.empty();
-  return {config.reconstruct.refines("object"), config.reconstruct.refines("probe"), light};
+  const bool light = optimizer_kind(config.reconstruct.optimizer).illuminated;
+  const bool joins = std::any_of(config.priors.begin(), config.priors.end(),
+                                 [](const auto& one) { return one.kind != "plug-and-play"; });
+  return {config.reconstruct.refines("object"), config.reconstruct.refines("probe"), light || joins,
+          light};
 }
 
 Engine::Engine(const Config& config, const Problem& problem, const Decomposition& decomposition,
@@ -65,21 +67,26 @@ Engine::Engine(const Config& config, const Problem& problem, const Decomposition
       batches_(problem.positions, config.reconstruct.batch_count(),
                static_cast<std::uint64_t>(config.reconstruct.seed), config.data.hold_out),
       sweep_(config, problem, decomposition, ranks, device, workplace_, batches_, needs_),
-      priors_(config, problem, decomposition, ranks, device),
-      optimizer_(
-          make_optimizer(config.reconstruct,
-                         relative_curvature(likelihood_, std::max(1e-30, problem.largest_count)),
-                         unknowns_, batch_facts(batches_, problem))) {
+      priors_(config, problem, decomposition, ranks, device) {
+  const double curvature = relative_curvature(likelihood_, std::max(1e-30, problem.largest_count));
+  optimizer_ =
+      make_optimizer(config.reconstruct, curvature, unknowns_, batch_facts(batches_, problem));
   priors_.try_out(problem.probe.sizes());
   if (priors_.any()) terms_.push_back(&priors_);
+  // What the data weigh at 5 % of the largest illumination, by all positions at the start.
+  const double unit = config.regularisers.empty()
+                          ? 0.0
+                          : 2 * kLeastIllumination * curvature *
+                                lighting(problem, cut_, ranks).most *
+                                power(start_probe(config, problem)) / power(problem.probe);
   for (const Config::Condition& one : config.regularisers) {
-    regularisers_.push_back(make_regulariser(one, unknowns_));
+    regularisers_.push_back(make_regulariser(one, unknowns_, unit));
     terms_.push_back(regularisers_.back().get());
   }
   for (const Config::Condition& one : config.constraints) {
     steps_.push_back(make_constraint(one, unknowns_));
   }
-  steps_.push_back(make_power_step(unknowns_));
+  steps_.push_back(make_power_step(unknowns_, config.constraints));
 }
 
 std::string Engine::fingerprint() const {
@@ -157,23 +164,22 @@ Evaluation Engine::evaluate(const State& state, std::int64_t batch, const Stop& 
                             std::int64_t next) {
   Evaluation at;
   at.batch = batch;
-  const Needs needs{needs_.object && config_.refines("object", state.iteration),
-                    needs_.probe && config_.refines("probe", state.iteration), needs_.illumination};
+  at.share = static_cast<double>(batches_.members(batch).numel()) /
+             static_cast<double>(std::max<std::int64_t>(1, positions_in_batches()));
+  Needs needs = needs_;
+  needs.object = needs.probe = false;
+  for (const auto& unknown : unknowns_) {
+    if (!unknown->refined(state.iteration)) continue;
+    needs.object = needs.object || unknown->needs().object;
+    needs.probe = needs.probe || unknown->needs().probe;
+  }
   chain(state, sweep_.gradients(state, batch, needs, next), at);
   std::optional<Joined> joined;
-  double most = 0.0;
   for (Term* term : terms_) {
     if (!term->joins(state, batches_.count())) continue;
     const Trace::Box box(trace_, "terms");
-    if (!joined) {
-      joined.emplace(workplace_.tiles.size());
-      for (const auto& unknown : unknowns_) {
-        const auto found = at.of.find(unknown->name());
-        if (!unknown->tiled() || found == at.of.end()) continue;
-        most = workplace_.maximum({most_of(*unknown, found->second).front()}).front();
-      }
-    }
-    term->add(state, batches_.count(), at, most, *joined);
+    if (!joined) joined.emplace(workplace_.tiles.size());
+    term->add(state, batches_.count(), at, *joined);
   }
   join(joined ? &*joined : nullptr, stop, at);
   return at;
@@ -311,7 +317,12 @@ bool Engine::iterate(State& state, const Stop& stop,
   std::int64_t done = 0;
   for (std::int64_t b = 0; b < state.batch; ++b) done += batches_.members(batch_at(b)).size(0);
   work_ = {};
-  if (state.batch == 0 && optimizer_->begin_iteration(state)) sweep_.changed();
+  if (state.batch == 0) {
+    if (const double now = acting(state); std::exchange(state.numbers["acting"], now) != now) {
+      optimizer_->changed(state);
+    }
+    if (optimizer_->begin_iteration(state)) sweep_.changed();
+  }
   while (state.batch < batches_.count()) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t batch = batch_at(state.batch);
@@ -340,6 +351,18 @@ bool Engine::iterate(State& state, const Stop& stop,
   return true;
 }
 
+double Engine::acting(const State& state) const {
+  double code = 1, digit = 2;
+  const auto add = [&](bool acts) {
+    code += acts ? digit : 0;
+    digit *= 2;
+  };
+  for (const auto& unknown : unknowns_) add(unknown->refined(state.iteration));
+  for (const Config::Condition& one : config_.regularisers) add(one.due(state.iteration));
+  for (const Config::Condition& one : config_.constraints) add(one.due(state.iteration - 1));
+  return code;
+}
+
 void Engine::close_iteration(State& state) {
   if (batches_.held_out().numel() > 0) {
     work_.held_out_error = sweep_.error(state, batches_.count(), Likelihood::kAmplitude);
@@ -362,7 +385,7 @@ bool Engine::exchange_is_due(const State& state) const {
 }
 
 void Engine::follow_others(State& state, const Evaluation& at) {
-  if (!config_.refines("object", state.iteration)) return;
+  if (at.of.find("object") == at.of.end()) return;
   sweep_.keep_own(state);
   if (!exchange_is_due(state)) return;
   Evaluation others = at;

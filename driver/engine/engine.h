@@ -103,6 +103,8 @@ class Engine {
   // A loss is known only before an update; nothing that is not finite may become a checkpoint.
   void check_finite(const State& state) const;
   void close_iteration(State& state);
+  // Which unknowns, regularisers and constraints shape an iteration's loss, as a number.
+  double acting(const State& state) const;
 
   const Config& config_;
   const Problem& problem_;

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "driver/engine/optimizer.h"
@@ -132,6 +131,8 @@ class Lbfgs final : public Optimizer {
       }
     }
   }
+
+  void changed(State& state) override { forget(state); }
 
  private:
   static std::string name(const char* what, std::int64_t k) {

@@ -26,7 +26,8 @@ struct Evaluation {
   double loss = 0.0;                 // of all tiles, with what terms add
   double squared_error = 0.0;        // sum of (sqrt(I) - sqrt(n))^2, of all tiles
   std::map<std::string, Slopes> of;  // by name, of what is refined in this iteration
-  double curvature = 0.0;  // of what terms add, with respect to each element of the object
+  double share = 1.0;                // of the positions that an iteration works on
+  double curvature = 0.0;  // of what terms add, with respect to each element of their unknown
   // What other tiles found since the last exchange, behind an update by the tile's own gradients.
   bool follows = false;
 };
@@ -44,6 +45,8 @@ class Optimizer {
   virtual bool keeps_order() const { return false; }
   // Whether update() takes a loss that is not finite.
   virtual bool recovers() const { return false; }
+  // Another function is minimised from now on: its losses are no measure of those before.
+  virtual void changed(State&) {}
   // Before the first batch of an iteration. True where that moved a tiled unknown.
   virtual bool begin_iteration(State&) { return false; }
   // Updates what `at` has slopes of. `evaluate` computes the batch anew at the state's present

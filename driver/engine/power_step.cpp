@@ -8,10 +8,14 @@ namespace {
 
 class PowerStep final : public Step {
  public:
-  explicit PowerStep(const Unknowns& unknowns) : unknowns_(unknowns) {}
+  PowerStep(const Unknowns& unknowns, const std::vector<Config::Condition>& constraints)
+      : unknowns_(unknowns), constraints_(constraints) {}
 
   bool due(const State& state, std::int64_t batches) const override {
     if (state.batch < batches) return false;
+    for (const Config::Condition& one : constraints_) {
+      if (one.on == "object" && one.weight == 1.0 && one.due(state.iteration)) return false;
+    }
     for (const auto& unknown : unknowns_) {
       const bool one_of_two = unknown->name() == "object" || unknown->name() == "probe";
       if (one_of_two && !unknown->refined(state.iteration)) return false;
@@ -33,12 +37,14 @@ class PowerStep final : public Step {
 
  private:
   const Unknowns& unknowns_;
+  const std::vector<Config::Condition>& constraints_;
 };
 
 }  // namespace
 
-std::unique_ptr<Step> make_power_step(const Unknowns& unknowns) {
-  return std::make_unique<PowerStep>(unknowns);
+std::unique_ptr<Step> make_power_step(const Unknowns& unknowns,
+                                      const std::vector<Config::Condition>& constraints) {
+  return std::make_unique<PowerStep>(unknowns, constraints);
 }
 
 }  // namespace ptyle::driver

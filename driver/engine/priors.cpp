@@ -136,10 +136,10 @@ double noise_of(const Config::Prior& settings, const PriorCard& card, double cou
   return std::clamp(counting_noise, card.least_noise, card.most_noise);
 }
 
-double counting_noise(const Problem& problem, const Decomposition& cut, const Ranks& ranks) {
+Lighting lighting(const Problem& problem, const Decomposition& cut, const Ranks& ranks) {
   const OneThread one_thread;
   const auto tiles = static_cast<std::int64_t>(cut.tiles.size());
-  at::Tensor sums = at::zeros({2, tiles}, at::kDouble);
+  at::Tensor sums = at::zeros({3, tiles}, at::kDouble);
   const double* p = problem.positions.const_data_ptr<double>();
   for (const std::int64_t number : cut.tiles_of_rank(ranks.rank())) {
     const Rectangle& area = cut.tiles[static_cast<std::size_t>(number)].owned;
@@ -160,11 +160,16 @@ double counting_noise(const Problem& problem, const Decomposition& cut, const Ra
                                  .to(at::kDouble);
     sums.select(0, 0).select(0, number).copy_(light.sum());
     sums.select(0, 1).select(0, number).copy_(light.square().sum());
+    sums.select(0, 2).select(0, number).copy_(light.max());
   }
   ranks.gather(sums);
-  const double sum = total(sums[0]), square = total(sums[1]);
+  return {total(sums[0]), total(sums[1]), tiles > 0 ? sums[2].max().item<double>() : 0.0};
+}
+
+double counting_noise(const Problem& problem, const Decomposition& cut, const Ranks& ranks) {
+  const Lighting light = lighting(problem, cut, ranks);
   const auto slices = static_cast<double>(std::max<std::int64_t>(1, problem.object_shape[0]));
-  return square > 0 ? std::sqrt(sum / square / slices) : 0.0;
+  return light.squares > 0 ? std::sqrt(light.sum / light.squares / slices) : 0.0;
 }
 
 std::vector<std::string> too_much_noise(const Config& config, double counting_noise) {
@@ -275,7 +280,8 @@ void Priors::try_out(at::IntArrayRef probe) const {
 bool Priors::uses(const One& one, std::int64_t iteration, std::int64_t done, std::int64_t batches,
                   bool replaces) const {
   if (one.replaces() != replaces || iteration < one.settings.start ||
-      iteration >= one.settings.end.value_or(iteration + 1)) {
+      iteration >= one.settings.end.value_or(iteration + 1) ||
+      !config_.refines(one.settings.on == "probe" ? "probe" : "object", iteration)) {
     return false;
   }
   const std::int64_t every = one.settings.every_batches > 0 ? one.settings.every_batches : batches;
@@ -290,7 +296,7 @@ bool Priors::any_uses(const State& state, std::int64_t batches, bool replaces) c
 }
 
 bool Priors::joins(const State& state, std::int64_t batches) const {
-  return config_.refines("object", state.iteration) && any_uses(state, batches, false);
+  return any_uses(state, batches, false);
 }
 
 bool Priors::due(const State& state, std::int64_t batches) const {
@@ -464,9 +470,22 @@ void Priors::apply_to_probe(One& one, State& state) const {
   ranks_.broadcast(state.probe());
 }
 
-void Priors::add(const State& state, std::int64_t batches, Evaluation& at, double most,
-                 Joined& joined) {
+double Priors::most_illumination(const Slopes& object) const {
+  double most = 0.0;
+  for (std::size_t k = 0; k < mine_.size(); ++k) {
+    const Tile& tile = cut_.tiles[static_cast<std::size_t>(mine_[k])];
+    if (tile.owned.empty()) continue;
+    const at::Tensor owned = cut_out(object.illumination[k], tile.updated, tile.owned);
+    most = std::max(most, largest_by_plane(owned).front());
+  }
+  const at::Tensor all = as_tensor(std::vector<double>{most});
+  ranks_.maximum(all);
+  return as_vector(all).front();
+}
+
+void Priors::add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) {
   const Slopes& object = at.of.at("object");
+  const double most = most_illumination(object);
   const auto now = [&](const auto& one) {
     return uses(*one, state.iteration, state.batch, batches, false);
   };

@@ -30,6 +30,13 @@ namespace ptyle::driver {
 std::unique_ptr<Prior> load_prior(const Config& config, std::size_t number,
                                   const Decomposition& cut, const at::Device& device);
 
+// Of all pixels of the object, lit by the guess of the probe at all positions: sum of the
+// illumination, of its square, and the largest. The same on every rank.
+struct Lighting {
+  double sum = 0.0, squares = 0.0, most = 0.0;
+};
+Lighting lighting(const Problem& problem, const Decomposition& cut, const Ranks& ranks);
+
 // What counting leaves in a phase, radians: 1 / sqrt(N), N the counts that light a pixel of the
 // object, sum(I^2) / sum(I) over its illumination I, so that no edge of the scan has to be drawn.
 // Twice what the best of measurements could reach, and what reconstructions of few counts have.
@@ -65,8 +72,7 @@ class Priors final : public Term, public Step {
   // kind = "red" | "gradient": adds to the gradients of what each tile updates of the object.
   // Strengths are in units of what the data weighs at 5 % of the largest illumination.
   bool joins(const State& state, std::int64_t batches) const override;
-  void add(const State& state, std::int64_t batches, Evaluation& at, double most_illumination,
-           Joined& joined) override;
+  void add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) override;
 
   // kind = "plug-and-play": moves object and probe towards what the prior makes of them. In frames
   // what is not `updated` is stale afterwards as after any update.
@@ -100,6 +106,8 @@ class Priors final : public Term, public Step {
   void add_gradient(One& one, const State& state, const std::vector<at::Tensor>& data,
                     const std::vector<at::Tensor>& gradients, double scale, bool first,
                     Joined& joined);
+  // The largest of what lights the first slice in the batch, of all tiles.
+  double most_illumination(const Slopes& object) const;
 
   const Config& config_;
   const Decomposition& cut_;

@@ -15,7 +15,7 @@ class PurePhaseStep final : public Step {
   }
   void act(State& state, std::int64_t, Optimizer&) override {
     for (const auto& unknown : unknowns_) {
-      if (unknown->name() != settings_.on) continue;
+      if (unknown->name() != settings_.on || !unknown->refined(state.iteration)) continue;
       const Values& values = state.unknowns.at(settings_.on);
       for (std::size_t k = 0; k < values.parts.size(); ++k) {
         pure_phase(unknown->updated(values.parts[k], k), settings_.weight);
@@ -30,7 +30,7 @@ class PurePhaseStep final : public Step {
 
 }  // namespace
 
-std::unique_ptr<Step> make_constraint(const Config::Condition& settings, const Unknowns& unknowns) {
+std::unique_ptr<Step> make_pure_phase(const Config::Condition& settings, const Unknowns& unknowns) {
   return std::make_unique<PurePhaseStep>(settings, unknowns);
 }
 

@@ -39,6 +39,7 @@ class Object final : public Unknown {
     return parts;
   }
 
+  Needs needs() const override { return {.object = true}; }
   Slopes slopes(const KernelGradients& kernel) const override {
     Slopes found;
     for (std::size_t k = 0; k < kernel.object.size(); ++k) {
@@ -73,7 +74,8 @@ class Object final : public Unknown {
       const double most = slopes.most[s];
       const double all = first ? most * done / stride.here : before[s];
       // A term's curvature w beside the data's, 2 I.
-      floors.push_back(floor * (most + options.share * all) + stride.terms / 2);
+      floors.push_back(floor * (most + options.share * all) +
+                       stride.terms / (2 * stride.curvature));
     }
     Values& values = state.unknowns.at(name());
     for (std::size_t k = 0; k < slopes.gradients.size(); ++k) {
@@ -91,10 +93,9 @@ class Object final : public Unknown {
 
   // The iteration's illumination becomes E_s.
   void end_iteration(State& state, bool taken_back) const override {
-    state.numbers["positions_done"] = 0;
+    if (std::exchange(state.numbers["positions_done"], 0.0) == 0) return;  // it did not move
     std::vector<double> most(static_cast<std::size_t>(slices()), 0.0);
     Values& values = state.unknowns.at(name());
-    if (values.memory.front().count("illumination_sum") == 0) return;  // not refined yet
     for (std::size_t k = 0; k < values.memory.size(); ++k) {
       Memory& memory = values.memory[k];
       at::Tensor& sum = memory.at("illumination_sum");

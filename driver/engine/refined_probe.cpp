@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ATen/ops/ones.h>
@@ -33,6 +32,7 @@ class Probe final : public Unknown {
     return {start_probe(config_, problem_).to(like_.device())};
   }
 
+  Needs needs() const override { return {.probe = true}; }
   Slopes slopes(const KernelGradients& kernel) const override {
     Slopes found{{kernel.probe}, {}, {}};
     if (kernel.probe_illumination.defined()) {

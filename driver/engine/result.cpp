@@ -1,10 +1,8 @@
 #include "driver/engine/result.h"
 
-#include <algorithm>
 #include <optional>
 #include <vector>
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 

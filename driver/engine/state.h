@@ -45,6 +45,7 @@ struct State {
   // What was changed on a restart, a line each: "after iteration 12: reconstruct.step = 0.5,
   // was 1.0".
   std::vector<std::string> changes;
+  std::size_t changed_now = 0;  // of these, on the restart that made this state
 
   // What every model takes.
   at::Tensor& object(std::size_t tile) { return unknowns.at("object").parts[tile]; }

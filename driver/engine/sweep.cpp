@@ -176,7 +176,7 @@ double Sweep::bytes(const Config& config, const Problem& problem, const Decompos
       if (needs.illumination) numbers += pixels * static_cast<double>(slices) / 2;
     }
     // the probe's gradient, and what divides it
-    numbers += static_cast<double>(problem.probe.numel() * (needs.illumination ? 2 : 1));
+    numbers += static_cast<double>(problem.probe.numel() * (needs.probe_illumination ? 2 : 1));
   }
   return unit * (numbers + static_cast<double>(planes * exchange_pixels(cut, rank)));
 }
@@ -348,7 +348,7 @@ KernelGradients Sweep::gradients(const State& state, std::int64_t batch, const N
   KernelGradients found;
   if (needs.probe) {
     const Trace::Box box(trace_, "sum the probe's gradient");
-    if (needs.illumination) {
+    if (needs.probe_illumination) {
       const std::vector<TileBatch>& tiles = plan_[static_cast<std::size_t>(batch)];
       std::vector<at::Tensor> lit(tiles.size());
       for (std::size_t k = 0; k < tiles.size(); ++k) {

@@ -50,12 +50,6 @@ inline std::int64_t block_positions(std::int64_t pattern_bytes, std::int64_t pat
   return count;
 }
 
-// What is asked of the kernels.
-struct Needs {
-  bool object = false, probe = false;  // gradients
-  bool illumination = false;           // of what gradients are asked of
-};
-
 class Sweep {
  public:
   // All of them must outlive it. `problem` holds the patterns of this rank's tiles; needs: the

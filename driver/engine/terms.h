@@ -1,7 +1,7 @@
 // What acts on the unknowns besides the data. A Term adds to loss and gradients of a batch: RED and
 // gradient priors, regularisers. A Step acts between two updates: the probe's power, plug-and-play
-// priors, constraints. Each works on what a tile owns, or on halos that it has refreshed, so that
-// any tiling gives the same result to rounding, and any ranks the same bits.
+// priors, constraints. Each works on what a tile updates, so that with exact halos any tiling gives
+// the same result to rounding, and any ranks the same bits.
 #pragma once
 
 #include <cstdint>
@@ -29,9 +29,7 @@ class Term {
   // Whether it joins the batch that comes next, of so many in an iteration.
   virtual bool joins(const State& state, std::int64_t batches) const = 0;
   // Adds to the gradients in `at`, and to what it tells of itself.
-  // most_illumination: the largest of what lights the first slice, of all tiles.
-  virtual void add(const State& state, std::int64_t batches, Evaluation& at,
-                   double most_illumination, Joined& joined) = 0;
+  virtual void add(const State& state, std::int64_t batches, Evaluation& at, Joined& joined) = 0;
 };
 
 class Step {
@@ -42,12 +40,19 @@ class Step {
   virtual void act(State& state, std::int64_t batches, Optimizer& optimizer) = 0;
 };
 
-// Of [[constraint]] and [[regulariser]] tables.
+// Of [[constraint]] and [[regulariser]] tables. unit: a weight of 1, for all positions. A new kind
+// is a file, a line in terms.cpp's table and its name in config/modes.h.
 std::unique_ptr<Step> make_constraint(const Config::Condition& settings, const Unknowns& unknowns);
-std::unique_ptr<Term> make_regulariser(const Config::Condition& settings, const Unknowns& unknowns);
+std::unique_ptr<Term> make_regulariser(const Config::Condition& settings, const Unknowns& unknowns,
+                                       double unit);
+std::unique_ptr<Step> make_pure_phase(const Config::Condition& settings, const Unknowns& unknowns);
+std::unique_ptr<Term> make_tikhonov(const Config::Condition& settings, const Unknowns& unknowns,
+                                    double unit);
 
 // Keeps the probe's power at its start by one scalar at the end of an iteration, moved into the
-// object: where both are refined, only their product is measured.
-std::unique_ptr<Step> make_power_step(const Unknowns& unknowns);
+// object: where both are refined, only their product is measured, unless a constraint says what
+// the object's amplitudes are.
+std::unique_ptr<Step> make_power_step(const Unknowns& unknowns,
+                                      const std::vector<Config::Condition>& constraints);
 
 }  // namespace ptyle::driver

@@ -8,21 +8,18 @@ namespace {
 
 class Tikhonov final : public Term {
  public:
-  Tikhonov(const Config::Condition& settings, const Unknowns& unknowns)
-      : settings_(settings), unknowns_(unknowns) {}
+  Tikhonov(const Config::Condition& settings, const Unknowns& unknowns, double unit)
+      : settings_(settings), unknowns_(unknowns), unit_(unit) {}
 
   bool joins(const State& state, std::int64_t) const override {
     return settings_.due(state.iteration);
   }
-  // The likelihood's second derivative with respect to a pixel is 2 I: of the data at 5 % of the
-  // largest illumination, weight 1 is as much.
-  void add(const State& state, std::int64_t, Evaluation& at, double most_illumination,
-           Joined& joined) override {
-    const double weight = 2 * settings_.weight * kLeastIllumination * most_illumination;
-    at.curvature += weight;
+  void add(const State& state, std::int64_t, Evaluation& at, Joined& joined) override {
+    const double weight = settings_.weight * unit_ * at.share;
     for (const auto& unknown : unknowns_) {
       const auto found = at.of.find(unknown->name());
       if (unknown->name() != settings_.on || found == at.of.end()) continue;
+      at.curvature += weight;
       for (std::size_t k = 0; k < found->second.gradients.size(); ++k) {
         const at::Tensor x = unknown->updated(state.unknowns.at(settings_.on).parts[k], k);
         pull_to_vacuum(found->second.gradients[k], x, weight);
@@ -34,13 +31,14 @@ class Tikhonov final : public Term {
  private:
   const Config::Condition& settings_;
   const Unknowns& unknowns_;
+  double unit_;
 };
 
 }  // namespace
 
-std::unique_ptr<Term> make_regulariser(const Config::Condition& settings,
-                                       const Unknowns& unknowns) {
-  return std::make_unique<Tikhonov>(settings, unknowns);
+std::unique_ptr<Term> make_tikhonov(const Config::Condition& settings, const Unknowns& unknowns,
+                                    double unit) {
+  return std::make_unique<Tikhonov>(settings, unknowns, unit);
 }
 
 }  // namespace ptyle::driver

@@ -1,8 +1,5 @@
 #include "driver/engine/unknown.h"
 
-#include <algorithm>
-
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "driver/engine/vectors.h"

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -39,6 +38,12 @@ struct Workplace {
   std::function<double(const std::vector<double>&)> sum;
   // The largest of each number over all ranks.
   std::function<std::vector<double>(std::vector<double>)> maximum;
+};
+
+// What is asked of the kernels.
+struct Needs {
+  bool object = false, probe = false;                     // gradients
+  bool illumination = false, probe_illumination = false;  // of these, where they are asked for
 };
 
 // What the kernels give for a batch: complete, by tile, in their frames; of all tiles. Empty or
@@ -106,7 +111,8 @@ class Unknown {
   double power(const Values& values) const;  // sum of |x|^2
 
   // ---- updates ----
-  // By the chain rule from what the kernels give.
+  // Which gradients of the kernels it is made of, and by the chain rule its own from them.
+  virtual Needs needs() const = 0;
   virtual Slopes slopes(const KernelGradients& kernel) const = 0;
   // What of it acts on the same wave: so many moves add up.
   virtual double shares() const { return 1.0; }

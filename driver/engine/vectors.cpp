@@ -7,7 +7,6 @@
 #include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include "csrc/updates.h"
@@ -22,9 +21,11 @@ constexpr std::int64_t kGrain =
 
 template <typename Work>
 auto with_real_type(const at::Tensor& tensor, const Work& work) {
-  return at::toRealValueType(tensor.scalar_type()) == at::kFloat
-             ? work.template operator()<float>()
-             : work.template operator()<double>();
+  if (at::toRealValueType(tensor.scalar_type()) == at::kFloat) {
+    return work.template operator()<float>();
+  } else {
+    return work.template operator()<double>();
+  }
 }
 
 // [planes, rows, columns], or [rows, columns] shared by all planes.
@@ -155,7 +156,6 @@ std::vector<double> largest_by_plane(const at::Tensor& image) {
             static_cast<double>(*std::max_element(lane.begin(), lane.end()));
       }
     });
-    return 0;
   });
   return most;
 }
@@ -172,21 +172,18 @@ void add_scaled(at::Tensor y, double factor, const at::Tensor& x) {
   with_real_type(y, [&]<typename T>() {
     apply<T>(y, AddScaled<T>{image_of<Complex<T>>(y), image_of<const Complex<T>>(x),
                              static_cast<T>(factor)});
-    return 0;
   });
 }
 
 void scale(at::Tensor y, double factor) {
   with_real_type(y, [&]<typename T>() {
     apply<T>(y, Scale<T>{image_of<Complex<T>>(y), static_cast<T>(factor)});
-    return 0;
   });
 }
 
 void multiply(at::Tensor y, const at::Tensor& weight) {
   with_real_type(y, [&]<typename T>() {
     apply<T>(y, Multiply<T>{image_of<Complex<T>>(y), image_of<const T>(weight)});
-    return 0;
   });
 }
 
@@ -197,7 +194,6 @@ at::Tensor preconditioner(const at::Tensor& illumination, const std::vector<doub
   with_real_type(illumination, [&]<typename T>() {
     apply<T>(weight, Precondition<T>{image_of<const T>(illumination), image_of<const T>(floor),
                                      image_of<T>(weight), static_cast<T>(step)});
-    return 0;
   });
   return weight;
 }
@@ -213,7 +209,6 @@ void illuminated_step(at::Tensor x, const at::Tensor& gradient, const at::Tensor
                                    image_of<T>(sum), static_cast<T>(options.step),
                                    static_cast<T>(options.share), static_cast<T>(options.amplitude),
                                    static_cast<T>(options.longest)});
-    return 0;
   });
 }
 
@@ -221,7 +216,6 @@ void extrapolate(at::Tensor x, at::Tensor begin, const at::Tensor& last, double 
   with_real_type(x, [&]<typename T>() {
     apply<T>(x, Extrapolate<T>{image_of<Complex<T>>(x), image_of<Complex<T>>(begin),
                                image_of<const Complex<T>>(last), static_cast<T>(beta)});
-    return 0;
   });
 }
 
@@ -237,7 +231,6 @@ void pull_to_vacuum(at::Tensor gradient, const at::Tensor& x, double weight) {
   with_real_type(x, [&]<typename T>() {
     apply<T>(gradient, PullToVacuum<T>{image_of<Complex<T>>(gradient),
                                        image_of<const Complex<T>>(x), static_cast<T>(weight)});
-    return 0;
   });
 }
 
@@ -250,7 +243,6 @@ double distance_to_vacuum(const at::Tensor& x) {
 void pure_phase(at::Tensor x, double share) {
   with_real_type(x, [&]<typename T>() {
     apply<T>(x, PurePhase<T>{image_of<Complex<T>>(x), static_cast<T>(share)});
-    return 0;
   });
 }
 
@@ -264,7 +256,6 @@ void adam(at::Tensor x, at::Tensor first, at::Tensor second, const at::Tensor& g
                          image_of<const Complex<T>>(gradient), T(kBeta1), T(kBeta2), T(kEpsilon),
                          static_cast<T>(rate / (1 - std::pow(kBeta1, steps))),
                          static_cast<T>(1 / (1 - std::pow(kBeta2, steps)))});
-    return 0;
   });
 }
 

@@ -25,8 +25,9 @@ at::Tensor as_tensor(const std::vector<Number>& values) {
   return tensor;
 }
 inline std::vector<double> as_vector(const at::Tensor& numbers) {
-  const double* first = numbers.const_data_ptr<double>();
-  return {first, first + numbers.numel()};
+  const at::Tensor dense = numbers.contiguous();
+  const double* first = dense.const_data_ptr<double>();
+  return {first, first + dense.numel()};
 }
 
 // Their sum, in order; float64.

@@ -9,6 +9,7 @@
 #include <ATen/TensorOperators.h>
 
 #include "driver/check/doubts.h"
+#include "driver/engine/vectors.h"
 #include "driver/io/pixels.h"
 #include "driver/words.h"
 
@@ -30,12 +31,6 @@ double most_noise(const Problem& problem) {
 
 std::size_t place_of_least(const std::vector<double>& errors) {
   return static_cast<std::size_t>(std::min_element(errors.begin(), errors.end()) - errors.begin());
-}
-
-std::vector<double> as_vector(const at::Tensor& tensor) {
-  const at::Tensor dense = tensor.contiguous();
-  const double* values = dense.const_data_ptr<double>();
-  return {values, values + dense.numel()};
 }
 
 double median(std::vector<double> values) {

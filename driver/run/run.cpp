@@ -18,7 +18,6 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 
@@ -395,11 +394,10 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     if (ranks.first()) {
       log_info() << "resuming " << checkpoint << " after iteration " << state.iteration
                  << (state.batch > 0 ? " and " + words::counted(state.batch, "batch") : "");
-      const std::string now = "after iteration " + std::to_string(state.iteration) + ": ";
-      for (const std::string& change : state.changes) {
-        if (change.starts_with(now)) {
-          log_info() << "updates begin anew, unknowns stay: " << change.substr(now.size());
-        }
+      for (std::size_t k = state.changes.size() - state.changed_now; k < state.changes.size();
+           ++k) {
+        const std::string& change = state.changes[k];
+        log_info() << "updates begin anew, unknowns stay: " << change.substr(change.find(": ") + 2);
       }
       if (state.iteration >= config.reconstruct.iterations) {
         log_warning() << "reconstruct.iterations = " << config.reconstruct.iterations

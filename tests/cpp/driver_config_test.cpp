@@ -428,6 +428,18 @@ TEST(Config, ConditionsAreTablesOfTheirOwn) {
   expect_words(refusal(text, {"constraint[0].weight=2"}), {"at most 1", "2"});
   expect_words(refusal(text, {"reconstruct.refine=[\"probe\"]"}),
                {"constraint[0].on", "reconstruct.refine", "object"});
+  expect_words(refusal(text, {"refine.probe.end=2"}),
+               {"refine.probe.end", "greater than refine.probe.start = 2", "2"});
+  expect_words(refusal(text, {"regulariser[0].end=0"}), {"regulariser[0].end", "greater than"});
+  expect_words(refusal(text, {"reconstruct.optimizer=lbfgs"}),
+               {"refine.probe.step", "lbfgs", "0.5"});
+  expect_words(refusal(text, {"tiles.exchange=passes", "tiles.exchange_every=2"}),
+               {"tiles.exchange_every", "[[regulariser]]", "2"});
+  expect_words(refusal(text, {"tiles.exchange=voxels", "tiles.voxels=mean"}),
+               {"tiles.voxels", "[[constraint]]", "mean"});
+  expect_words(refusal(std::string(kLeast) + "\n[[prior]]\nfile = \"a\"\nkind = \"red\"\n",
+                       {"tiles.exchange=passes", "tiles.exchange_every=2"}),
+               {"prior[0].kind", "plug-and-play", "red"});
   expect_words(refusal(std::string(kLeast) + "\n[constraint]\nkind = \"pure_phase\"\n"),
                {"[[constraint]]"});
 }

@@ -159,8 +159,9 @@ TEST_F(PriorFiles, WhereAnAmplitudeVanishesNothingGrows) {
     Evaluation at;
     Slopes& slopes = at.of["object"];
     slopes.gradients = {at::zeros_like(state.object(0))};
+    slopes.illumination = {at::full_like(phase, 3.0)};
     Joined joined(1);
-    priors.add(state, 1, at, 3.0, joined);
+    priors.add(state, 1, at, joined);
     return slopes.gradients[0].abs();
   };
   const at::Tensor bright = slope_of(at::ones_like(phase)), faint = slope_of(amplitude);

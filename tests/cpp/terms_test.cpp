@@ -30,7 +30,6 @@ TEST(Constraint, PurePhaseHoldsInTheResultOnAnyTilesAndRanks) {
     const Answer free = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 3);
     EXPECT_GT((free.object.abs() - 1).abs().max().item<double>(), 1e-3);
     config.constraints = {condition("pure_phase")};
-    config.reconstruct.refine = {"object"};  // else the power's factor is moved into it afterwards
     const Answer whole = tiled(config, problem, 1, {Pair{1, 1}, std::nullopt, "direct", 0}, 3);
     EXPECT_LT((whole.object.abs() - 1).abs().max().item<double>(), 1e-12);
     EXPECT_LT(whole.loss.back(), whole.loss.front());
@@ -115,6 +114,58 @@ TEST(Regulariser, ReconstructionsOnTilesAreTheWholeOne) {
     const Answer vacuum = tiled(config, problem, 1, options, 10);
     EXPECT_LT((vacuum.object - 1).abs().max().item<double>(), 1e-3) << optimizer;
   }
+}
+
+// The weight is that of all positions: in how many batches they come is of no account.
+TEST(Regulariser, HasTheSameWeightInAnyBatchesAndLikelihood) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  const auto weight = [&](const std::string& likelihood, int64_t batches) {
+    Config config = config_of("descent", "double");
+    config.reconstruct.likelihood = likelihood;
+    config.reconstruct.batches = batches;
+    Whole plain(config, problem);
+    config.regularisers = {condition("tikhonov", 0.3)};
+    Whole with(config, problem);
+    State state = plain.engine.start();
+    state.object(0).mul_(2.0);
+    return (with.engine.owned_gradients(state)[0] - plain.engine.owned_gradients(state)[0])
+        .abs()
+        .max()
+        .item<double>();
+  };
+  const double all = weight("amplitude", 1);
+  EXPECT_NEAR(weight("amplitude", 4) / all, 0.25, 1e-6);
+  EXPECT_NEAR(weight("poisson", 1) / all, 2.0, 1e-6);
+  EXPECT_NEAR(weight("gaussian", 1) / all, 4 * problem.largest_count, 1e-5 * problem.largest_count);
+}
+
+// Losses with and without a term are no measure of one another.
+TEST(Regulariser, InEveryOtherIterationIsNoReasonToTakeStepsBack) {
+  const Problem problem = make_problem(1, 16, 6, 1.5);
+  Config config = config_of("descent");
+  config.regularisers = {condition("tikhonov", 5.0)};
+  config.regularisers[0].every = 2;
+  config.constraints = {condition("pure_phase")};
+  config.constraints[0].every = 3;
+  const State state = reconstruct(config, problem, 40);
+  EXPECT_EQ(state.number("taken_back"), 0);
+  EXPECT_LT(state.history.amplitude_error.back(), state.history.amplitude_error.front());
+}
+
+TEST(Refine, AnIterationAtRestKeepsWhatIsKnownOfTheLight) {
+  const Problem problem = make_problem(2, 16, 6, 1.5);
+  Config config = config_of("descent");
+  config.refine["object"].start = 3;
+  config.refine["object"].every = 2;
+  Whole whole(config, problem);
+  State state = whole.engine.start();
+  for (int k = 0; k < 3; ++k) whole.engine.iterate(state, kNeverStop, kIgnore);
+  EXPECT_EQ(state.number("step"), config.reconstruct.step) << "nothing tells that it was too long";
+  whole.engine.iterate(state, kNeverStop, kIgnore);
+  const std::vector<double> known = state.lists.at("most_illumination");
+  EXPECT_GT(known.at(0), 0.0);
+  whole.engine.iterate(state, kNeverStop, kIgnore);
+  EXPECT_EQ(state.lists.at("most_illumination"), known);
 }
 
 TEST(Refine, HappensInTheIterationsOfItsTable) {
