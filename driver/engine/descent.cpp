@@ -128,11 +128,12 @@ class Descent final : public Optimizer {
     }
     // after steps were taken back the loss is where it had been
     const bool went_back = std::exchange(state.numbers["went_back"], 0.0) > 0;
-    bool all = true;  // a loss that is at rest where unknowns are says nothing of the step
-    each(state,
-         [&](const Unknown& unknown, Values&) { all = all && unknown.refined(state.iteration); });
-    if (before > 0 && !went_back && all) follow_loss(state, 1 - state.loss / before);
-    const bool restart = !all || (before > 0 && state.loss > before) || overshot(state);
+    bool rests = false;  // a loss that falls little without the object says nothing of the step
+    each(state, [&](const Unknown& unknown, Values&) {
+      rests = rests || (unknown.tiled() && !unknown.refined(state.iteration));
+    });
+    if (before > 0 && !went_back && !rests) follow_loss(state, 1 - state.loss / before);
+    const bool restart = rests || (before > 0 && state.loss > before) || overshot(state);
     double& calm = state.numbers["calm_iterations"];
     calm = restart ? 0 : calm + 1;
     state.numbers["loss"] = state.loss;
