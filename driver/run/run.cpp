@@ -356,8 +356,8 @@ std::string kept(const std::string& folder, std::int64_t iteration, bool checkpo
 }
 
 // Everything after the ranks have met, on each of them.
-void reconstruct(const Config& config, const RunOptions& options, Problem& problem,
-                 Decomposition& cut, const Ranks& ranks, const at::Device& device) {
+void reconstruct(Config config, const RunOptions& options, Problem& problem, Decomposition& cut,
+                 const Ranks& ranks, const at::Device& device, bool auto_batches) {
   const c10::DeviceGuard here(device);
   if (!device.is_cpu()) {
     at::globalContext().setDeterministicAlgorithms(config.reconstruct.deterministic,
@@ -370,6 +370,9 @@ void reconstruct(const Config& config, const RunOptions& options, Problem& probl
     const OneThread one_thread;
     share_statistics(config, problem, cut, ranks);
     summarise_patterns(config, problem);
+    // of the frames that take part after all
+    if (auto_batches) config.reconstruct.batches.reset();
+    settle_updates(config, problem);
   }
   if (ranks.first()) tell_what_was_found(problem);
   Engine engine(config, problem, cut, ranks, device);
@@ -563,6 +566,7 @@ void run(Config config, const RunOptions& options) {
   Problem problem;
   Decomposition cut;
   at::Device device = at::kCPU;
+  bool auto_batches = false;
   try {
     device = choose_device(config);
     const std::string& folder = config.output.folder;
@@ -586,6 +590,7 @@ void run(Config config, const RunOptions& options) {
     problem = load_geometry(config, [&](const Problem& outline) {
       if (can_tell) refuse_too_much_memory(config, outline, cut_up(outline), launch, device);
     });
+    auto_batches = !config.reconstruct.batches;
     settle_updates(config, problem);
     cut = cut_up(problem);
     config.tiles.grid = IntegerPair{cut.grid.rows(), cut.grid.columns()};
@@ -597,7 +602,7 @@ void run(Config config, const RunOptions& options) {
   }
   if (launch.size == 1) {
     try {
-      reconstruct(config, options, problem, cut, Ranks(), device);
+      reconstruct(config, options, problem, cut, Ranks(), device, auto_batches);
     } catch (...) {
       if (options.overwrite) settle_after_failure(config.output.folder);
       throw;
@@ -622,7 +627,7 @@ void run(Config config, const RunOptions& options) {
     } else {
       meeting.connect(device);
     }
-    reconstruct(config, options, problem, cut, Ranks(meeting.group()), device);
+    reconstruct(config, options, problem, cut, Ranks(meeting.group()), device, auto_batches);
     meeting.leave();
   } catch (const c10::DistError& error) {
     throw PeerError(meeting.find_failure(error.what_without_backtrace()));
