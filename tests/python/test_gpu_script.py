@@ -184,7 +184,13 @@ def test_what_is_open_ended_may_use_up_its_share(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_shows_what_it_has(tmp_path, number):
     command = own_script(tmp_path, [("passes", {}), ("hangs", {}), ("differs", {})])
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # under nohup this would be ignored, and stay so
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     patience = time.monotonic() + 60
     while not (tmp_path / "left.pid").exists():
         assert time.monotonic() < patience
