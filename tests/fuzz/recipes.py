@@ -27,7 +27,8 @@ WORDS = (
     ' "near.h5:data" "gone.h5:data" "/" "." ".." "/data" "//data//" "group" "group/inner"'
     ' "ünïcode" "\\u0000" "new\\nline" "/dev/null" "/dev/zero" "data.h5" "%s%n" "auto" "corner"'
     ' "near" "object" "floats" "grid" "packed" "pieces" "modes" "dark" "a:b:c" "case.toml"'
-    ' "phase.pt" "done1/result.h5" "done1/result.h5:object" "done1/checkpoint.h5:unknowns/probe/0/value" "1" "nan"'
+    ' "phase.pt" "done1/result.h5" "done1/result.h5:object"'
+    ' "done1/checkpoint.h5:unknowns/probe/0/value" "1" "nan"'
     ' "\'" "\\"" "\\\\" "none" "exact" "data.h5:data" "data.h5:positions" "\\uFFFF"'
 ).split()
 LONG = '"' + "a" * 5000 + '"'
