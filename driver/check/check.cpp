@@ -48,6 +48,14 @@ const char* type_name(at::ScalarType type) {
   }
 }
 
+// In which iterations, counted from 1.
+std::string when(const Config::Schedule& schedule) {
+  std::string text = schedule.every == 1 ? "" : ", every " + counted(schedule.every, "iteration");
+  if (schedule.start > 0) text += ", from iteration " + std::to_string(schedule.start + 1);
+  if (schedule.end) text += ", until iteration " + std::to_string(*schedule.end);
+  return text;
+}
+
 // What the fractions of positions move, in words.
 std::string what_moves(const Config& config, const Problem& problem) {
   const std::string share = number(100.0 * problem.probe_at_edge, 2) +
@@ -305,6 +313,20 @@ int check(Config config, std::ostream& out, const CheckOptions& options) {
            " per iteration of " +
            counted(std::max<std::int64_t>(1, n / config.reconstruct.batch_count()), "position") +
            (counted_out ? " (auto)" : ""));
+  for (const std::string& name : config.reconstruct.refine) {
+    const auto found = config.refine.find(name);
+    const Config::Refine refine = found == config.refine.end() ? Config::Refine{} : found->second;
+    line("refine",
+         name + when(refine) + (refine.step == 1.0 ? "" : ", step " + number(refine.step)));
+  }
+  for (const Config::Condition& one : config.constraints) {
+    line("constraint",
+         one.kind + " of the " + one.on + when(one) + ", weight " + number(one.weight));
+  }
+  for (const Config::Condition& one : config.regularisers) {
+    line("regulariser",
+         one.kind + " of the " + one.on + when(one) + ", weight " + number(one.weight));
+  }
   line("device", words_for(config, problem.window));
   std::int64_t most_on_gpu = 0;
   for (std::int64_t rank = 0; rank < options.ranks; ++rank) {

@@ -201,6 +201,23 @@ def test_another_model_is_not_resumed_with(folder):
     assert code == 0, error
 
 
+def test_check_tells_what_is_refined_when_and_what_acts_beside_the_data(folder):
+    text = (folder / "plain.toml").read_text()
+    text += "[refine.probe]\nstart = 5\nend = 40\nevery = 2\nstep = 0.5\n"
+    text += '[[constraint]]\nkind = "pure_phase"\nweight = 0.5\n'
+    text += '[[regulariser]]\nkind = "tikhonov"\nweight = 0.02\nstart = 3\n'
+    (folder / "terms.toml").write_text(text)
+    command = [PTYLE, "check", "terms.toml"]
+    told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    lines = [re.sub(" +", " ", line) for line in told.splitlines()]
+    assert "refine object" in lines
+    assert (
+        "refine probe, every 2 iterations, from iteration 6, until iteration 40, step 0.5" in lines
+    )
+    assert "constraint pure_phase of the object, weight 0.5" in lines
+    assert "regulariser tikhonov of the object, from iteration 4, weight 0.02" in lines
+
+
 def test_check_tells_of_priors(folder):
     checked = check(folder)
     assert checked.returncode == 0
