@@ -91,7 +91,6 @@ class Fused {
   }
 
   int64_t positions() const { return static_cast<int64_t>(windows_.size()); }
-  const Model<T>& model() const { return *model_; }
   const Sums<T>& sums() const { return sums_; }
   const Window& window(int64_t n) const { return windows_[static_cast<size_t>(n)]; }
 
