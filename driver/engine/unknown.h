@@ -81,8 +81,8 @@ class Unknown {
   Unknown(std::string name, Place place, const Config& config, const Workplace& workplace)
       : name_(std::move(name)),
         place_(place),
-        settings_(config.refine.contains(name_) ? config.refine.at(name_) : Config::Refine{}),
-        named_(config.reconstruct.refines(name_)),
+        config_(config),
+        step_(config.refine.contains(name_) ? config.refine.at(name_).step : 1.0),
         workplace_(workplace) {}
   Unknown(const Unknown&) = delete;
   Unknown& operator=(const Unknown&) = delete;
@@ -90,9 +90,9 @@ class Unknown {
 
   const std::string& name() const { return name_; }
   bool tiled() const { return place_ == Place::kTiled; }
-  bool refined() const { return named_; }  // at some time
-  bool refined(std::int64_t iteration) const { return named_ && settings_.due(iteration); }
-  double step() const { return settings_.step; }  // in units of the optimiser's
+  bool refined() const { return config_.reconstruct.refines(name_); }  // at some time
+  bool refined(std::int64_t iteration) const { return config_.refines(name_, iteration); }
+  double step() const { return step_; }  // in units of the optimiser's
 
   // Its parts at the start of a run, on the run's device.
   virtual std::vector<at::Tensor> start() const = 0;
@@ -136,8 +136,8 @@ class Unknown {
  private:
   std::string name_;
   Place place_;
-  Config::Refine settings_;
-  bool named_;
+  const Config& config_;
+  double step_;
   const Workplace& workplace_;
 };
 
